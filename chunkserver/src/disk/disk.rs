@@ -1,0 +1,217 @@
+//! One disk: a directory with its lock, identity, index and threads.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use gabion_protocol::buffer::Pool;
+use gabion_protocol::{ChunkId, ServerId};
+use parking_lot::Mutex;
+
+use super::durable::{sync_dir, temporary_name};
+use super::error::DiskError;
+use super::identity::{DiskIdentity, FILE_NAME};
+use super::index::{self, Change, Index};
+use super::lock::DirLock;
+use super::recover::{Recovered, recover};
+use super::threads::Threads;
+
+/// Directory of the chunks' files.
+pub(crate) const DATA: &str = "data";
+
+/// Threads that write and sync: enough to keep a disk's queue filled while one of them waits for a sync.
+const WRITE_THREADS: usize = 4;
+/// Threads that read: a cold read holds one for as long as the disk takes.
+const READ_THREADS: usize = 4;
+
+/// The file of a chunk in a disk's directory.
+pub(crate) fn chunk_path(dir: &Path, chunk: ChunkId) -> PathBuf {
+    dir.join(DATA).join(format!("{:02x}", chunk.counter as u8)).join(chunk.to_string())
+}
+
+/// Room of a file system in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Space {
+    /// All of it.
+    pub total: u64,
+    /// Free for us.
+    pub free: u64,
+}
+
+impl Space {
+    /// The room of the file system that holds `dir`.
+    pub(crate) fn of(dir: &Path) -> Result<Self, DiskError> {
+        let stat = rustix::fs::statvfs(dir).map_err(|e| DiskError::io("look at the space of", dir, e))?;
+        Ok(Self {
+            total: stat.f_blocks * stat.f_frsize,
+            free: stat.f_bavail * stat.f_frsize,
+        })
+    }
+}
+
+/// A directory that is locked and whose identity is known, but whose index is not open yet.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    pub(crate) dir: PathBuf,
+    pub(crate) identity: Option<DiskIdentity>,
+    lock: DirLock,
+}
+
+impl Claimed {
+    /// Locks `dir`, made if it is not there, and reads its identity.
+    pub(crate) fn claim(dir: &Path) -> Result<Self, DiskError> {
+        std::fs::create_dir_all(dir).map_err(|e| DiskError::io("make", dir, e))?;
+        let lock = DirLock::acquire(dir)?;
+        let identity = DiskIdentity::load(dir)?;
+        let holds = |name: &str| dir.join(name).exists();
+        if identity.is_none() && (holds(index::DIR_NAME) || holds(DATA)) {
+            return Err(DiskError::Identity {
+                path: dir.join(FILE_NAME),
+                why: "it is missing from a directory that holds chunks".to_owned(),
+            });
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            identity,
+            lock,
+        })
+    }
+
+    /// Opens the disk as `identity`, which is published first.
+    pub(crate) fn open(self, mut identity: DiskIdentity, reserve: u64, pool: Pool) -> Result<(Disk, Recovered), DiskError> {
+        let dir = self.dir;
+        let leftover = temporary_name(&dir.join(FILE_NAME));
+        if leftover.exists() {
+            std::fs::remove_file(&leftover).map_err(|e| DiskError::io("remove", &leftover, e))?;
+        }
+        identity.store(&dir)?;
+        if !identity.indexed {
+            make_data_dirs(&dir)?;
+        }
+        let index = Index::open(&dir, !identity.indexed)?;
+        if !identity.indexed {
+            sync_dir(&dir)?;
+            identity.indexed = true;
+            identity.store(&dir)?;
+        }
+        let recovered = recover(&dir, &index)?;
+        let threads = |name: &str, count| {
+            Threads::start(name, count).map_err(|e| DiskError::io("start threads for", &dir, e))
+        };
+        let disk = Disk {
+            writes: threads("disk-write", WRITE_THREADS)?,
+            reads: threads("disk-read", READ_THREADS)?,
+            chunks: AtomicU64::new(recovered.chunks),
+            identity: Mutex::new(identity),
+            failed: Mutex::new(None),
+            index: Mutex::new(Some(std::sync::Arc::new(index))),
+            pool,
+            reserve,
+            dir,
+            _lock: self.lock,
+        };
+        Ok((disk, recovered))
+    }
+}
+
+fn make_data_dirs(dir: &Path) -> Result<(), DiskError> {
+    let data = dir.join(DATA);
+    for low in 0..=u8::MAX {
+        let sub = data.join(format!("{low:02x}"));
+        std::fs::create_dir_all(&sub).map_err(|e| DiskError::io("make", &sub, e))?;
+    }
+    sync_dir(&data)
+}
+
+/// A disk in service, or one that failed while it was.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    pub(crate) dir: PathBuf,
+    pub(crate) writes: Threads,
+    pub(crate) reads: Threads,
+    pub(crate) chunks: AtomicU64,
+    pub(crate) pool: Pool,
+    pub(crate) reserve: u64,
+    identity: Mutex<DiskIdentity>,
+    failed: Mutex<Option<String>>,
+    /// Taken at the end, when nothing uses it any more.
+    index: Mutex<Option<std::sync::Arc<Index>>>,
+    _lock: DirLock,
+}
+
+impl Disk {
+    /// The index, if the disk serves.
+    pub(crate) fn index(&self) -> Result<std::sync::Arc<Index>, DiskError> {
+        if let Some(why) = self.failed.lock().clone() {
+            return Err(DiskError::Failed {
+                dir: self.dir.clone(),
+                why,
+            });
+        }
+        self.index.lock().clone().ok_or(DiskError::Stopping)
+    }
+
+    pub(crate) fn serves(&self) -> bool {
+        self.failed.lock().is_none()
+    }
+
+    /// Takes note of an error: one of the index ends the disk's service.
+    pub(crate) fn note(&self, error: &DiskError) {
+        if let DiskError::Index { why, .. } = error {
+            let mut failed = self.failed.lock();
+            if failed.is_none() {
+                tracing::error!(dir = %self.dir.display(), why, "disk out of service");
+                *failed = Some(why.clone());
+            }
+        }
+    }
+
+    /// Makes changes of the index durable.
+    pub(crate) async fn commit(&self, changes: Vec<Change>) -> Result<(), DiskError> {
+        let result = self.index()?.commit(changes).await;
+        result.inspect_err(|error| self.note(error))
+    }
+
+    /// Refuses unless `bytes` more leave the reserve whole.
+    pub(crate) fn check_room(&self, bytes: u64) -> Result<(), DiskError> {
+        let free = Space::of(&self.dir)?.free;
+        if free >= self.reserve.saturating_add(bytes) {
+            return Ok(());
+        }
+        Err(DiskError::NoSpace {
+            dir: self.dir.clone(),
+            free,
+            reserve: self.reserve,
+        })
+    }
+
+    pub(crate) fn identity(&self) -> DiskIdentity {
+        *self.identity.lock()
+    }
+
+    /// Remembers the server's number, durably.
+    pub(crate) fn set_server(&self, server: ServerId) -> Result<(), DiskError> {
+        let mut identity = self.identity.lock();
+        let changed = DiskIdentity {
+            server: Some(server),
+            ..*identity
+        };
+        changed.store(&self.dir)?;
+        *identity = changed;
+        Ok(())
+    }
+
+    /// Chunks on this disk, small ones included.
+    pub(crate) fn chunk_count(&self) -> u64 {
+        self.chunks.load(Ordering::Relaxed)
+    }
+
+    /// Ends the index in good order if nothing else uses it.
+    pub(crate) fn close(&self) {
+        let index = self.index.lock().take();
+        if let Some(mut index) = index.and_then(std::sync::Arc::into_inner)
+            && let Err(error) = index.close()
+        {
+            tracing::warn!(%error, "the index was not flushed; the next start replays its log");
+        }
+    }
+}

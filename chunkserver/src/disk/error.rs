@@ -1,0 +1,178 @@
+//! Why the disk layer could not do something. Every variant says what to do next through [`DiskError::to_wire`].
+
+use std::path::{Path, PathBuf};
+
+use gabion_protocol::{ChunkId, ClusterId, ErrorCode, WireError};
+
+/// A failure of the disk layer.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum DiskError {
+    /// Another process uses the directory.
+    #[error("cannot use {dir}: it is locked by {holder}")]
+    Locked {
+        /// The directory.
+        dir: PathBuf,
+        /// The process, as far as the lock file tells.
+        holder: String,
+    },
+    /// The directory belongs to another cluster.
+    #[error("cannot use {dir}: it belongs to cluster {found}, this server to {expected}")]
+    WrongCluster {
+        /// The directory.
+        dir: PathBuf,
+        /// Its cluster.
+        found: ClusterId,
+        /// Ours.
+        expected: ClusterId,
+    },
+    /// The directory's identity is damaged, missing, or of another server.
+    #[error("cannot use {path}: {why}")]
+    Identity {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The index cannot be used. Final for the disk.
+    #[error("the index of {dir} failed: {why}")]
+    Index {
+        /// The disk's directory.
+        dir: PathBuf,
+        /// What RocksDB or the decoder said.
+        why: String,
+    },
+    /// The disk failed earlier.
+    #[error("disk {dir} is out of service: {why}")]
+    Failed {
+        /// The disk's directory.
+        dir: PathBuf,
+        /// Why it failed.
+        why: String,
+    },
+    /// Every disk failed.
+    #[error("no disk is in service")]
+    NoDisk,
+    /// Too little space is left for more data.
+    #[error("disk {dir} has {free} bytes free, its reserve is {reserve}")]
+    NoSpace {
+        /// The disk's directory.
+        dir: PathBuf,
+        /// Bytes free.
+        free: u64,
+        /// Bytes kept back.
+        reserve: u64,
+    },
+    /// The file system took no more, in spite of the reserve.
+    #[error("cannot write {path}: the disk is full")]
+    Full {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The range asked for is not in the chunk.
+    #[error("chunk {chunk} has {length} bytes: there is nothing at {offset}")]
+    Range {
+        /// The chunk.
+        chunk: ChunkId,
+        /// Its length.
+        length: u64,
+        /// First byte asked for.
+        offset: u64,
+    },
+    /// A system call failed.
+    #[error("cannot {what} {path}: {why}")]
+    Io {
+        /// A verb phrase.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The operating system's words.
+        why: String,
+    },
+    /// Stored bytes are not what was stored, or the file is gone.
+    #[error("chunk {chunk} is damaged: {what}")]
+    Damaged {
+        /// The chunk.
+        chunk: ChunkId,
+        /// What was found.
+        what: String,
+    },
+    /// The disk could not read or sync the chunk's file; the file is set aside.
+    #[error("chunk {chunk} is set aside: {what}")]
+    SetAside {
+        /// The chunk.
+        chunk: ChunkId,
+        /// What happened.
+        what: String,
+    },
+    /// No such chunk here.
+    #[error("chunk {chunk} is not on this server")]
+    Missing {
+        /// The chunk.
+        chunk: ChunkId,
+    },
+    /// The chunk is still open.
+    #[error("chunk {chunk} is not sealed")]
+    Unsealed {
+        /// The chunk.
+        chunk: ChunkId,
+    },
+    /// What is stored forbids the write.
+    #[error("chunk {chunk} is fenced: {why}")]
+    Fenced {
+        /// The chunk.
+        chunk: ChunkId,
+        /// What is stored.
+        why: String,
+    },
+    /// Another operation on the chunk is under way.
+    #[error("chunk {chunk} is being written or dropped")]
+    InUse {
+        /// The chunk.
+        chunk: ChunkId,
+    },
+    /// Bytes given do not have the checksum or length given.
+    #[error("chunk {chunk}: {what}")]
+    Mismatch {
+        /// The chunk.
+        chunk: ChunkId,
+        /// What differs.
+        what: String,
+    },
+    /// The disk's threads have stopped: the process is ending.
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+impl DiskError {
+    pub(crate) fn io(what: &'static str, path: &Path, source: impl std::fmt::Display) -> Self {
+        Self::Io {
+            what,
+            path: path.to_owned(),
+            why: source.to_string(),
+        }
+    }
+
+    /// The error as a peer gets it.
+    #[must_use]
+    pub fn to_wire(&self) -> WireError {
+        let (code, help) = match self {
+            Self::Locked { .. } => (ErrorCode::Conflict, "stop the other process, or use another directory"),
+            Self::WrongCluster { .. } => (ErrorCode::WrongCluster, "check data_dirs and the key file"),
+            Self::Identity { .. } => (ErrorCode::StaleDirectory, "check data_dirs; restore the file or use an empty directory"),
+            Self::Index { .. } | Self::Failed { .. } | Self::NoDisk | Self::Io { .. } => {
+                (ErrorCode::DiskFailed, "use another copy; check the disk and the server's log")
+            }
+            Self::Range { .. } => (ErrorCode::InvalidArgument, "ask for bytes inside the chunk"),
+            Self::NoSpace { .. } | Self::Full { .. } => (ErrorCode::NoSpace, "add chunkservers or disks, or remove files"),
+            Self::Damaged { .. } | Self::SetAside { .. } => (ErrorCode::Corrupt, "use another copy; this one will be replaced"),
+            Self::Missing { .. } => (ErrorCode::Missing, "ask a master where the chunk is"),
+            Self::Unsealed { .. } => (ErrorCode::Missing, "use another copy; this one was never completed"),
+            Self::Fenced { .. } => (ErrorCode::Fenced, "write to a fresh chunk"),
+            Self::InUse { .. } => (ErrorCode::Busy, "try again, or write to a fresh chunk"),
+            Self::Mismatch { .. } => (ErrorCode::ChecksumMismatch, "send the bytes again"),
+            Self::Stopping => (ErrorCode::Unreachable, "use another server"),
+        };
+        WireError::new(code, self.to_string()).help(help)
+    }
+}

@@ -1,0 +1,217 @@
+//! The file of one large chunk: aligned writes past the page cache, and what makes them durable.
+//!
+//! **Why `O_DIRECT`.** Storing then overlaps with receiving, a seal does not wait for gigabytes of page cache, and the
+//! cache is left to readers. Where a file system refuses it, writes go through the page cache instead.
+//!
+//! **Lengths.** While a chunk is open its file may be longer than the chunk: preallocated, and padded to the alignment
+//! at its tail. [`ChunkFile::finish`] cuts it to exactly the chunk's bytes, then syncs; only after that the index calls
+//! the chunk sealed.
+//!
+//! Invariant: after a failed sync or a failed write nothing is tried again on that file; the caller sets it aside. The
+//! kernel marks pages clean when a write-back fails, so a second sync would succeed without the data.
+
+use std::fs::{File, OpenOptions};
+use std::io::IoSlice;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use gabion_protocol::buffer::{ALIGNMENT, Pool};
+use rustix::fs::{FallocateFlags, OFlags};
+use rustix::io::Errno;
+
+use super::durable::sync_dir;
+use super::error::DiskError;
+
+/// First step of preallocation: most files are small, and need no more.
+const PREALLOCATE_FIRST: u64 = 4 << 20;
+
+/// An open chunk's file.
+#[derive(Debug)]
+pub(crate) struct ChunkFile {
+    file: File,
+    path: PathBuf,
+    direct: AtomicBool,
+    allocated: AtomicU64,
+    bytes_max: u64,
+}
+
+impl ChunkFile {
+    /// Makes or empties the file at `path` for at most `bytes_max` bytes.
+    pub(crate) fn create(path: PathBuf, bytes_max: u64) -> Result<Self, DiskError> {
+        let open = |flags: OFlags| {
+            OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .custom_flags(flags.bits() as i32)
+                .open(&path)
+        };
+        let (file, direct) = match open(OFlags::DIRECT) {
+            Ok(file) => (file, true),
+            Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                (open(OFlags::empty()).map_err(|e| DiskError::io("create", &path, e))?, false)
+            }
+            Err(e) => return Err(DiskError::io("create", &path, e)),
+        };
+        Ok(Self {
+            file,
+            path,
+            direct: AtomicBool::new(direct),
+            allocated: AtomicU64::new(0),
+            bytes_max,
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of disk the next write up to `end` will newly allocate.
+    pub(crate) fn growth(&self, end: u64) -> u64 {
+        end.saturating_sub(self.allocated.load(Ordering::Relaxed))
+    }
+
+    /// Allocates disk space up to at least `end`, in few large steps: extents stay long, and writes inside the
+    /// allocated size need no exclusive lock of the inode. Where the file system cannot, writes allocate.
+    pub(crate) fn allocate(&self, end: u64) -> Result<(), DiskError> {
+        let allocated = self.allocated.load(Ordering::Acquire);
+        if end <= allocated {
+            return Ok(());
+        }
+        let target = if end <= PREALLOCATE_FIRST { PREALLOCATE_FIRST } else { self.bytes_max };
+        let target = target.min(self.bytes_max).max(end);
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), allocated, target - allocated) {
+            Ok(()) => self.allocated.store(target, Ordering::Release),
+            // The rest of the chunk may not fit where this write still does.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOSPC) => self.allocated.store(end, Ordering::Release),
+            Err(e) => return Err(DiskError::io("allocate", &self.path, e)),
+        }
+        Ok(())
+    }
+
+    /// Writes `parts`, one after the other, at `offset`, which is a multiple of the alignment. All parts but the last
+    /// are whole blocks; a tail that is not aligned is padded with zeros.
+    pub(crate) fn write(&self, pool: &Pool, offset: u64, parts: &[Bytes]) -> Result<(), DiskError> {
+        debug_assert!(offset.is_multiple_of(ALIGNMENT as u64));
+        let len: usize = parts.iter().map(Bytes::len).sum();
+        self.allocate(offset + len as u64)?;
+        let aligned = parts.iter().all(|part| part.as_ptr().align_offset(ALIGNMENT) == 0);
+        if !self.direct.load(Ordering::Relaxed) {
+            return self.write_slices(offset, parts.iter().map(|part| &part[..]).collect());
+        }
+        let result = if aligned { self.write_direct(pool, offset, parts) } else { self.write_copied(pool, offset, parts) };
+        match result {
+            Err(Refused::Direct) => {
+                tracing::info!(path = %self.path.display(), "O_DIRECT is refused here, writing through the page cache");
+                self.leave_direct()?;
+                self.write_slices(offset, parts.iter().map(|part| &part[..]).collect())
+            }
+            Err(Refused::Failed(error)) => Err(error),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Writes from the parts themselves; only the last part's unaligned tail is copied.
+    fn write_direct(&self, pool: &Pool, offset: u64, parts: &[Bytes]) -> Result<(), Refused> {
+        let Some((last, whole)) = parts.split_last() else {
+            return Ok(());
+        };
+        let (body, tail) = last.split_at(last.len() / ALIGNMENT * ALIGNMENT);
+        let mut slices: Vec<&[u8]> = whole.iter().map(|part| &part[..]).collect();
+        slices.push(body);
+        let padded = (!tail.is_empty()).then(|| padded(pool, tail));
+        slices.extend(padded.as_ref().map(AsRef::<[u8]>::as_ref));
+        self.write_checked(offset, slices)
+    }
+
+    /// Copies to aligned memory first: the parts came from somewhere else than our own connections.
+    fn write_copied(&self, pool: &Pool, mut offset: u64, parts: &[Bytes]) -> Result<(), Refused> {
+        for part in parts {
+            let copy = padded(pool, part);
+            self.write_checked(offset, vec![copy.as_ref()])?;
+            offset += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn write_checked(&self, offset: u64, slices: Vec<&[u8]>) -> Result<(), Refused> {
+        match write_all(&self.file, offset, slices) {
+            Ok(()) => Ok(()),
+            Err(Errno::INVAL) => Err(Refused::Direct),
+            Err(e) => Err(Refused::Failed(self.write_failed(e))),
+        }
+    }
+
+    fn write_slices(&self, offset: u64, slices: Vec<&[u8]>) -> Result<(), DiskError> {
+        write_all(&self.file, offset, slices).map_err(|e| self.write_failed(e))
+    }
+
+    fn write_failed(&self, error: Errno) -> DiskError {
+        match error {
+            Errno::NOSPC | Errno::DQUOT => DiskError::Full {
+                path: self.path.clone(),
+            },
+            other => DiskError::io("write", &self.path, other),
+        }
+    }
+
+    fn leave_direct(&self) -> Result<(), DiskError> {
+        let set = rustix::fs::fcntl_getfl(&self.file)
+            .and_then(|flags| rustix::fs::fcntl_setfl(&self.file, flags - OFlags::DIRECT));
+        set.map_err(|e| DiskError::io("set flags of", &self.path, e))?;
+        self.direct.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Cuts the file to exactly `length` bytes and makes data, length and name durable.
+    pub(crate) fn finish(&self, length: u64) -> Result<(), DiskError> {
+        rustix::fs::ftruncate(&self.file, length).map_err(|e| DiskError::io("truncate", &self.path, e))?;
+        rustix::fs::fdatasync(&self.file).map_err(|e| DiskError::io("sync", &self.path, e))?;
+        match self.path.parent() {
+            Some(parent) => sync_dir(parent),
+            None => Ok(()),
+        }
+    }
+}
+
+enum Refused {
+    /// The file system does not take direct writes of this alignment.
+    Direct,
+    Failed(DiskError),
+}
+
+fn padded(pool: &Pool, bytes: &[u8]) -> gabion_protocol::buffer::Buffer {
+    let mut copy = pool.take(bytes.len().next_multiple_of(ALIGNMENT));
+    let (body, rest) = copy.as_mut().split_at_mut(bytes.len());
+    body.copy_from_slice(bytes);
+    rest.fill(0);
+    copy
+}
+
+/// Writes all of `slices`, going on after short writes.
+fn write_all(file: &File, mut offset: u64, mut slices: Vec<&[u8]>) -> Result<(), Errno> {
+    slices.retain(|slice| !slice.is_empty());
+    while !slices.is_empty() {
+        let vectors: Vec<IoSlice<'_>> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
+        let mut written = match rustix::io::pwritev(file, &vectors, offset) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(written) => written,
+            Err(Errno::INTR) => continue,
+            Err(e) => return Err(e),
+        };
+        offset += written as u64;
+        while let Some(first) = slices.first_mut() {
+            let taken = written.min(first.len());
+            *first = &first[taken..];
+            written -= taken;
+            if !first.is_empty() {
+                break;
+            }
+            slices.remove(0);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,317 @@
+//! The index of one disk: RocksDB, and the one thread that writes to it.
+//!
+//! **Group commit.** Writers queue their changes; the thread takes all that wait, makes one batch, syncs the WAL once,
+//! and then answers everyone. Hundreds of small chunks share one sync, and a seal waits for one sync at most twice.
+//!
+//! Invariants: an answer is given only after the synced write that holds the change; a failed write is final for the
+//! disk (RocksDB's state after it is unknown): everything queued and everything later fails.
+//!
+//! Large values (small chunks' bytes) go to RocksDB's blob files, so that compaction does not copy them over and over.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gabion_protocol::{ChunkId, Epoch, MasterId};
+use rocksdb::{BlockBasedOptions, Cache, DB, DBRecoveryMode, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
+use tokio::sync::{mpsc, oneshot};
+
+use super::error::DiskError;
+use super::record::{KeyKind, Record, chunk_key};
+
+/// The index's directory in its disk's directory.
+pub(crate) const DIR_NAME: &str = "index";
+
+// One memory cap for the index of a disk: cache, two write buffers, and the tables' own indexes inside the cache.
+const CACHE_BYTES: usize = 16 << 20;
+const WRITE_BUFFER_BYTES: usize = 16 << 20;
+/// Above a full record of a common chunk, below most small chunks' bytes.
+const BLOB_BYTES_MIN: u64 = 8 << 10;
+/// Changes that wait for the writer; more make their senders wait.
+const QUEUE_MAX: usize = 1024;
+/// Bytes of values in one batch: bounds the memory of a burst and the wait of its first change.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+
+/// One change of the index.
+#[derive(Debug, Clone)]
+pub(crate) enum Change {
+    /// Writes a record, and a blob if the chunk is one.
+    Put {
+        chunk: ChunkId,
+        record: Arc<Record>,
+        blob: Option<Bytes>,
+    },
+    /// Removes a record and its blob.
+    Delete { chunk: ChunkId },
+    /// Remembers the highest epoch obeyed.
+    Epoch(Epoch),
+}
+
+struct Queued {
+    changes: Vec<Change>,
+    done: oneshot::Sender<Result<(), DiskError>>,
+}
+
+/// The index of one disk.
+pub(crate) struct Index {
+    db: Arc<DB>,
+    dir: PathBuf,
+    queue: Option<mpsc::Sender<Queued>>,
+    writer: Option<std::thread::JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Index").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl Index {
+    /// Opens the index of the disk in `disk_dir`; makes it only if `make` is set, so that a lost index is not
+    /// mistaken for an empty one.
+    pub(crate) fn open(disk_dir: &Path, make: bool) -> Result<Self, DiskError> {
+        let failed = |why: String| DiskError::Index {
+            dir: disk_dir.to_owned(),
+            why,
+        };
+        let mut options = options();
+        options.create_if_missing(make);
+        let db = DB::open(&options, disk_dir.join(DIR_NAME)).map_err(|e| failed(e.into_string()))?;
+        let db = Arc::new(db);
+        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        let writer = Writer {
+            db: Arc::clone(&db),
+            dir: disk_dir.to_owned(),
+            failed: None,
+        };
+        let writer = std::thread::Builder::new()
+            .name("index-writer".to_owned())
+            .spawn(move || writer.run(waiting))
+            .map_err(|e| failed(e.to_string()))?;
+        Ok(Self {
+            db,
+            dir: disk_dir.to_owned(),
+            queue: Some(queue),
+            writer: Some(writer),
+        })
+    }
+
+    /// Opens an index to look at it: nothing is replayed into it and nothing changes.
+    pub(crate) fn open_read_only(disk_dir: &Path) -> Result<Self, DiskError> {
+        let db = DB::open_for_read_only(&options(), disk_dir.join(DIR_NAME), false).map_err(|e| DiskError::Index {
+            dir: disk_dir.to_owned(),
+            why: e.into_string(),
+        })?;
+        Ok(Self {
+            db: Arc::new(db),
+            dir: disk_dir.to_owned(),
+            queue: None,
+            writer: None,
+        })
+    }
+
+    /// Makes changes durable, together with whatever else waits.
+    pub(crate) async fn commit(&self, changes: Vec<Change>) -> Result<(), DiskError> {
+        let (done, answer) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or(DiskError::Stopping)?;
+        queue.send(Queued { changes, done }).await.map_err(|_| DiskError::Stopping)?;
+        answer.await.map_err(|_| DiskError::Stopping)?
+    }
+
+    /// The same for a thread.
+    pub(crate) fn commit_blocking(&self, changes: Vec<Change>) -> Result<(), DiskError> {
+        let (done, answer) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or(DiskError::Stopping)?;
+        queue.blocking_send(Queued { changes, done }).map_err(|_| DiskError::Stopping)?;
+        answer.blocking_recv().map_err(|_| DiskError::Stopping)?
+    }
+
+    fn failed(&self, why: impl ToString) -> DiskError {
+        DiskError::Index {
+            dir: self.dir.clone(),
+            why: why.to_string(),
+        }
+    }
+
+    /// A chunk's record. May read the disk.
+    pub(crate) fn record(&self, chunk: ChunkId) -> Result<Option<Record>, DiskError> {
+        let value = self.db.get_pinned(chunk_key(KeyKind::Record, chunk)).map_err(|e| self.failed(e))?;
+        let decode = |value: rocksdb::DBPinnableSlice<'_>| {
+            Record::decode(&value).map_err(|why| self.failed(format!("chunk {chunk}: {why}")))
+        };
+        value.map(decode).transpose()
+    }
+
+    /// A small chunk's bytes. May read the disk. Damage here is the chunk's, not the disk's: nothing else depends on
+    /// these bytes.
+    pub(crate) fn blob(&self, chunk: ChunkId) -> Result<Bytes, DiskError> {
+        let damaged = |what: String| DiskError::Damaged { chunk, what };
+        match self.db.get(chunk_key(KeyKind::Blob, chunk)) {
+            Ok(Some(bytes)) => Ok(Bytes::from(bytes)),
+            Ok(None) => Err(damaged("its bytes are gone from the index".to_owned())),
+            Err(e) if e.kind() == rocksdb::ErrorKind::Corruption => Err(damaged(e.into_string())),
+            Err(e) => Err(self.failed(e)),
+        }
+    }
+
+    /// The highest epoch obeyed.
+    pub(crate) fn epoch(&self) -> Result<Epoch, DiskError> {
+        let Some(value) = self.db.get(epoch_key()).map_err(|e| self.failed(e))? else {
+            return Ok(Epoch::default());
+        };
+        let (Some(term), Some(leader), 16) = (u64_at(&value, 0), u64_at(&value, 8), value.len()) else {
+            return Err(self.failed("the epoch does not decode"));
+        };
+        Ok(Epoch {
+            term,
+            leader: MasterId(leader),
+        })
+    }
+
+    /// Calls `see` with every record, in key order; a record that does not decode is an `Err`.
+    pub(crate) fn for_each_record(
+        &self,
+        mut see: impl FnMut(ChunkId, Result<Record, String>),
+    ) -> Result<(), DiskError> {
+        self.for_each(KeyKind::Record, |chunk, value| see(chunk, Record::decode(value)))
+    }
+
+    /// Calls `see` with the id of every blob, in key order.
+    pub(crate) fn for_each_blob(&self, mut see: impl FnMut(ChunkId)) -> Result<(), DiskError> {
+        self.for_each(KeyKind::Blob, |chunk, _| see(chunk))
+    }
+
+    fn for_each(&self, kind: KeyKind, mut see: impl FnMut(ChunkId, &[u8])) -> Result<(), DiskError> {
+        let mut reading = ReadOptions::default();
+        // A whole scan would push out what readers use.
+        reading.fill_cache(false);
+        reading.set_iterate_lower_bound([kind as u8]);
+        reading.set_iterate_upper_bound([kind as u8 + 1]);
+        for row in self.db.iterator_opt(IteratorMode::Start, reading) {
+            let (key, value) = row.map_err(|e| self.failed(e))?;
+            let id = key.get(1..).and_then(|id| <[u8; ChunkId::BYTES]>::try_from(id).ok());
+            let Some(id) = id else {
+                return Err(self.failed("a key is no chunk id"));
+            };
+            see(ChunkId::from_bytes(id), &value);
+        }
+        Ok(())
+    }
+
+    /// Ends the writer after what is queued, and empties the WAL so that the next start replays nothing.
+    pub(crate) fn close(&mut self) -> Result<(), DiskError> {
+        self.stop_writer();
+        self.db.flush().map_err(|e| self.failed(e))
+    }
+
+    fn stop_writer(&mut self) {
+        self.queue = None;
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!(dir = %self.dir.display(), "the index writer panicked");
+        }
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        self.stop_writer();
+    }
+}
+
+struct Writer {
+    db: Arc<DB>,
+    dir: PathBuf,
+    failed: Option<DiskError>,
+}
+
+impl Writer {
+    fn run(mut self, mut waiting: mpsc::Receiver<Queued>) {
+        while let Some(first) = waiting.blocking_recv() {
+            let mut batch = WriteBatch::default();
+            let mut answers = Vec::new();
+            let mut next = Some(first);
+            while let Some(queued) = next {
+                queued.changes.iter().for_each(|change| add(&mut batch, change));
+                answers.push(queued.done);
+                let room = batch.size_in_bytes() < BATCH_BYTES_MAX && answers.len() < QUEUE_MAX;
+                next = if room { waiting.try_recv().ok() } else { None };
+            }
+            let result = self.write(&batch);
+            // A caller that went away does not need its answer.
+            answers.into_iter().for_each(|done| drop(done.send(result.clone())));
+        }
+    }
+
+    fn write(&mut self, batch: &WriteBatch) -> Result<(), DiskError> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        self.db.write_opt(batch, &options).map_err(|e| {
+            let error = DiskError::Index {
+                dir: self.dir.clone(),
+                why: e.into_string(),
+            };
+            tracing::error!(%error, "the index cannot be written; the disk goes out of service");
+            self.failed = Some(error.clone());
+            error
+        })
+    }
+}
+
+fn add(batch: &mut WriteBatch, change: &Change) {
+    match change {
+        Change::Put { chunk, record, blob } => {
+            batch.put(chunk_key(KeyKind::Record, *chunk), record.encode());
+            if let Some(blob) = blob {
+                batch.put(chunk_key(KeyKind::Blob, *chunk), blob);
+            }
+        }
+        Change::Delete { chunk } => {
+            batch.delete(chunk_key(KeyKind::Record, *chunk));
+            batch.delete(chunk_key(KeyKind::Blob, *chunk));
+        }
+        Change::Epoch(epoch) => {
+            let mut value = [0; 16];
+            value[..8].copy_from_slice(&epoch.term.to_be_bytes());
+            value[8..].copy_from_slice(&epoch.leader.0.to_be_bytes());
+            batch.put(epoch_key(), value);
+        }
+    }
+}
+
+fn epoch_key() -> Vec<u8> {
+    [&[KeyKind::Setting as u8], b"epoch".as_slice()].concat()
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+fn options() -> Options {
+    let mut tables = BlockBasedOptions::default();
+    tables.set_block_cache(&Cache::new_lru_cache(CACHE_BYTES));
+    tables.set_cache_index_and_filter_blocks(true);
+    tables.set_bloom_filter(10.0, false);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&tables);
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+    options.set_max_write_buffer_number(2);
+    options.set_max_total_wal_size(4 * WRITE_BUFFER_BYTES as u64);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(256);
+    options.set_keep_log_file_num(4);
+    options.set_max_log_file_size(1 << 20);
+    options.set_enable_blob_files(true);
+    options.set_min_blob_size(BLOB_BYTES_MIN);
+    options.set_enable_blob_gc(true);
+    // A torn last record is a write nobody was told of. Anything else that is wrong in the WAL is damage to rows that
+    // were acknowledged: the default mode would silently stop replaying there.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_track_and_verify_wals_in_manifest(true);
+    options.set_paranoid_checks(true);
+    options
+}

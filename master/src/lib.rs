@@ -1,0 +1,5 @@
+//! Gabion master.
+
+pub mod raft;
+pub mod state;
+pub mod store;

@@ -1,0 +1,277 @@
+//! Commands: what is written into the Raft log **[format]**.
+//!
+//! A command is a version byte and a postcard enum whose variants are only ever appended. It carries everything
+//! `apply` may not find out by itself: the passing of time, the wall clock, and the servers the leader chose.
+//! It needs a feature level; the leader proposes nothing above the cluster's level, and `apply` refuses it too.
+
+use gabion_protocol::ids::{
+    ChunkId, ClusterId, Ino, ReplicaNumber, RequestId, ServerId, Timeline, UploadGeneration,
+};
+use gabion_protocol::messages::DecodeError;
+use gabion_protocol::messages::master::{Damage, Registration, Seal, UploadOptions};
+use gabion_protocol::path::FsPath;
+use serde::{Deserialize, Serialize};
+
+use super::key::meta::Settings;
+
+/// The version byte of an encoded command.
+pub const COMMAND_VERSION: u8 = 1;
+/// The highest feature level this program knows.
+pub const LEVEL_KNOWN: u32 = 1;
+
+/// A logged command. The order is the format: append only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// The first command of a cluster. Repeating it does nothing. Answer: `Done`.
+    Bootstrap(Bootstrap),
+    /// A client's command, run once. Answer: what the command says.
+    Client(ClientRequest),
+    /// Time has passed: state time moves, then a bounded part of what is due is done. Answer: `Ticked`.
+    Tick {
+        /// Milliseconds of the leader's monotonic clock since its last tick.
+        advance_ms: u64,
+    },
+    /// A chunkserver says who it is. Answer: `Registered`.
+    RegisterServer {
+        /// The name in its key file.
+        name: String,
+        /// What it says.
+        registration: Registration,
+    },
+    /// A chunkserver has removed copies. Answer: `Done`.
+    ReplicasDropped {
+        /// The server.
+        server: ServerId,
+        /// The copies, at most [`gabion_protocol::limits::BATCH_ROWS_MAX`].
+        done: Vec<(ChunkId, ReplicaNumber)>,
+    },
+    /// A chunkserver found copies of its own damaged. Answer: `Done`.
+    DamageFound {
+        /// The server.
+        server: ServerId,
+        /// The copies, at most [`gabion_protocol::limits::BATCH_ROWS_MAX`].
+        found: Vec<Damage>,
+    },
+    /// A chunkserver has re-read reported copies and found them whole. Answer: `Done`.
+    DamageCleared {
+        /// The server.
+        server: ServerId,
+        /// The copies, at most [`gabion_protocol::limits::BATCH_ROWS_MAX`].
+        intact: Vec<(ChunkId, ReplicaNumber)>,
+    },
+    /// Every master hashes its state as of this entry. Answer: `Marked`.
+    MarkHash,
+    /// Every master has announced that it knows this level. Answer: `Done`.
+    SetLevel {
+        /// The level.
+        level: u32,
+    },
+}
+
+/// The first command of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bootstrap {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// 1, more after a restoration.
+    pub timeline: Timeline,
+    /// What the operator chose.
+    pub settings: Settings,
+    /// The leader's wall clock, milliseconds since 1970.
+    pub wall_ms: i64,
+}
+
+/// A client's command and what makes it run once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientRequest {
+    /// Who asks, and which of its commands this is.
+    pub request: RequestId,
+    /// Every sequence below this has reached the client.
+    pub answered_below: u64,
+    /// The leader's wall clock, milliseconds since 1970; for people only.
+    pub wall_ms: i64,
+    /// What to do.
+    pub op: ClientCommand,
+}
+
+/// A client's command: [`gabion_protocol::messages::master::Op`] and what the leader fills in. Append only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClientCommand {
+    /// Makes a directory. Answer: `Entry`.
+    Mkdir {
+        /// Where.
+        path: FsPath,
+        /// Whether missing directories above are made, and an existing directory is fine.
+        parents: bool,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// Begins an upload. Answer: `Upload`.
+    OpenUpload {
+        /// Where the file shall appear.
+        path: FsPath,
+        /// How it is stored.
+        options: UploadOptions,
+        /// A chain of servers per first chunk.
+        placements: Vec<Vec<ServerId>>,
+    },
+    /// Grants more chunks. Answer: `Chunks`.
+    GrantChunks {
+        /// The upload.
+        upload: Ino,
+        /// Its owner's generation.
+        generation: UploadGeneration,
+        /// A chain of servers per chunk.
+        placements: Vec<Vec<ServerId>>,
+        /// Granted chunks the writer gave up.
+        abandoned: Vec<ChunkId>,
+    },
+    /// Records sealed chunks. Answer: `Done`.
+    SealChunks {
+        /// The upload.
+        upload: Ino,
+        /// Its owner's generation.
+        generation: UploadGeneration,
+        /// The chunks, in file order.
+        seals: Vec<Seal>,
+    },
+    /// Records the last sealed chunks and makes the file appear. Answer: `Entry`.
+    Commit {
+        /// The upload.
+        upload: Ino,
+        /// Its owner's generation.
+        generation: UploadGeneration,
+        /// The chunks not recorded yet.
+        seals: Vec<Seal>,
+        /// Length of the file.
+        length: u64,
+        /// CRC of the file.
+        crc: u32,
+    },
+    /// Gives an upload up. Answer: `Done`.
+    AbortUpload {
+        /// The upload.
+        upload: Ino,
+        /// Its owner's generation.
+        generation: UploadGeneration,
+    },
+    /// Keeps uploads and the session alive. Answer: `Done`.
+    Renew {
+        /// The uploads.
+        uploads: Vec<(Ino, UploadGeneration)>,
+    },
+    /// Renames. Answer: `Entry`.
+    Rename {
+        /// From.
+        from: FsPath,
+        /// To.
+        to: FsPath,
+        /// Whether a file, or an empty directory by a directory, may be replaced.
+        replace: bool,
+    },
+    /// Removes. Answer: `Removed`.
+    Remove {
+        /// What.
+        path: FsPath,
+        /// Whether a directory goes with all it holds.
+        recursive: bool,
+    },
+    /// A reader found a copy it cannot trust. Answer: `Done`.
+    ReportDamage {
+        /// The chunk.
+        chunk: ChunkId,
+        /// Where.
+        server: ServerId,
+        /// Which copy.
+        replica: ReplicaNumber,
+        /// What was found.
+        what: String,
+    },
+}
+
+impl Command {
+    /// The command's bytes as they are logged.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        super::key::versioned(COMMAND_VERSION, self)
+    }
+
+    /// The command of logged bytes.
+    ///
+    /// # Errors
+    /// [`CommandError`] if this program does not know it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CommandError> {
+        match bytes.split_first() {
+            Some((&COMMAND_VERSION, rest)) => Ok(gabion_protocol::messages::decode(rest)?),
+            Some((&version, _)) => Err(CommandError::Version { version }),
+            None => Err(CommandError::Empty),
+        }
+    }
+
+    /// The feature level the cluster must have.
+    #[must_use]
+    pub fn needs_level(&self) -> u32 {
+        match self {
+            Self::Bootstrap(_) | Self::SetLevel { .. } => 0,
+            Self::Client(_)
+            | Self::Tick { .. }
+            | Self::RegisterServer { .. }
+            | Self::ReplicasDropped { .. }
+            | Self::DamageFound { .. }
+            | Self::DamageCleared { .. }
+            | Self::MarkHash => 1,
+        }
+    }
+
+    /// What the command does, to begin the message of an error with: `cannot remove /a`.
+    #[must_use]
+    pub fn cannot(&self) -> String {
+        match self {
+            Self::Bootstrap(_) => "cannot initialise the cluster".to_owned(),
+            Self::Client(request) => request.op.cannot(),
+            Self::Tick { .. } => "cannot advance the clock".to_owned(),
+            Self::RegisterServer { name, .. } => format!("cannot register chunkserver {name}"),
+            Self::ReplicasDropped { server, .. } => format!("cannot take note of what c{server} removed"),
+            Self::DamageFound { server, .. } => format!("cannot take note of damage on c{server}"),
+            Self::DamageCleared { server, .. } => format!("cannot take note of copies on c{server}"),
+            Self::MarkHash => "cannot mark a state hash".to_owned(),
+            Self::SetLevel { level } => format!("cannot set the feature level to {level}"),
+        }
+    }
+}
+
+impl ClientCommand {
+    /// What the command does, to begin the message of an error with.
+    #[must_use]
+    pub fn cannot(&self) -> String {
+        match self {
+            Self::Mkdir { path, .. } => format!("cannot make directory {path}"),
+            Self::OpenUpload { path, .. } => format!("cannot upload to {path}"),
+            Self::GrantChunks { upload, .. } => format!("cannot grant chunks to upload {upload}"),
+            Self::SealChunks { upload, .. } => format!("cannot record chunks of upload {upload}"),
+            Self::Commit { upload, .. } => format!("cannot commit upload {upload}"),
+            Self::AbortUpload { upload, .. } => format!("cannot give up upload {upload}"),
+            Self::Renew { .. } => "cannot renew uploads".to_owned(),
+            Self::Rename { from, to, .. } => format!("cannot rename {from} to {to}"),
+            Self::Remove { path, .. } => format!("cannot remove {path}"),
+            Self::ReportDamage { chunk, .. } => format!("cannot report damage of chunk {chunk}"),
+        }
+    }
+}
+
+/// Why bytes are not a command.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// No bytes.
+    #[error("the command is empty")]
+    Empty,
+    /// Written by another version.
+    #[error("command version {version} is not known; this program writes {COMMAND_VERSION}")]
+    Version {
+        /// Its version byte.
+        version: u8,
+    },
+    /// Not a command.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+}

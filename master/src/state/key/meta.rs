@@ -1,0 +1,115 @@
+//! Facts about the cluster, a row each. They are apart because they change at different times.
+
+use gabion_protocol::ids::{ClusterId, StateTime, Timeline};
+use gabion_protocol::limits;
+use serde::{Deserialize, Serialize};
+
+use super::{Fields, Key, Kind, Value};
+
+macro_rules! meta {
+    ($(#[$doc:meta])* $key:ident = $field:literal => $value:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub struct $key;
+
+        impl Key for $key {
+            const KIND: Kind = Kind::Meta;
+            type Value = $value;
+
+            fn write(&self, out: &mut Vec<u8>) {
+                out.push($field);
+            }
+
+            fn read(fields: &mut Fields<'_>) -> Option<Self> {
+                (fields.take::<1>()? == [$field]).then_some(Self)
+            }
+        }
+
+        impl Value for $value {}
+    };
+}
+
+meta!(
+    /// Key of [`Cluster`].
+    ClusterKey = 1 => Cluster
+);
+meta!(
+    /// Key of [`Clock`].
+    ClockKey = 2 => Clock
+);
+meta!(
+    /// Key of [`Counters`].
+    CountersKey = 3 => Counters
+);
+meta!(
+    /// Key of [`Level`].
+    LevelKey = 4 => Level
+);
+
+/// Which cluster this is, and its settings. Written by the first command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Counts restorations from a backup.
+    pub timeline: Timeline,
+    /// Added to log indexes to make [`super::Moment`]s.
+    pub moment_base: u64,
+    /// What the operator chose.
+    pub settings: Settings,
+}
+
+/// Defaults and periods all masters must agree on. Milliseconds are of state time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Copies of each chunk when an upload does not say.
+    pub replicas: u8,
+    /// Bytes of a chunk when an upload does not say.
+    pub chunk_bytes: u64,
+    /// How long a session lives without a command. Must not grow later: a session forgotten under the shorter
+    /// period would look young under the longer one, and run its commands again.
+    pub session_ms: u64,
+    /// How long an upload lives without a word of its owner.
+    pub upload_lease_ms: u64,
+    /// How long the longest token is valid: unwanted chunks are kept that long.
+    pub token_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            replicas: limits::REPLICAS_DEFAULT,
+            chunk_bytes: limits::CHUNK_BYTES_DEFAULT,
+            session_ms: limits::SESSION_MS,
+            upload_lease_ms: limits::UPLOAD_LEASE_MS,
+            token_ms: limits::TOKEN_MS,
+        }
+    }
+}
+
+/// State time. Only a tick moves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clock {
+    /// Now.
+    pub now: StateTime,
+}
+
+/// The next number of each sort. Numbers are never given twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// The next inode.
+    pub ino: u64,
+    /// The next chunk's counter within the timeline.
+    pub chunk: u64,
+    /// The next chunkserver.
+    pub server: u32,
+    /// The next replica.
+    pub replica: u64,
+}
+
+/// The feature level: which commands and outcomes every master has announced to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Level {
+    /// The level.
+    pub level: u32,
+}

@@ -1,0 +1,310 @@
+//! The key space **[format]**: one kind per file, each with a stable number.
+//!
+//! A key is its kind's number, then fixed-width big-endian fields, so that byte order is meaning: all rows of a
+//! directory, of a file, of a server lie together and in order. A value is a version byte and a postcard struct; a
+//! changed struct is a new version. First bytes below 1 belong to the Raft adaptor.
+//!
+//! | kind | key | says |
+//! |---|---|---|
+//! | [`Meta`](meta) | field | cluster, clock, counters, feature level |
+//! | [`Inode`](inode) | ino | a file, a directory, an upload |
+//! | [`Dentry`](dentry) | parent, name | what a name leads to |
+//! | [`Extent`](extent) | ino, offset | which chunk holds a range of a file |
+//! | [`Chunk`](chunk) | chunk | state, checksum, references and **all** replicas of a chunk |
+//! | [`Replica`](replica) | server, chunk | index: the copies a server holds or makes |
+//! | [`Dropping`](dropping) | server, chunk, replica | index: the copies a server is told to remove |
+//! | [`Degraded`](degraded) | live copies, chunk | index: sealed chunks with fewer copies than wanted |
+//! | [`Damage`](damage) | chunk, server | reports of a copy that cannot be trusted |
+//! | [`Garbage`](garbage) | deadline, chunk | unwanted chunks whose last token has not expired |
+//! | [`Server`](server) | server | a registered chunkserver |
+//! | [`ServerName`](server_name) | name | which number a chunkserver's name has now |
+//! | [`Session`](session) | session | a client's identity for exactly-once |
+//! | [`SessionDue`](session_due) | deadline, session | index: when to look at a session |
+//! | [`Reply`](reply) | session, slot | the answer to a command of the window |
+//! | [`Total`](total) | ino | what a directory holds in all |
+//! | [`Trash`](trash) | deadline, ino | unlinked inodes to be taken apart |
+//! | [`UploadLease`](upload_lease) | deadline, ino | index: when to look at an upload |
+//! | [`History`](history) | key, until | old values a snapshot still sees |
+//!
+//! The chunk row is the one truth about replicas; the three indexes by server and by need are written together with
+//! it, in one function ([`super::chunks`]), and compared with it by [`super::check`].
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::rows::{Row, Rows, RowsError};
+
+pub mod chunk;
+pub mod damage;
+pub mod degraded;
+pub mod dentry;
+pub mod dropping;
+pub mod extent;
+pub mod garbage;
+pub mod history;
+pub mod inode;
+pub mod meta;
+pub mod replica;
+pub mod reply;
+pub mod server;
+pub mod server_name;
+pub mod session;
+pub mod session_due;
+pub mod total;
+pub mod trash;
+pub mod upload_lease;
+
+/// The number of a kind: a key's first byte. Never changed, never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Kind {
+    /// Facts about the cluster.
+    Meta = 1,
+    /// Files, directories, uploads.
+    Inode = 2,
+    /// Names.
+    Dentry = 3,
+    /// Ranges of files.
+    Extent = 4,
+    /// Chunks.
+    Chunk = 5,
+    /// Copies by server.
+    Replica = 6,
+    /// Copies to be removed, by server.
+    Dropping = 7,
+    /// Chunks with too few copies.
+    Degraded = 8,
+    /// Reported copies.
+    Damage = 9,
+    /// Chunks waiting for their last token.
+    Garbage = 10,
+    /// Chunkservers.
+    Server = 11,
+    /// Chunkservers by name.
+    ServerName = 12,
+    /// Sessions.
+    Session = 13,
+    /// Sessions by deadline.
+    SessionDue = 14,
+    /// Stored answers.
+    Reply = 15,
+    /// Subtotals of directories.
+    Total = 16,
+    /// Unlinked inodes.
+    Trash = 17,
+    /// Uploads by deadline.
+    UploadLease = 18,
+    /// Old values.
+    History = 19,
+}
+
+impl Kind {
+    /// Every kind, in the order of numbers.
+    pub const ALL: [Self; 19] = [
+        Self::Meta,
+        Self::Inode,
+        Self::Dentry,
+        Self::Extent,
+        Self::Chunk,
+        Self::Replica,
+        Self::Dropping,
+        Self::Degraded,
+        Self::Damage,
+        Self::Garbage,
+        Self::Server,
+        Self::ServerName,
+        Self::Session,
+        Self::SessionDue,
+        Self::Reply,
+        Self::Total,
+        Self::Trash,
+        Self::UploadLease,
+        Self::History,
+    ];
+
+    /// The kind of a key, by its first byte.
+    #[must_use]
+    pub fn of(key: &[u8]) -> Option<Self> {
+        let number = *key.first()?;
+        Self::ALL.into_iter().find(|kind| *kind as u8 == number)
+    }
+}
+
+/// The log position at which a value became what it is; orders values against snapshots.
+///
+/// It is the Raft log index plus a base that grows when masters are restored from a backup, so it never goes back.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct Moment(pub u64);
+
+/// A row's value: a version byte, then postcard.
+pub trait Value: Serialize + DeserializeOwned {
+    /// The version this program writes.
+    const VERSION: u8 = 1;
+
+    /// The value's bytes.
+    ///
+    /// # Panics
+    /// Never: values hold only types postcard can write.
+    #[must_use]
+    fn encode(&self) -> Vec<u8> {
+        versioned(Self::VERSION, self)
+    }
+
+    /// The value of these bytes.
+    ///
+    /// # Errors
+    /// Says which version or field does not fit.
+    fn decode(bytes: &[u8]) -> Result<Self, String> {
+        match bytes.split_first() {
+            Some((version, rest)) if *version == Self::VERSION => {
+                gabion_protocol::messages::decode(rest).map_err(|error| error.to_string())
+            }
+            Some((version, _)) => Err(format!("version {version} is not known")),
+            None => Err("it is empty".to_owned()),
+        }
+    }
+}
+
+/// A version byte, then `value` in postcard.
+pub(super) fn versioned<T: Serialize + ?Sized>(version: u8, value: &T) -> Vec<u8> {
+    let mut bytes = vec![version];
+    bytes.extend(gabion_protocol::messages::encode(value));
+    bytes
+}
+
+/// A row's key.
+pub trait Key: Sized {
+    /// Its kind.
+    const KIND: Kind;
+    /// What it leads to.
+    type Value: Value;
+
+    /// Appends the fields after the kind.
+    fn write(&self, out: &mut Vec<u8>);
+
+    /// Reads the fields after the kind.
+    fn read(fields: &mut Fields<'_>) -> Option<Self>;
+
+    /// The key's bytes.
+    #[must_use]
+    fn encode(&self) -> Vec<u8> {
+        let mut out = vec![Self::KIND as u8];
+        self.write(&mut out);
+        out
+    }
+
+    /// The key of these bytes, if they are exactly one of this kind.
+    #[must_use]
+    fn decode(key: &[u8]) -> Option<Self> {
+        let (kind, rest) = key.split_first()?;
+        if *kind != Self::KIND as u8 {
+            return None;
+        }
+        let mut fields = Fields(rest);
+        let decoded = Self::read(&mut fields)?;
+        fields.0.is_empty().then_some(decoded)
+    }
+}
+
+/// The fields of a key not read yet.
+#[derive(Debug)]
+pub struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    /// The next `N` bytes.
+    pub fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    /// The next number.
+    pub fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_be_bytes)
+    }
+
+    /// The next number.
+    pub fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_be_bytes)
+    }
+
+    /// All that is left.
+    pub fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+}
+
+/// The first key after all keys that begin with `prefix`.
+#[must_use]
+pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    // Only a prefix of 0xff bytes gets here, and no kind has that number.
+    vec![u8::MAX; prefix.len() + 1]
+}
+
+/// The typed value under `key`.
+///
+/// # Errors
+/// [`RowsError`] if the store fails or the row does not decode.
+pub fn get<K: Key>(rows: &dyn Rows, key: &K) -> Result<Option<K::Value>, RowsError> {
+    let bytes = key.encode();
+    match rows.get(&bytes)? {
+        Some(value) => K::Value::decode(&value).map(Some).map_err(|why| corrupt(&bytes, why)),
+        None => Ok(None),
+    }
+}
+
+/// The typed value under `key`, which other rows say is there.
+///
+/// # Errors
+/// [`RowsError`] if the store fails, or the row is missing or does not decode.
+pub fn require<K: Key>(rows: &dyn Rows, key: &K) -> Result<K::Value, RowsError> {
+    get(rows, key)?.ok_or_else(|| corrupt(&key.encode(), "it is missing"))
+}
+
+/// At most `limit` typed rows with `from <= key < to`.
+///
+/// # Errors
+/// [`RowsError`] if the store fails or a row does not decode.
+pub fn scan<K: Key>(rows: &dyn Rows, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(K, K::Value)>, RowsError> {
+    rows.scan(from, to, limit)?.into_iter().map(typed).collect()
+}
+
+/// At most `limit` typed rows whose key begins with `prefix`.
+///
+/// # Errors
+/// [`RowsError`] if the store fails or a row does not decode.
+pub fn scan_prefix<K: Key>(rows: &dyn Rows, prefix: &[u8], limit: usize) -> Result<Vec<(K, K::Value)>, RowsError> {
+    scan(rows, prefix, &prefix_end(prefix), limit)
+}
+
+fn typed<K: Key>((key, value): Row) -> Result<(K, K::Value), RowsError> {
+    let decoded = K::decode(&key).ok_or_else(|| corrupt(&key, "its key is malformed"))?;
+    let value = K::Value::decode(&value).map_err(|why| corrupt(&key, why))?;
+    Ok((decoded, value))
+}
+
+/// A broken row, by its key.
+pub(super) fn corrupt(key: &[u8], why: impl Into<String>) -> RowsError {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for byte in key {
+        let _ = write!(text, "{byte:02x}");
+    }
+    RowsError::Corrupt {
+        key: text,
+        why: why.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

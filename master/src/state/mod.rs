@@ -1,0 +1,296 @@
+//! The masters' state machine: what the cluster has decided, as rows, and how each logged command changes them.
+//!
+//! Pure, total and deterministic: no clock, no randomness, no IO but through [`rows::Rows`], no order that is not a
+//! key's. Bad requests become [`Refusal`]s; time, randomness and placement come inside the [`Command`]. An error of
+//! the rows below stops the process, because skipping an entry would make masters differ.
+//!
+//! Start reading at [`apply`]; then [`key`] (what there is), [`command`] and [`reply`] (what is logged and answered).
+//!
+//! | file | rules of |
+//! |---|---|
+//! | [`sessions`] | exactly once |
+//! | [`names`], [`totals`] | directories, links, subtotals |
+//! | [`uploads`] | files on their way, until they appear |
+//! | [`chunks`] | allocation, seals, references, copies, garbage |
+//! | [`trash`] | taking unlinked trees apart |
+//! | [`clock`] | state time and what is due |
+//! | [`servers`] | chunkservers, their copies, damage |
+//! | [`read`] | queries |
+//! | [`check`] | the invariants, executed |
+//!
+//! Invariants, checked by [`check`] after every test program:
+//! * a refused command changes nothing (it works in its own batch, dropped on refusal), its stored reply apart;
+//! * a chunk's `references` is the number of extents that name it; at zero it is Garbage, unless it is open;
+//! * a copy's row exists from before its file is made until its file is known to be gone;
+//! * copies of Garbage stay until the last token for it has expired;
+//! * every inode but the root, uploads and trash hangs under exactly one name; totals equal a walk.
+
+pub mod check;
+mod chunks;
+mod clock;
+pub mod command;
+pub mod key;
+mod names;
+pub mod read;
+pub mod reply;
+pub mod rows;
+mod servers;
+mod sessions;
+mod totals;
+mod trash;
+mod tx;
+mod uploads;
+
+pub use command::{Bootstrap, ClientCommand, ClientRequest, Command, CommandError, LEVEL_KNOWN};
+pub use key::meta::Settings;
+pub use reply::{GrantedChunk, Outcome, Refusal, Reply};
+
+use gabion_protocol::ids::{Ino, MasterId, StateTime};
+use gabion_protocol::limits;
+
+use key::Key;
+use key::inode::{Body, Inode, InodeKey, Parent};
+use key::meta::{Clock, ClockKey, Cluster, ClusterKey, Counters, CountersKey, Level, LevelKey};
+use key::total::{Total, TotalKey};
+use rows::{Batch, RowsError};
+use tx::{Stop, Tx, World};
+
+/// Chunks an upload may have open at one time: bounds its inode row.
+pub const OPEN_CHUNKS_MAX: usize = 4 * limits::GRANT_CHUNKS_MAX;
+/// Rows of one sort a tick works on: keeps one log entry a matter of milliseconds.
+pub const TICK_ROWS_MAX: usize = 1000;
+/// Bytes of a damage report that are kept.
+pub const DAMAGE_TEXT_BYTES_MAX: usize = 200;
+
+/// Where in the log a command stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogAt {
+    /// Log index.
+    pub index: u64,
+    /// Term of the leader that proposed it.
+    pub term: u64,
+    /// The leader that proposed it.
+    pub leader: MasterId,
+}
+
+/// The state machine as the Raft adaptor drives it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StateMachine;
+
+impl StateMachine {
+    /// Applies a logged command's bytes: the encoded [`Reply`], and whether every master hashes its state now.
+    ///
+    /// # Errors
+    /// [`RowsError`] if the rows below fail, are damaged, or are of a newer release; the process must stop.
+    pub fn apply_bytes(
+        &self,
+        batch: &mut Batch<'_>,
+        at: LogAt,
+        command: &[u8],
+    ) -> Result<(Vec<u8>, bool), RowsError> {
+        let (reply, mark_hash) = match Command::decode(command) {
+            Ok(command) => {
+                let reply = apply(batch, at, &command)?;
+                let mark_hash = matches!(reply, Reply(Ok(Outcome::Marked { .. })));
+                (reply, mark_hash)
+            }
+            Err(_) => (Reply(Err(undecodable(batch, at)?)), false),
+        };
+        Ok((reply.encode(), mark_hash))
+    }
+}
+
+/// Bytes that are no command are refused alike by every master whose level knows all commands there are; below
+/// that level others might know them, and going on would make masters differ.
+fn undecodable(batch: &Batch<'_>, at: LogAt) -> Result<Refusal, RowsError> {
+    if let Some(world) = World::load(batch, at)? {
+        known(world.level)?;
+    }
+    Ok(Refusal::Malformed)
+}
+
+/// Applies one logged command.
+///
+/// # Errors
+/// [`RowsError`] if the rows below fail, are damaged, or are of a newer release; the process must stop.
+pub fn apply(batch: &mut Batch<'_>, at: LogAt, command: &Command) -> Result<Reply, RowsError> {
+    let Some(world) = World::load(batch, at)? else {
+        return match command {
+            Command::Bootstrap(bootstrap) => Ok(begin(batch, at, bootstrap)),
+            _ => Ok(Reply(Err(Refusal::NotReady))),
+        };
+    };
+    known(world.level)?;
+    if command.needs_level() > world.level {
+        return Ok(Reply(Err(Refusal::Level {
+            needs: command.needs_level(),
+            level: world.level,
+        })));
+    }
+    match command {
+        Command::Client(request) => sessions::once(batch, world, request),
+        _ => run(batch, world, |tx| internal(tx, at, command)),
+    }
+}
+
+/// Runs `work` in a batch of its own, which counts only if it ends well.
+fn run<'a>(
+    batch: &mut Batch<'a>,
+    world: World,
+    work: impl FnOnce(&mut Tx<'_>) -> Result<Outcome, Stop>,
+) -> Result<Reply, RowsError> {
+    let mut tx = Tx::new(world, &*batch);
+    match work(&mut tx) {
+        Ok(outcome) => {
+            let changes = tx.into_changes();
+            batch.absorb(changes);
+            Ok(Reply(Ok(outcome)))
+        }
+        Err(Stop::Refused(refusal)) => Ok(Reply(Err(refusal))),
+        Err(Stop::Rows(error)) => Err(error),
+    }
+}
+
+fn internal(tx: &mut Tx<'_>, at: LogAt, command: &Command) -> Result<Outcome, Stop> {
+    match command {
+        Command::Bootstrap(bootstrap) if bootstrap.cluster == tx.world.cluster.cluster => Ok(Outcome::Done),
+        Command::Bootstrap(_) => Err(Refusal::Bootstrapped.into()),
+        Command::Tick { advance_ms } => Ok(clock::tick(tx, *advance_ms)?),
+        Command::RegisterServer { name, registration } => servers::register(tx, name, registration),
+        Command::ReplicasDropped { server, done } => servers::dropped(tx, *server, done),
+        Command::DamageFound { server, found } => servers::damage_found(tx, *server, found),
+        Command::DamageCleared { server, intact } => servers::damage_cleared(tx, *server, intact),
+        Command::MarkHash => Ok(Outcome::Marked { index: at.index }),
+        Command::SetLevel { level } => set_level(tx, *level),
+        Command::Client(_) => unreachable!("a client's command goes through its session"),
+    }
+}
+
+fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
+    let session = request.request.session;
+    match &request.op {
+        ClientCommand::Mkdir { path, parents, mode } => names::mkdir(tx, path, *parents, *mode, request.wall_ms),
+        ClientCommand::OpenUpload {
+            path,
+            options,
+            placements,
+        } => uploads::open(tx, session, path, options, placements),
+        ClientCommand::GrantChunks {
+            upload,
+            generation,
+            placements,
+            abandoned,
+        } => uploads::grant(tx, uploads::Owner::new(session, *upload, *generation), placements, abandoned),
+        ClientCommand::SealChunks {
+            upload,
+            generation,
+            seals,
+        } => uploads::seal(tx, uploads::Owner::new(session, *upload, *generation), seals),
+        ClientCommand::Commit {
+            upload,
+            generation,
+            seals,
+            length,
+            crc,
+        } => {
+            let whole = uploads::Whole {
+                length: *length,
+                crc: *crc,
+                wall_ms: request.wall_ms,
+            };
+            uploads::commit(tx, uploads::Owner::new(session, *upload, *generation), seals, whole)
+        }
+        ClientCommand::AbortUpload { upload, generation } => {
+            uploads::abort(tx, uploads::Owner::new(session, *upload, *generation))
+        }
+        ClientCommand::Renew { uploads } => uploads::renew(tx, session, uploads),
+        ClientCommand::Rename { from, to, replace } => names::rename(tx, from, to, *replace),
+        ClientCommand::Remove { path, recursive } => names::remove(tx, path, *recursive),
+        ClientCommand::ReportDamage {
+            chunk,
+            server,
+            replica,
+            what,
+        } => Ok(servers::report_damage(tx, *chunk, *server, *replica, what)?),
+    }
+}
+
+/// Writes the first rows.
+fn begin(batch: &mut Batch<'_>, at: LogAt, bootstrap: &Bootstrap) -> Reply {
+    let Bootstrap {
+        cluster,
+        timeline,
+        settings,
+        wall_ms,
+    } = *bootstrap;
+    if !settings_are_sound(&settings) {
+        return Reply(Err(Refusal::Settings));
+    }
+    let since = key::Moment(at.index);
+    let root = Inode {
+        body: Body::Directory,
+        mode: 0o755,
+        modified_ms: wall_ms,
+        parent: Parent {
+            ino: Ino::ROOT,
+            name: String::new(),
+            since,
+        },
+        since,
+        generation: 0,
+    };
+    let counters = Counters {
+        ino: Ino::ROOT.0 + 1,
+        chunk: 1,
+        server: 1,
+        replica: 1,
+    };
+    let facts = Cluster {
+        cluster,
+        timeline,
+        moment_base: 0,
+        settings,
+    };
+    put(batch, &ClusterKey, &facts);
+    put(batch, &ClockKey, &Clock { now: StateTime(0) });
+    put(batch, &CountersKey, &counters);
+    put(batch, &LevelKey, &Level { level: LEVEL_KNOWN });
+    put(batch, &InodeKey(Ino::ROOT), &root);
+    put(batch, &TotalKey(Ino::ROOT), &Total::default());
+    Reply(Ok(Outcome::Done))
+}
+
+fn settings_are_sound(settings: &Settings) -> bool {
+    uploads::replicas_fit(settings.replicas)
+        && uploads::chunk_bytes_fit(settings.chunk_bytes)
+        && settings.session_ms > 0
+        && settings.upload_lease_ms > 0
+}
+
+fn put<K: Key>(batch: &mut Batch<'_>, key: &K, value: &K::Value) {
+    use key::Value as _;
+    batch.put(key.encode(), value.encode());
+}
+
+fn set_level(tx: &mut Tx<'_>, level: u32) -> Result<Outcome, Stop> {
+    if level < tx.world.level {
+        return Err(Refusal::LevelDown { level: tx.world.level }.into());
+    }
+    known(level)?;
+    tx.put(&LevelKey, &Level { level });
+    Ok(Outcome::Done)
+}
+
+/// Refuses to go on at a level this program does not know: its outcomes might differ from the others'.
+fn known(level: u32) -> Result<(), RowsError> {
+    if level > LEVEL_KNOWN {
+        return Err(RowsError::Newer {
+            level,
+            known: LEVEL_KNOWN,
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,417 @@
+//! Replies: what a command did, or the rule by which it was refused **[format]**.
+//!
+//! A reply is stored for retries, so every byte of it must be equal on all masters, also while they run different
+//! releases. Therefore a refusal holds facts, not text: [`Refusal::to_wire`] makes the text when it leaves the master.
+
+use gabion_protocol::error::{ErrorCode, WireError};
+use gabion_protocol::ids::{ChunkId, Generation, Ino, ReplicaNumber, ServerId, StateTime, UploadGeneration};
+use gabion_protocol::limits;
+use gabion_protocol::messages::master::Entry;
+use gabion_protocol::path::FsPath;
+use serde::{Deserialize, Serialize};
+
+use super::command::CommandError;
+
+/// The version byte of an encoded reply.
+pub const REPLY_VERSION: u8 = 1;
+
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Reply(pub Result<Outcome, Refusal>);
+
+impl Reply {
+    /// The reply's bytes as `apply` gives them.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        super::key::versioned(REPLY_VERSION, self)
+    }
+
+    /// The reply of these bytes.
+    ///
+    /// # Errors
+    /// [`CommandError`] if this program does not know it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CommandError> {
+        match bytes.split_first() {
+            Some((&REPLY_VERSION, rest)) => Ok(gabion_protocol::messages::decode(rest)?),
+            Some((&version, _)) => Err(CommandError::Version { version }),
+            None => Err(CommandError::Empty),
+        }
+    }
+
+    /// The outcome, or the refusal as an error that begins with `cannot` ([`super::Command::cannot`]).
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn into_wire(self, cannot: &str) -> Result<Outcome, WireError> {
+        self.0.map_err(|refusal| refusal.to_wire(cannot))
+    }
+}
+
+/// What a command did. The order is the format: append only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Nothing more to say.
+    Done,
+    /// A file or directory.
+    Entry(Entry),
+    /// An upload has begun.
+    Upload {
+        /// The upload.
+        upload: Ino,
+        /// Its owner's generation.
+        generation: UploadGeneration,
+        /// Bytes of a chunk.
+        chunk_bytes: u64,
+        /// Copies wanted.
+        replicas: u8,
+        /// The first chunks.
+        chunks: Vec<GrantedChunk>,
+    },
+    /// Chunks granted.
+    Chunks(Vec<GrantedChunk>),
+    /// What went away.
+    Removed {
+        /// Files.
+        files: u64,
+        /// Directories.
+        directories: u64,
+        /// Bytes of the files.
+        bytes: u64,
+    },
+    /// A chunkserver is registered.
+    Registered {
+        /// Its number, for ever.
+        server: ServerId,
+    },
+    /// Every master hashes its state at this log index.
+    Marked {
+        /// The index.
+        index: u64,
+    },
+    /// Time has moved.
+    Ticked {
+        /// State time.
+        now: StateTime,
+        /// Whether more was due than one tick does: tick again soon.
+        more: bool,
+    },
+}
+
+/// A chunk granted for writing. The server shell adds tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantedChunk {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// Its generation.
+    pub generation: Generation,
+    /// The chain.
+    pub replicas: Vec<(ServerId, ReplicaNumber)>,
+}
+
+/// Why a command was refused. A refused command changed nothing. The order is the format: append only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// The cluster has not been initialised yet.
+    #[error("the cluster is not initialised yet")]
+    NotReady,
+    /// The command does not decode.
+    #[error("the command does not decode")]
+    Malformed,
+    /// The cluster's level is too low for the command.
+    #[error("it needs feature level {needs}, the cluster is at {level}")]
+    Level {
+        /// The level it needs.
+        needs: u32,
+        /// The cluster's level.
+        level: u32,
+    },
+    /// The session is unknown, and too old to tell whether the command ran.
+    #[error("its session has expired, so that it cannot be told whether it ran")]
+    SessionExpired,
+    /// The client has said that it knows the answer to this sequence.
+    #[error("the client has said that it knows the answer")]
+    AnsweredBefore,
+    /// The sequence is beyond the session's window.
+    #[error("more than {slots} commands are in flight from sequence {answered_below} on", slots = limits::REPLY_SLOTS)]
+    WindowExceeded {
+        /// The first sequence not known to be answered.
+        answered_below: u64,
+    },
+    /// There is nothing.
+    #[error("{path} does not exist")]
+    NotFound {
+        /// Where.
+        path: FsPath,
+    },
+    /// There is something.
+    #[error("{path} exists")]
+    Exists {
+        /// Where.
+        path: FsPath,
+    },
+    /// There is a directory.
+    #[error("{path} is a directory")]
+    IsDirectory {
+        /// Where.
+        path: FsPath,
+    },
+    /// There is a file.
+    #[error("{path} is not a directory")]
+    NotDirectory {
+        /// Where.
+        path: FsPath,
+    },
+    /// There is a directory that holds entries.
+    #[error("{path} is not empty")]
+    NotEmpty {
+        /// Where.
+        path: FsPath,
+    },
+    /// The root directory stays.
+    #[error("the root directory stays where it is")]
+    Root,
+    /// A directory cannot move into itself.
+    #[error("a directory cannot move into itself")]
+    IntoItself,
+    /// Paths below would break the limits.
+    #[error("paths below it would have more than {} names or {} bytes", limits::DEPTH_MAX, limits::PATH_BYTES_MAX)]
+    PathsTooLong,
+    /// The number of copies is out of range.
+    #[error("{asked} copies asked, 1 to {} are possible", limits::REPLICAS_MAX)]
+    Replicas {
+        /// What was asked.
+        asked: u8,
+    },
+    /// The chunk size is out of range.
+    #[error("chunks of {asked} bytes asked, multiples of {} from {} to {} are possible", limits::BLOCK_BYTES, limits::CHUNK_BYTES_MIN, limits::CHUNK_BYTES_MAX)]
+    ChunkBytes {
+        /// What was asked.
+        asked: u64,
+    },
+    /// A list in the command is too long.
+    #[error("it names {asked} items, at most {limit} are possible")]
+    TooMany {
+        /// Its length.
+        asked: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The leader found too few servers for a chunk.
+    #[error("{usable} chunkservers can take a copy, {needed} are needed")]
+    TooFewServers {
+        /// Servers named that can take a copy.
+        usable: u8,
+        /// Servers the promise needs.
+        needed: u8,
+    },
+    /// The upload has expired, was given up, or never was.
+    #[error("upload {upload} has expired, was given up, or never was")]
+    UploadGone {
+        /// The upload.
+        upload: Ino,
+    },
+    /// The upload has been committed.
+    #[error("upload {upload} is committed")]
+    UploadCommitted {
+        /// The file it is now.
+        upload: Ino,
+    },
+    /// The upload belongs to another.
+    #[error("upload {upload} belongs to another owner, of generation {generation}")]
+    UploadFenced {
+        /// The upload.
+        upload: Ino,
+        /// Its owner's generation.
+        generation: UploadGeneration,
+    },
+    /// The chunk is not one granted to the upload and still open.
+    #[error("chunk {chunk} is not an open chunk of this upload")]
+    ChunkNotOpen {
+        /// The chunk.
+        chunk: ChunkId,
+    },
+    /// The chunk has another generation.
+    #[error("chunk {chunk} is at generation {generation}")]
+    ChunkFenced {
+        /// The chunk.
+        chunk: ChunkId,
+        /// Its generation.
+        generation: Generation,
+    },
+    /// The seal leaves a gap or overlaps.
+    #[error("chunk {chunk} would begin at {offset}, the file ends at {expected}")]
+    SealOutOfOrder {
+        /// The chunk.
+        chunk: ChunkId,
+        /// Where it would begin.
+        offset: u64,
+        /// Where the file ends.
+        expected: u64,
+    },
+    /// The sealed length is zero or above the file's chunk size.
+    #[error("chunk {chunk} cannot have {length} bytes")]
+    SealLength {
+        /// The chunk.
+        chunk: ChunkId,
+        /// Its length.
+        length: u64,
+    },
+    /// The seal names a server twice, or one that is not in the chunk's set.
+    #[error("c{server} is named twice for chunk {chunk}, or was not granted it")]
+    SealMember {
+        /// The chunk.
+        chunk: ChunkId,
+        /// The server.
+        server: ServerId,
+    },
+    /// Fewer servers hold the chunk than the promise needs.
+    #[error("{members} chunkservers hold chunk {chunk}, {needed} are needed")]
+    TooFewMembers {
+        /// The chunk.
+        chunk: ChunkId,
+        /// Servers that hold it.
+        members: u8,
+        /// Servers the promise needs.
+        needed: u8,
+    },
+    /// The file would be too long.
+    #[error("a file has at most {} bytes", limits::FILE_BYTES_MAX)]
+    FileTooLong,
+    /// The file's chunks have another length than the commit says.
+    #[error("its chunks have {recorded} bytes, the writer says {told}")]
+    Length {
+        /// What it says.
+        told: u64,
+        /// What they have.
+        recorded: u64,
+    },
+    /// The file's chunks have another CRC than the commit says.
+    #[error("its chunks have CRC {recorded:08x}, the writer says {told:08x}")]
+    Crc {
+        /// What it says.
+        told: u32,
+        /// What they have.
+        recorded: u32,
+    },
+    /// Another cluster has been initialised here.
+    #[error("another cluster lives here")]
+    Bootstrapped,
+    /// The setting is out of range.
+    #[error("a setting is out of range")]
+    Settings,
+    /// A level never goes down.
+    #[error("the cluster is at feature level {level}, and never goes back")]
+    LevelDown {
+        /// The cluster's level.
+        level: u32,
+    },
+    /// No such chunkserver was ever registered here.
+    #[error("these masters never registered a chunkserver c{server}")]
+    ServerUnknown {
+        /// The server.
+        server: ServerId,
+    },
+    /// The directory belongs to another chunkserver or another life of it.
+    #[error("c{server} is another chunkserver, or another life of this one")]
+    ServerForeign {
+        /// The server.
+        server: ServerId,
+    },
+    /// The directory is an older copy: its boot counter went back.
+    #[error("c{server} has started {boot} times already: this directory is an older copy")]
+    ServerStale {
+        /// The server.
+        server: ServerId,
+        /// The highest boot counter seen.
+        boot: u64,
+    },
+    /// An empty directory took the server's name over.
+    #[error("c{by} took the name of c{server} over with an empty directory")]
+    ServerRetired {
+        /// The server.
+        server: ServerId,
+        /// The number its name has now.
+        by: ServerId,
+    },
+    /// A name, rack or address of a chunkserver breaks a rule.
+    #[error("name, rack and address have 1 to {} bytes", limits::NAME_BYTES_MAX)]
+    ServerName,
+}
+
+impl Refusal {
+    /// Whether the reply is not stored: the same command may be tried again and do better. Only refusals of what
+    /// the leader chose are, and a late duplicate of those commands can do no harm.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::TooFewServers { .. } | Self::NotReady)
+    }
+
+    /// The error as it travels; its message begins with `cannot` ([`super::Command::cannot`]).
+    #[must_use]
+    pub fn to_wire(&self, cannot: &str) -> WireError {
+        let error = WireError::new(self.code(), format!("{cannot}: {self}"));
+        match self.help() {
+            Some(help) => error.help(help),
+            None => error,
+        }
+    }
+
+    /// The code programs branch on.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotReady => ErrorCode::Busy,
+            Self::Malformed => ErrorCode::Protocol,
+            Self::Level { .. } => ErrorCode::WrongVersion,
+            Self::SessionExpired | Self::AnsweredBefore => ErrorCode::OutcomeUnknown,
+            Self::WindowExceeded { .. } | Self::TooMany { .. } | Self::FileTooLong => ErrorCode::LimitExceeded,
+            Self::NotFound { .. } | Self::ServerUnknown { .. } => ErrorCode::NotFound,
+            Self::Exists { .. } => ErrorCode::Exists,
+            Self::IsDirectory { .. } => ErrorCode::IsDirectory,
+            Self::NotDirectory { .. } => ErrorCode::NotDirectory,
+            Self::NotEmpty { .. } => ErrorCode::NotEmpty,
+            Self::PathsTooLong => ErrorCode::InvalidPath,
+            Self::Root
+            | Self::IntoItself
+            | Self::Replicas { .. }
+            | Self::ChunkBytes { .. }
+            | Self::ChunkNotOpen { .. }
+            | Self::SealOutOfOrder { .. }
+            | Self::SealLength { .. }
+            | Self::SealMember { .. }
+            | Self::Settings
+            | Self::ServerName => ErrorCode::InvalidArgument,
+            Self::TooFewServers { .. } | Self::TooFewMembers { .. } => ErrorCode::TooFewServers,
+            Self::UploadGone { .. }
+            | Self::UploadCommitted { .. }
+            | Self::UploadFenced { .. }
+            | Self::ChunkFenced { .. } => ErrorCode::Fenced,
+            Self::Length { .. } | Self::Crc { .. } => ErrorCode::ChecksumMismatch,
+            Self::Bootstrapped => ErrorCode::WrongCluster,
+            Self::LevelDown { .. } => ErrorCode::Conflict,
+            Self::ServerForeign { .. } | Self::ServerStale { .. } | Self::ServerRetired { .. } => {
+                ErrorCode::StaleDirectory
+            }
+        }
+    }
+
+    /// What a person may do next.
+    fn help(&self) -> Option<&'static str> {
+        let text = match self.code() {
+            ErrorCode::Exists => "ask for replacement, or choose another name",
+            ErrorCode::NotEmpty => "ask for recursive removal, or empty it first",
+            ErrorCode::OutcomeUnknown => "look at the path to see what happened, then decide",
+            ErrorCode::Fenced => "begin the upload again",
+            ErrorCode::ChecksumMismatch => "upload again; if it repeats, suspect the client's memory",
+            ErrorCode::StaleDirectory => {
+                "start the chunkserver with its newest directory, or with an empty one under a new name"
+            }
+            _ if matches!(self, Self::ServerUnknown { .. }) => {
+                "keep the directory: either the masters were restored from a backup, or it is of another cluster"
+            }
+            _ => return None,
+        };
+        Some(text)
+    }
+}
