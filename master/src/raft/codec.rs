@@ -361,7 +361,7 @@ mod tests {
         [
             (
                 entry(1, EntryPayload::Blank),
-                "010000000000000000030000000000000002000000000000000100000000a637b1a5",
+                "0100000000000000000300000000000000020000000000000001000000001a46c3a5",
             ),
             (
                 entry(2, EntryPayload::Normal(LoggedCommand(Bytes::from_static(b"do")))),
@@ -387,13 +387,13 @@ mod tests {
     #[test]
     fn golden_vote_ids_and_state() {
         let vote = Vote::new_committed(5, 2);
-        assert_eq!(hex(&encode_vote(&vote)), "010000000000000005000000000000000201fac80ab3");
+        assert_eq!(hex(&encode_vote(&vote)), "0100000000000000050000000000000002012b51e0fc");
         assert_eq!(decode_vote(&encode_vote(&vote)).unwrap(), vote);
         assert_eq!(decode_vote(&encode_vote(&Vote::new(5, 2))).unwrap(), Vote::new(5, 2));
         let id = Some(log_id(1, 2, 3));
         assert_eq!(
             hex(&encode_log_id(id.as_ref())),
-            "01010000000000000001000000000000000200000000000000039c8f07a3"
+            "0101000000000000000100000000000000020000000000000003dd233ad4"
         );
         assert_eq!(decode_log_id(&encode_log_id(id.as_ref())).unwrap(), id);
         assert_eq!(decode_log_id(&encode_log_id(None)).unwrap(), None);

@@ -579,12 +579,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         let from = last_log_id.map_or(0, |last| last.index + 1);
-        let link = match last_log_id {
-            Some(last) => Some(self.shared.link_at(last.index)?),
-            None => None,
-        };
         {
-            let mut tail = self.shared.tail.lock();
+            let tail = self.shared.tail.lock();
             assert!(
                 from >= tail.first,
                 "truncating from {from}, but entries up to {:?} are purged, hence applied",
@@ -593,6 +589,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             if from >= tail.next_index() {
                 return Ok(());
             }
+        }
+        let link = match last_log_id {
+            Some(last) => Some(self.shared.link_at(last.index)?),
+            None => None,
+        };
+        {
+            let mut tail = self.shared.tail.lock();
             while let Some(back) = tail.cached.back().filter(|back| back.stored.entry.log_id.index >= from) {
                 tail.cached_bytes -= back.bytes;
                 tail.cached.pop_back();

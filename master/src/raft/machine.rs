@@ -13,13 +13,15 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use gabion_protocol::MasterId;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use parking_lot::Mutex;
 
 use super::codec::AppliedState;
 use super::snapshots::{SnapshotDir, Snapshots};
-use super::types::{AppliedReply, Entry, LogAt, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use super::types::{AppliedReply, Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::state::LogAt;
 use crate::state::rows::{Batch, RowsError};
 use crate::store::hash::state_hash;
 use crate::store::state_db::View;
@@ -141,7 +143,7 @@ impl Inner {
                     let at = LogAt {
                         index: id.index,
                         term: id.leader_id.term,
-                        leader: id.leader_id.node_id,
+                        leader: MasterId(id.leader_id.node_id),
                     };
                     let outcome = self
                         .machine

@@ -65,17 +65,6 @@ pub(crate) fn log_id(term: u64, node: u64, index: u64) -> LogId {
     }
 }
 
-/// Where in the log a command lies. The same on every master.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LogAt {
-    /// The entry's index.
-    pub index: u64,
-    /// The term of the leader that logged it.
-    pub term: u64,
-    /// The leader that logged it.
-    pub leader: u64,
-}
-
 /// A leader, as far as this master knows: its id and how to reach it.
 pub type KnownLeader = (u64, MasterNode);
 
