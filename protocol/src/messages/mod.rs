@@ -12,6 +12,9 @@
 pub mod data;
 pub mod master;
 
+#[cfg(test)]
+mod golden;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
