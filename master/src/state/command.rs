@@ -4,9 +4,7 @@
 //! `apply` may not find out by itself: the passing of time, the wall clock, and the servers the leader chose.
 //! It needs a feature level; the leader proposes nothing above the cluster's level, and `apply` refuses it too.
 
-use gabion_protocol::ids::{
-    ChunkId, ClusterId, Ino, ReplicaNumber, RequestId, ServerId, Timeline, UploadGeneration,
-};
+use gabion_protocol::ids::{ChunkId, ClusterId, Ino, ReplicaNumber, RequestId, ServerId, Timeline, UploadGeneration};
 use gabion_protocol::messages::DecodeError;
 use gabion_protocol::messages::master::{Damage, Registration, Seal, UploadOptions};
 use gabion_protocol::path::FsPath;

@@ -55,6 +55,8 @@ use key::total::{Total, TotalKey};
 use rows::{Batch, RowsError};
 use tx::{Stop, Tx, World};
 
+/// The feature level a cluster begins with; the same in every release, as it is part of the first command's outcome.
+const LEVEL_FIRST: u32 = 1;
 /// Chunks an upload may have open at one time: bounds its inode row.
 pub const OPEN_CHUNKS_MAX: usize = 4 * limits::GRANT_CHUNKS_MAX;
 /// Rows of one sort a tick works on: keeps one log entry a matter of milliseconds.
@@ -82,12 +84,7 @@ impl StateMachine {
     ///
     /// # Errors
     /// [`RowsError`] if the rows below fail, are damaged, or are of a newer release; the process must stop.
-    pub fn apply_bytes(
-        &self,
-        batch: &mut Batch<'_>,
-        at: LogAt,
-        command: &[u8],
-    ) -> Result<(Vec<u8>, bool), RowsError> {
+    pub fn apply_bytes(&self, batch: &mut Batch<'_>, at: LogAt, command: &[u8]) -> Result<(Vec<u8>, bool), RowsError> {
         let (reply, mark_hash) = match Command::decode(command) {
             Ok(command) => {
                 let reply = apply(batch, at, &command)?;
@@ -129,7 +126,18 @@ pub fn apply(batch: &mut Batch<'_>, at: LogAt, command: &Command) -> Result<Repl
     }
     match command {
         Command::Client(request) => sessions::once(batch, world, request),
-        _ => run(batch, world, |tx| internal(tx, at, command)),
+        Command::Bootstrap(again) => run(batch, world, |tx| begun(tx, again)),
+        Command::Tick { advance_ms } => run(batch, world, |tx| Ok(clock::tick(tx, *advance_ms)?)),
+        Command::RegisterServer { name, registration } => {
+            run(batch, world, |tx| servers::register(tx, name, registration))
+        }
+        Command::ReplicasDropped { server, done } => run(batch, world, |tx| servers::dropped(tx, *server, done)),
+        Command::DamageFound { server, found } => run(batch, world, |tx| servers::damage_found(tx, *server, found)),
+        Command::DamageCleared { server, intact } => {
+            run(batch, world, |tx| servers::damage_cleared(tx, *server, intact))
+        }
+        Command::MarkHash => Ok(Reply(Ok(Outcome::Marked { index: at.index }))),
+        Command::SetLevel { level } => run(batch, world, |tx| set_level(tx, *level)),
     }
 }
 
@@ -151,18 +159,12 @@ fn run<'a>(
     }
 }
 
-fn internal(tx: &mut Tx<'_>, at: LogAt, command: &Command) -> Result<Outcome, Stop> {
-    match command {
-        Command::Bootstrap(bootstrap) if bootstrap.cluster == tx.world.cluster.cluster => Ok(Outcome::Done),
-        Command::Bootstrap(_) => Err(Refusal::Bootstrapped.into()),
-        Command::Tick { advance_ms } => Ok(clock::tick(tx, *advance_ms)?),
-        Command::RegisterServer { name, registration } => servers::register(tx, name, registration),
-        Command::ReplicasDropped { server, done } => servers::dropped(tx, *server, done),
-        Command::DamageFound { server, found } => servers::damage_found(tx, *server, found),
-        Command::DamageCleared { server, intact } => servers::damage_cleared(tx, *server, intact),
-        Command::MarkHash => Ok(Outcome::Marked { index: at.index }),
-        Command::SetLevel { level } => set_level(tx, *level),
-        Command::Client(_) => unreachable!("a client's command goes through its session"),
+/// A repeated first command: harmless if it is of the same cluster.
+fn begun(tx: &Tx<'_>, again: &Bootstrap) -> Result<Outcome, Stop> {
+    if again.cluster == tx.world.cluster.cluster {
+        Ok(Outcome::Done)
+    } else {
+        Err(Refusal::Bootstrapped.into())
     }
 }
 
@@ -180,7 +182,12 @@ fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
             generation,
             placements,
             abandoned,
-        } => uploads::grant(tx, uploads::Owner::new(session, *upload, *generation), placements, abandoned),
+        } => uploads::grant(
+            tx,
+            uploads::Owner::new(session, *upload, *generation),
+            placements,
+            abandoned,
+        ),
         ClientCommand::SealChunks {
             upload,
             generation,
@@ -254,7 +261,7 @@ fn begin(batch: &mut Batch<'_>, at: LogAt, bootstrap: &Bootstrap) -> Reply {
     put(batch, &ClusterKey, &facts);
     put(batch, &ClockKey, &Clock { now: StateTime(0) });
     put(batch, &CountersKey, &counters);
-    put(batch, &LevelKey, &Level { level: LEVEL_KNOWN });
+    put(batch, &LevelKey, &Level { level: LEVEL_FIRST });
     put(batch, &InodeKey(Ino::ROOT), &root);
     put(batch, &TotalKey(Ino::ROOT), &Total::default());
     Reply(Ok(Outcome::Done))

@@ -175,7 +175,11 @@ pub enum Refusal {
     #[error("a directory cannot move into itself")]
     IntoItself,
     /// Paths below would break the limits.
-    #[error("paths below it would have more than {} names or {} bytes", limits::DEPTH_MAX, limits::PATH_BYTES_MAX)]
+    #[error(
+        "paths below it would have more than {} names or {} bytes",
+        limits::DEPTH_MAX,
+        limits::PATH_BYTES_MAX
+    )]
     PathsTooLong,
     /// The number of copies is out of range.
     #[error("{asked} copies asked, 1 to {} are possible", limits::REPLICAS_MAX)]
@@ -184,7 +188,12 @@ pub enum Refusal {
         asked: u8,
     },
     /// The chunk size is out of range.
-    #[error("chunks of {asked} bytes asked, multiples of {} from {} to {} are possible", limits::BLOCK_BYTES, limits::CHUNK_BYTES_MIN, limits::CHUNK_BYTES_MAX)]
+    #[error(
+        "chunks of {asked} bytes asked, multiples of {} from {} to {} are possible",
+        limits::BLOCK_BYTES,
+        limits::CHUNK_BYTES_MIN,
+        limits::CHUNK_BYTES_MAX
+    )]
     ChunkBytes {
         /// What was asked.
         asked: u64,

@@ -32,7 +32,10 @@ impl Key for HistoryKey {
         let (rest, until) = fields.rest().split_last_chunk::<8>()?;
         let (end, key) = rest.split_last()?;
         let until = Moment(u64::from_be_bytes(*until));
-        (*end == 0).then(|| Self { key: key.to_vec(), until })
+        (*end == 0).then(|| Self {
+            key: key.to_vec(),
+            until,
+        })
     }
 }
 

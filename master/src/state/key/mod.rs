@@ -133,9 +133,7 @@ impl Kind {
 /// The log position at which a value became what it is; orders values against snapshots.
 ///
 /// It is the Raft log index plus a base that grows when masters are restored from a backup, so it never goes back.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Moment(pub u64);
 

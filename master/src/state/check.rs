@@ -1,0 +1,471 @@
+//! The invariants, executed: a full walk that compares every row with those it must agree with.
+//!
+//! Used after every test program and by the offline verification of a stopped master. It holds names, extents and
+//! chunks in memory, so it is not for a serving process.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gabion_protocol::checksum::Running;
+use gabion_protocol::ids::{ChunkId, Ino};
+
+use super::chunks;
+use super::key::chunk::{Chunk, ChunkKey, Phase, ReplicaState};
+use super::key::damage::DamageKey;
+use super::key::degraded::DegradedKey;
+use super::key::dentry::{Dentry, DentryKey};
+use super::key::dropping::DroppingKey;
+use super::key::extent::{Extent, ExtentKey};
+use super::key::garbage::GarbageKey;
+use super::key::history::HistoryKey;
+use super::key::inode::{Body, Inode, InodeKey, Parent};
+use super::key::meta::{ClockKey, ClusterKey, CountersKey, LevelKey};
+use super::key::replica::ReplicaKey;
+use super::key::reply::ReplyKey;
+use super::key::server::ServerKey;
+use super::key::server_name::ServerNameKey;
+use super::key::session::SessionKey;
+use super::key::session_due::SessionDueKey;
+use super::key::total::{Total, TotalKey};
+use super::key::trash::TrashKey;
+use super::key::upload_lease::UploadLeaseKey;
+use super::key::{Key, Kind, Value};
+use super::rows::{Rows, RowsError};
+
+/// Findings kept: a broken state stays readable.
+const FINDINGS_MAX: usize = 1000;
+/// Rows read at a time.
+const PAGE_ROWS: usize = 4096;
+
+/// What a check found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Rows of the state.
+    pub rows: u64,
+    /// What is wrong, in words; at most 1,000.
+    pub findings: Vec<String>,
+}
+
+impl Report {
+    fn find(&mut self, what: String) {
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(what);
+        }
+    }
+}
+
+/// Whether a row is one this program understands; if not, why.
+///
+/// # Errors
+/// Says what does not decode.
+pub fn row_decodes(key: &[u8], value: &[u8]) -> Result<Kind, String> {
+    let kind = Kind::of(key).ok_or("its key is of no known kind")?;
+    match kind {
+        Kind::Meta => match key.get(1) {
+            Some(1) => decodes::<ClusterKey>(key, value),
+            Some(2) => decodes::<ClockKey>(key, value),
+            Some(3) => decodes::<CountersKey>(key, value),
+            _ => decodes::<LevelKey>(key, value),
+        },
+        Kind::Inode => decodes::<InodeKey>(key, value),
+        Kind::Dentry => decodes::<DentryKey>(key, value),
+        Kind::Extent => decodes::<ExtentKey>(key, value),
+        Kind::Chunk => decodes::<ChunkKey>(key, value),
+        Kind::Replica => decodes::<ReplicaKey>(key, value),
+        Kind::Dropping => decodes::<DroppingKey>(key, value),
+        Kind::Degraded => decodes::<DegradedKey>(key, value),
+        Kind::Damage => decodes::<DamageKey>(key, value),
+        Kind::Garbage => decodes::<GarbageKey>(key, value),
+        Kind::Server => decodes::<ServerKey>(key, value),
+        Kind::ServerName => decodes::<ServerNameKey>(key, value),
+        Kind::Session => decodes::<SessionKey>(key, value),
+        Kind::SessionDue => decodes::<SessionDueKey>(key, value),
+        Kind::Reply => decodes::<ReplyKey>(key, value),
+        Kind::Total => decodes::<TotalKey>(key, value),
+        Kind::Trash => decodes::<TrashKey>(key, value),
+        Kind::UploadLease => decodes::<UploadLeaseKey>(key, value),
+        Kind::History => decodes::<HistoryKey>(key, value),
+    }
+    .map(|()| kind)
+}
+
+fn decodes<K: Key>(key: &[u8], value: &[u8]) -> Result<(), String> {
+    K::decode(key).ok_or("its key is malformed")?;
+    K::Value::decode(value).map(drop)
+}
+
+/// Checks everything.
+///
+/// # Errors
+/// [`RowsError::Read`] if the store fails. Rows that do not decode are findings.
+pub fn check(rows: &dyn Rows) -> Result<Report, RowsError> {
+    let mut report = Report::default();
+    let state = Loaded::read(rows, &mut report)?;
+    if report.rows == 0 {
+        return Ok(report);
+    }
+    state.check_names(&mut report);
+    state.check_totals(&mut report);
+    state.check_extents(&mut report);
+    state.check_chunks(&mut report);
+    state.check_index(&mut report);
+    state.check_sessions(&mut report);
+    state.check_servers(&mut report);
+    Ok(report)
+}
+
+/// Every row the checks compare, typed.
+#[derive(Default)]
+struct Loaded {
+    inodes: BTreeMap<Ino, Inode>,
+    dentries: BTreeMap<(Ino, String), Dentry>,
+    extents: BTreeMap<(Ino, u64), Extent>,
+    chunks: BTreeMap<ChunkId, Chunk>,
+    totals: BTreeMap<Ino, Total>,
+    trash: BTreeSet<Ino>,
+    leases: BTreeSet<Ino>,
+    /// Rows that follow from chunks, as they are.
+    index: BTreeMap<Vec<u8>, Vec<u8>>,
+    damage: Vec<(DamageKey, super::key::damage::Damage)>,
+    sessions: BTreeSet<[u8; 16]>,
+    due: BTreeSet<[u8; 16]>,
+    replies: Vec<(ReplyKey, super::key::reply::Answered)>,
+    servers: BTreeMap<gabion_protocol::ids::ServerId, super::key::server::Server>,
+    names: BTreeMap<String, gabion_protocol::ids::ServerId>,
+}
+
+impl Loaded {
+    fn read(rows: &dyn Rows, report: &mut Report) -> Result<Self, RowsError> {
+        let mut state = Self::default();
+        let mut from = vec![1];
+        loop {
+            let page = rows.scan(&from, &[u8::MAX], PAGE_ROWS)?;
+            let Some((last, _)) = page.last() else {
+                return Ok(state);
+            };
+            from = last.clone();
+            from.push(0);
+            for (key, value) in page {
+                report.rows += 1;
+                match row_decodes(&key, &value) {
+                    Ok(kind) => state.take(kind, key, value),
+                    Err(why) => report.find(format!("row {key:02x?} does not decode: {why}")),
+                }
+            }
+        }
+    }
+
+    /// Takes a row that decodes.
+    fn take(&mut self, kind: Kind, key: Vec<u8>, value: Vec<u8>) {
+        match kind {
+            Kind::Inode => put(&key, &value, |InodeKey(ino), inode| self.inodes.insert(ino, inode)),
+            Kind::Dentry => put(&key, &value, |key: DentryKey, dentry| {
+                self.dentries.insert((key.parent, key.name), dentry)
+            }),
+            Kind::Extent => put(&key, &value, |key: ExtentKey, extent| {
+                self.extents.insert((key.ino, key.offset), extent)
+            }),
+            Kind::Chunk => put(&key, &value, |ChunkKey(id), chunk| self.chunks.insert(id, chunk)),
+            Kind::Total => put(&key, &value, |TotalKey(ino), total| self.totals.insert(ino, total)),
+            Kind::Trash => put(&key, &value, |key: TrashKey, _| self.trash.insert(key.ino)),
+            Kind::UploadLease => put(&key, &value, |key: UploadLeaseKey, _| self.leases.insert(key.ino)),
+            Kind::Replica | Kind::Dropping | Kind::Degraded | Kind::Garbage => {
+                self.index.insert(key, value);
+            }
+            Kind::Damage => put(&key, &value, |key: DamageKey, damage| self.damage.push((key, damage))),
+            Kind::Session => put(&key, &value, |SessionKey(id), _| self.sessions.insert(id.to_bytes())),
+            Kind::SessionDue => put(&key, &value, |key: SessionDueKey, _| {
+                self.due.insert(key.session.to_bytes())
+            }),
+            Kind::Reply => put(&key, &value, |key: ReplyKey, answered| {
+                self.replies.push((key, answered))
+            }),
+            Kind::Server => put(&key, &value, |ServerKey(id), server| self.servers.insert(id, server)),
+            Kind::ServerName => put(&key, &value, |ServerNameKey(name), named| {
+                self.names.insert(name, named.server)
+            }),
+            Kind::Meta | Kind::History => {}
+        }
+    }
+
+    /// Names and parents agree; every inode is reached from the root, is an upload, or is trash.
+    fn check_names(&self, report: &mut Report) {
+        for ((parent, name), dentry) in &self.dentries {
+            let Some(inode) = self.inodes.get(&dentry.ino) else {
+                report.find(format!(
+                    "entry {name:?} of {parent} leads to inode {}, which is missing",
+                    dentry.ino
+                ));
+                continue;
+            };
+            if inode.parent.ino != *parent || inode.parent.name != *name {
+                report.find(format!(
+                    "entry {name:?} of {parent} leads to inode {}, which hangs elsewhere",
+                    dentry.ino
+                ));
+            }
+            if inode.is_directory() != dentry.directory || matches!(inode.body, Body::Upload(_)) {
+                report.find(format!("entry {name:?} of {parent} is of another kind than its inode"));
+            }
+            if !self.inodes.get(parent).is_some_and(Inode::is_directory) {
+                report.find(format!("entry {name:?} lies in {parent}, which is no directory"));
+            }
+        }
+        for (ino, inode) in &self.inodes {
+            let placed = match &inode.body {
+                _ if *ino == Ino::ROOT => inode.is_directory() && inode.parent.ino == Ino::ROOT,
+                Body::Upload(_) => inode.parent.ino == Parent::NOWHERE && self.leases.contains(ino),
+                Body::Directory | Body::File(_) if inode.parent.ino == Parent::NOWHERE => self.trash.contains(ino),
+                Body::Directory | Body::File(_) => {
+                    let name = (inode.parent.ino, inode.parent.name.clone());
+                    self.dentries.get(&name).is_some_and(|dentry| dentry.ino == *ino)
+                }
+            };
+            if !placed {
+                report.find(format!("inode {ino} hangs nowhere: {inode:?}"));
+            }
+            if self.trash.contains(ino) != (inode.parent.ino == Parent::NOWHERE && !is_upload(inode)) {
+                report.find(format!("inode {ino} is trash and has a name, or neither"));
+            }
+            if inode.is_directory() != self.totals.contains_key(ino) {
+                report.find(format!("inode {ino} has a total and is no directory, or the reverse"));
+            }
+        }
+        for ino in self.trash.iter().chain(self.totals.keys()) {
+            if !self.inodes.contains_key(ino) {
+                report.find(format!("a trash or total row names inode {ino}, which is missing"));
+            }
+        }
+    }
+
+    /// Totals of what hangs under the root equal a walk; depth and length are at least what they measure.
+    fn check_totals(&self, report: &mut Report) {
+        let mut walked: BTreeMap<Ino, Total> = BTreeMap::new();
+        let mut reached = BTreeSet::from([Ino::ROOT]);
+        for (ino, inode) in &self.inodes {
+            let (mut at, mut inode_at) = (*ino, inode);
+            let (mut names, mut bytes, mut path) = (0u16, 0u16, Vec::new());
+            while at != Ino::ROOT && inode_at.parent.ino != Parent::NOWHERE && path.len() < 200 {
+                names += 1;
+                bytes = bytes.saturating_add(1 + inode_at.parent.name.len() as u16);
+                at = inode_at.parent.ino;
+                path.push((at, names, bytes));
+                match self.inodes.get(&at) {
+                    Some(above) => inode_at = above,
+                    None => break,
+                }
+            }
+            if at != Ino::ROOT {
+                continue;
+            }
+            reached.insert(*ino);
+            for (directory, names, bytes) in path {
+                let total = walked.entry(directory).or_default();
+                match &inode.body {
+                    Body::Directory => total.directories += 1,
+                    Body::File(content) => {
+                        total.files += 1;
+                        total.bytes += content.length;
+                    }
+                    Body::Upload(_) => {}
+                }
+                total.deepest = total.deepest.max(names);
+                total.longest = total.longest.max(bytes);
+            }
+        }
+        for (ino, total) in self.totals.iter().filter(|(ino, _)| reached.contains(*ino)) {
+            let walked = walked.get(ino).copied().unwrap_or_default();
+            let counts = |total: &Total| (total.files, total.directories, total.bytes, total.reserved);
+            let measured = total.deepest >= walked.deepest && total.longest >= walked.longest;
+            if counts(total) != counts(&walked) || !measured {
+                report.find(format!(
+                    "the total of directory {ino} is {total:?}, a walk finds {walked:?}"
+                ));
+            }
+        }
+    }
+
+    /// A file's extents follow each other without gap, fit their chunks, and make up its length and CRC.
+    fn check_extents(&self, report: &mut Report) {
+        let mut files: BTreeMap<Ino, (Running, u64)> = BTreeMap::new();
+        for ((ino, offset), extent) in &self.extents {
+            let (running, count) = files.entry(*ino).or_default();
+            if running.len() != *offset && !self.trash.contains(ino) {
+                report.find(format!("file {ino} has a gap or overlap at {offset}"));
+            }
+            running.append(extent.crc.unwrap_or(0), extent.length);
+            *count += 1;
+            match self.chunks.get(&extent.chunk) {
+                Some(chunk) if chunk.phase != Phase::Sealed => {
+                    report.find(format!(
+                        "file {ino} at {offset} lies in chunk {}, which is not sealed",
+                        extent.chunk
+                    ));
+                }
+                Some(chunk) if extent.chunk_offset + extent.length > chunk.length => {
+                    report.find(format!("file {ino} at {offset} reaches beyond chunk {}", extent.chunk));
+                }
+                Some(chunk) if extent.length == chunk.length && extent.crc != Some(chunk.crc) => {
+                    report.find(format!(
+                        "file {ino} at {offset} has another CRC than chunk {}",
+                        extent.chunk
+                    ));
+                }
+                Some(_) => {}
+                None => report.find(format!(
+                    "file {ino} at {offset} lies in chunk {}, which is missing",
+                    extent.chunk
+                )),
+            }
+        }
+        for (ino, inode) in &self.inodes {
+            let content = match &inode.body {
+                Body::File(content) => content,
+                Body::Upload(upload) => &upload.content,
+                Body::Directory => continue,
+            };
+            let (running, count) = files.remove(ino).unwrap_or_default();
+            let told = (
+                content.length,
+                content.extents,
+                content.crc.unwrap_or_else(|| running.crc()),
+            );
+            if told != (running.len(), count, running.crc()) && !self.trash.contains(ino) {
+                report.find(format!(
+                    "file {ino} says {content:?}, its extents have {} bytes",
+                    running.len()
+                ));
+            }
+        }
+        for ino in files.keys() {
+            report.find(format!("extents belong to inode {ino}, which is no file"));
+        }
+    }
+
+    /// References are extents; open chunks belong to uploads; copies are in the state their chunk allows.
+    fn check_chunks(&self, report: &mut Report) {
+        let mut references: BTreeMap<ChunkId, u64> = BTreeMap::new();
+        for extent in self.extents.values() {
+            *references.entry(extent.chunk).or_default() += 1;
+        }
+        let mut open: BTreeSet<ChunkId> = BTreeSet::new();
+        for inode in self.inodes.values() {
+            if let Body::Upload(upload) = &inode.body {
+                open.extend(&upload.open);
+            }
+        }
+        for (id, chunk) in &self.chunks {
+            let named = references.get(id).copied().unwrap_or(0);
+            if chunk.references != named {
+                report.find(format!(
+                    "chunk {id} counts {} references, {named} extents name it",
+                    chunk.references
+                ));
+            }
+            let sound = match chunk.phase {
+                Phase::Open => named == 0 && open.remove(id) && chunk.live() == 0,
+                Phase::Sealed => named > 0 && chunk.live() >= usize::from(chunks::needed(chunk.wanted)),
+                Phase::Garbage { .. } => named == 0 && !chunk.replicas.is_empty(),
+            };
+            if !sound {
+                report.find(format!("chunk {id} is not as its phase demands: {chunk:?}"));
+            }
+            let mut servers = BTreeSet::new();
+            for replica in chunk
+                .replicas
+                .iter()
+                .filter(|replica| replica.state != ReplicaState::Dropping)
+            {
+                if !servers.insert(replica.server) {
+                    report.find(format!("chunk {id} has two copies on c{}", replica.server));
+                }
+            }
+            if let Some(server) = chunk.replicas.iter().find(|r| !self.servers.contains_key(&r.server)) {
+                report.find(format!(
+                    "chunk {id} has a copy on c{}, which is not registered",
+                    server.server
+                ));
+            }
+        }
+        for id in open {
+            report.find(format!(
+                "an upload has the open chunk {id}, which is missing or not open"
+            ));
+        }
+        for (key, damage) in &self.damage {
+            let held = self.chunks.get(&key.chunk).is_some_and(|chunk| {
+                let mut replicas = chunk.replicas.iter();
+                replicas
+                    .any(|r| (r.server, r.number) == (key.server, damage.number) && r.state != ReplicaState::Dropping)
+            });
+            if !held {
+                report.find(format!(
+                    "a report names a copy of chunk {} on c{} that is not held",
+                    key.chunk, key.server
+                ));
+            }
+        }
+    }
+
+    /// The rows that follow from chunks are exactly those that are there.
+    fn check_index(&self, report: &mut Report) {
+        let mut follow: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        for (id, chunk) in &self.chunks {
+            follow.extend(chunks::index(*id, chunk));
+        }
+        for (key, value) in &self.index {
+            if follow.remove(key).as_ref() != Some(value) {
+                report.find(format!("index row {key:02x?} does not follow from its chunk"));
+            }
+        }
+        for key in follow.keys() {
+            report.find(format!("index row {key:02x?} is missing"));
+        }
+    }
+
+    fn check_sessions(&self, report: &mut Report) {
+        if self.sessions != self.due {
+            report.find("sessions and the rows that end them differ".to_owned());
+        }
+        for (key, answered) in &self.replies {
+            if !self.sessions.contains(&key.session.to_bytes()) {
+                report.find(format!("a reply belongs to session {}, which is missing", key.session));
+            }
+            if ReplyKey::of(key.session, answered.sequence) != *key {
+                report.find(format!(
+                    "reply {} of session {} lies in a wrong slot",
+                    answered.sequence, key.session
+                ));
+            }
+        }
+    }
+
+    fn check_servers(&self, report: &mut Report) {
+        for (id, server) in &self.servers {
+            let named = self.names.get(&server.name) == Some(id);
+            if named == server.retired {
+                report.find(format!(
+                    "c{id} has its name {:?} and is retired, or neither",
+                    server.name
+                ));
+            }
+        }
+        for (name, id) in &self.names {
+            if self.servers.get(id).is_none_or(|server| server.name != *name) {
+                report.find(format!(
+                    "the name {name:?} leads to c{id}, which has another or is missing"
+                ));
+            }
+        }
+    }
+}
+
+fn is_upload(inode: &Inode) -> bool {
+    matches!(inode.body, Body::Upload(_))
+}
+
+/// Decodes a row that is known to decode and hands it on.
+fn put<K: Key, R>(key: &[u8], value: &[u8], take: impl FnOnce(K, K::Value) -> R) {
+    if let (Some(key), Ok(value)) = (K::decode(key), K::Value::decode(value)) {
+        let _ = take(key, value);
+    }
+}

@@ -1,0 +1,258 @@
+//! The namespace: paths, links, directories, rename, remove.
+
+use gabion_protocol::ids::Ino;
+use gabion_protocol::path::FsPath;
+
+use super::key;
+use super::key::dentry::{Dentry, DentryKey};
+use super::key::inode::{Body, Inode, InodeKey, Parent};
+use super::key::total::{Total, TotalKey};
+use super::read;
+use super::reply::{Outcome, Refusal};
+use super::rows::{Rows, RowsError};
+use super::totals::{self, Weight};
+use super::trash;
+use super::tx::{Stop, Tx};
+
+/// Where a walk down a path ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Walk {
+    /// At its end.
+    Found(Dentry),
+    /// Before it: this part of the path has no entry, and the directory above has.
+    Missing(FsPath),
+    /// Before it: this part of the path is a file.
+    Blocked(FsPath),
+}
+
+/// Walks down a path.
+pub(super) fn walk(rows: &dyn Rows, path: &FsPath) -> Result<Walk, RowsError> {
+    let mut at = Dentry {
+        ino: Ino::ROOT,
+        directory: true,
+        since: key::Moment(0),
+    };
+    for (depth, name) in path.names().enumerate() {
+        if !at.directory {
+            return Ok(Walk::Blocked(prefix(path, depth)));
+        }
+        match key::get(rows, &entry(at.ino, name))? {
+            Some(dentry) => at = dentry,
+            None => return Ok(Walk::Missing(prefix(path, depth + 1))),
+        }
+    }
+    Ok(Walk::Found(at))
+}
+
+/// What a path leads to.
+pub(super) fn find(rows: &dyn Rows, path: &FsPath) -> Result<Dentry, Stop> {
+    match walk(rows, path)? {
+        Walk::Found(dentry) => Ok(dentry),
+        Walk::Missing(path) => Err(Refusal::NotFound { path }.into()),
+        Walk::Blocked(path) => Err(Refusal::NotDirectory { path }.into()),
+    }
+}
+
+/// The directory a path leads to.
+fn find_directory(rows: &dyn Rows, path: &FsPath) -> Result<Ino, Stop> {
+    let dentry = find(rows, path)?;
+    if dentry.directory {
+        Ok(dentry.ino)
+    } else {
+        Err(Refusal::NotDirectory { path: path.clone() }.into())
+    }
+}
+
+/// The first `names` names of a path.
+fn prefix(path: &FsPath, names: usize) -> FsPath {
+    let mut prefix = path.clone();
+    for _ in names..path.names().count() {
+        if let Some((parent, _)) = prefix.parent_and_name() {
+            prefix = parent;
+        }
+    }
+    prefix
+}
+
+/// What directories made on the way get.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Making {
+    pub(super) mode: u32,
+    pub(super) wall_ms: i64,
+}
+
+/// Permission bits of directories that are made above a file or directory.
+pub(super) const PARENTS_MODE: u32 = 0o755;
+
+/// The directory at a path; it and those above are made if they are missing and `making` says how.
+pub(super) fn directory(tx: &mut Tx<'_>, path: &FsPath, making: Option<Making>) -> Result<Ino, Stop> {
+    let Some(making) = making else {
+        return find_directory(tx.rows(), path);
+    };
+    let mut at = Ino::ROOT;
+    for (depth, name) in path.names().enumerate() {
+        at = match tx.get(&entry(at, name))? {
+            Some(dentry) if dentry.directory => dentry.ino,
+            Some(_) => {
+                let path = prefix(path, depth + 1);
+                return Err(Refusal::NotDirectory { path }.into());
+            }
+            None => make(tx, at, name, making)?,
+        };
+    }
+    Ok(at)
+}
+
+/// The key of a name.
+pub(super) fn entry(parent: Ino, name: &str) -> DentryKey {
+    DentryKey {
+        parent,
+        name: name.to_owned(),
+    }
+}
+
+fn make(tx: &mut Tx<'_>, parent: Ino, name: &str, making: Making) -> Result<Ino, RowsError> {
+    let ino = tx.next_ino()?;
+    let since = tx.moment();
+    let inode = Inode {
+        body: Body::Directory,
+        mode: making.mode,
+        modified_ms: making.wall_ms,
+        parent: Parent {
+            ino: parent,
+            name: name.to_owned(),
+            since,
+        },
+        since,
+        generation: 0,
+    };
+    tx.put(&TotalKey(ino), &Total::default());
+    link(tx, parent, name, ino, inode)?;
+    Ok(ino)
+}
+
+/// Gives an inode a name. There must be no entry of that name.
+pub(super) fn link(tx: &mut Tx<'_>, parent: Ino, name: &str, ino: Ino, mut inode: Inode) -> Result<Inode, RowsError> {
+    let since = tx.moment();
+    inode.parent = Parent {
+        ino: parent,
+        name: name.to_owned(),
+        since,
+    };
+    inode.since = since;
+    let dentry = Dentry {
+        ino,
+        directory: inode.is_directory(),
+        since,
+    };
+    tx.put(&entry(parent, name), &dentry);
+    tx.put(&InodeKey(ino), &inode);
+    let weight = Weight::of(tx.rows(), ino, &inode)?;
+    totals::add(tx, parent, name, weight)?;
+    Ok(inode)
+}
+
+/// Takes an inode's name away. It must get another one, or go to the trash.
+pub(super) fn unlink(tx: &mut Tx<'_>, ino: Ino, inode: &Inode) -> Result<Weight, RowsError> {
+    let weight = Weight::of(tx.rows(), ino, inode)?;
+    tx.delete(&entry(inode.parent.ino, &inode.parent.name));
+    totals::subtract(tx, inode.parent.ino, weight)?;
+    Ok(weight)
+}
+
+/// Makes a directory.
+pub(super) fn mkdir(tx: &mut Tx<'_>, path: &FsPath, parents: bool, mode: u32, wall_ms: i64) -> Result<Outcome, Stop> {
+    match walk(tx.rows(), path)? {
+        Walk::Found(dentry) if parents && dentry.directory => return answer(tx, path, dentry.ino),
+        Walk::Found(_) => return Err(Refusal::Exists { path: path.clone() }.into()),
+        Walk::Missing(_) | Walk::Blocked(_) => {}
+    }
+    let Some((above, name)) = path.parent_and_name() else {
+        return Err(Refusal::Root.into());
+    };
+    let making = Making {
+        mode: PARENTS_MODE,
+        wall_ms,
+    };
+    let parent = directory(tx, &above, parents.then_some(making))?;
+    let ino = make(tx, parent, name, Making { mode, wall_ms })?;
+    answer(tx, path, ino)
+}
+
+/// Renames a file or directory.
+pub(super) fn rename(tx: &mut Tx<'_>, from: &FsPath, to: &FsPath, replace: bool) -> Result<Outcome, Stop> {
+    let (Some(_), Some((above, name))) = (from.parent_and_name(), to.parent_and_name()) else {
+        return Err(Refusal::Root.into());
+    };
+    let source = find(tx.rows(), from)?;
+    if from == to {
+        return answer(tx, to, source.ino);
+    }
+    if source.directory && from.holds(to) {
+        return Err(Refusal::IntoItself.into());
+    }
+    let parent = find_directory(tx.rows(), &above)?;
+    if let Some(target) = tx.get(&entry(parent, name))? {
+        make_way(tx, source, target, to, replace)?;
+    }
+    let inode = tx.require(&InodeKey(source.ino))?;
+    let weight = unlink(tx, source.ino, &inode)?;
+    if !weight.fits(to) {
+        return Err(Refusal::PathsTooLong.into());
+    }
+    link(tx, parent, name, source.ino, inode)?;
+    answer(tx, to, source.ino)
+}
+
+/// Removes what stands where something is renamed to, by the rules of rename(2).
+fn make_way(tx: &mut Tx<'_>, source: Dentry, target: Dentry, to: &FsPath, replace: bool) -> Result<(), Stop> {
+    let path = to.clone();
+    if !replace {
+        return Err(Refusal::Exists { path }.into());
+    }
+    match (source.directory, target.directory) {
+        (true, false) => return Err(Refusal::NotDirectory { path }.into()),
+        (false, true) => return Err(Refusal::IsDirectory { path }.into()),
+        (true, true) if !is_empty(tx.rows(), target.ino)? => return Err(Refusal::NotEmpty { path }.into()),
+        (true, true) | (false, false) => {}
+    }
+    discard(tx, target.ino)?;
+    Ok(())
+}
+
+/// Removes a file or directory.
+pub(super) fn remove(tx: &mut Tx<'_>, path: &FsPath, recursive: bool) -> Result<Outcome, Stop> {
+    if path.is_root() {
+        return Err(Refusal::Root.into());
+    }
+    let dentry = find(tx.rows(), path)?;
+    if dentry.directory && !recursive && !is_empty(tx.rows(), dentry.ino)? {
+        return Err(Refusal::NotEmpty { path: path.clone() }.into());
+    }
+    let weight = discard(tx, dentry.ino)?;
+    Ok(Outcome::Removed {
+        files: weight.files,
+        directories: weight.directories,
+        bytes: weight.bytes,
+    })
+}
+
+/// Unlinks an inode for good: with all it holds it is taken apart later.
+pub(super) fn discard(tx: &mut Tx<'_>, ino: Ino) -> Result<Weight, RowsError> {
+    let inode = tx.require(&InodeKey(ino))?;
+    let weight = unlink(tx, ino, &inode)?;
+    trash::put(tx, ino, inode);
+    Ok(weight)
+}
+
+fn is_empty(rows: &dyn Rows, directory: Ino) -> Result<bool, RowsError> {
+    let prefix = DentryKey::prefix(directory);
+    Ok(rows.scan(&prefix, &key::prefix_end(&prefix), 1)?.is_empty())
+}
+
+/// Answers with the entry as it is now.
+pub(super) fn answer(tx: &Tx<'_>, path: &FsPath, ino: Ino) -> Result<Outcome, Stop> {
+    let inode = tx.require(&InodeKey(ino))?;
+    let name = path.name().unwrap_or("/");
+    Ok(Outcome::Entry(read::entry(tx.rows(), name, ino, &inode)?))
+}

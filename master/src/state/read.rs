@@ -1,0 +1,378 @@
+//! Queries: what the server shell reads of the state. Pure functions over rows, of a snapshot or of now.
+
+use gabion_protocol::ids::{ChunkId, Ino, ReplicaNumber, ServerId, StateTime};
+use gabion_protocol::limits::{GRANT_CHUNKS_MAX, LIST_PAGE_MAX};
+use gabion_protocol::messages::master::{ChunkInfo, ChunkState, Entry, EntryKind, Page, ReplicaState};
+use gabion_protocol::path::FsPath;
+
+use super::key::chunk::{self, Chunk, ChunkKey, Phase};
+use super::key::damage::{Damage, DamageKey};
+use super::key::degraded::DegradedKey;
+use super::key::dentry::DentryKey;
+use super::key::dropping::DroppingKey;
+use super::key::extent::{Extent, ExtentKey};
+use super::key::inode::{Body, Inode, InodeKey, Upload};
+use super::key::meta::{ClockKey, Cluster, ClusterKey, LevelKey};
+use super::key::replica::{Held, ReplicaKey};
+use super::key::server::{Server, ServerKey};
+use super::key::total::{Total, TotalKey};
+use super::key::{self, Key, Kind};
+use super::reply::Refusal;
+use super::rows::{Rows, RowsError};
+use super::{names, tx::Stop};
+
+/// Chunkservers a query names: far more than one Raft group serves.
+const SERVERS_MAX: usize = 1 << 16;
+/// Reports of one chunk's copies: one per server that holds one.
+const DAMAGE_ROWS_MAX: usize = 64;
+
+/// Why a query has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// A rule forbids it; [`Refusal::to_wire`] makes the error that travels.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The store failed.
+    #[error(transparent)]
+    Rows(#[from] RowsError),
+}
+
+impl From<Stop> for ReadError {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Refused(refusal) => Self::Refused(refusal),
+            Stop::Rows(error) => Self::Rows(error),
+        }
+    }
+}
+
+/// Cluster, timeline and settings; `None` before the first command.
+///
+/// # Errors
+/// [`RowsError`] if the store fails or a row is damaged, as everywhere here.
+pub fn cluster(rows: &dyn Rows) -> Result<Option<Cluster>, RowsError> {
+    key::get(rows, &ClusterKey)
+}
+
+/// State time; 0 before the first command.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn now(rows: &dyn Rows) -> Result<StateTime, RowsError> {
+    Ok(key::get(rows, &ClockKey)?.map_or(StateTime(0), |clock| clock.now))
+}
+
+/// The feature level; 0 before the first command.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn level(rows: &dyn Rows) -> Result<u32, RowsError> {
+    Ok(key::get(rows, &LevelKey)?.map_or(0, |level| level.level))
+}
+
+/// What the whole namespace holds, the root directory not counted.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn totals(rows: &dyn Rows) -> Result<Total, RowsError> {
+    Ok(key::get(rows, &TotalKey(Ino::ROOT))?.unwrap_or_default())
+}
+
+/// The inode a path leads to.
+///
+/// # Errors
+/// [`Refusal::NotFound`], [`Refusal::NotDirectory`].
+pub fn resolve(rows: &dyn Rows, path: &FsPath) -> Result<(Ino, Inode), ReadError> {
+    let dentry = names::find(rows, path)?;
+    Ok((dentry.ino, key::require(rows, &InodeKey(dentry.ino))?))
+}
+
+/// What a path leads to, as users see it.
+///
+/// # Errors
+/// [`Refusal::NotFound`], [`Refusal::NotDirectory`].
+pub fn stat(rows: &dyn Rows, path: &FsPath) -> Result<Entry, ReadError> {
+    let (ino, inode) = resolve(rows, path)?;
+    Ok(entry(rows, path.name().unwrap_or("/"), ino, &inode)?)
+}
+
+/// An inode as users see it.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn entry(rows: &dyn Rows, name: &str, ino: Ino, inode: &Inode) -> Result<Entry, RowsError> {
+    let mut entry = Entry {
+        name: name.to_owned(),
+        ino,
+        kind: EntryKind::File,
+        length: 0,
+        crc: 0,
+        replicas: 0,
+        chunk_bytes: 0,
+        children: 0,
+        mode: inode.mode,
+        modified_ms: inode.modified_ms,
+        degraded: false,
+    };
+    match &inode.body {
+        Body::Directory => {
+            let total = key::require(rows, &TotalKey(ino))?;
+            entry.kind = EntryKind::Directory;
+            entry.length = total.bytes;
+            entry.children = total.files + total.directories;
+        }
+        Body::File(content) | Body::Upload(Upload { content, .. }) => {
+            entry.length = content.length;
+            entry.crc = content.crc.unwrap_or(0);
+            entry.replicas = content.replicas;
+            entry.chunk_bytes = content.chunk_bytes;
+            entry.children = content.extents;
+            entry.degraded = content.degraded > 0;
+        }
+    }
+    Ok(entry)
+}
+
+/// A page of a directory in the order of names' bytes, after `after`.
+///
+/// # Errors
+/// [`Refusal::NotFound`], [`Refusal::NotDirectory`].
+pub fn list(rows: &dyn Rows, path: &FsPath, after: Option<&str>, limit: u32) -> Result<Page, ReadError> {
+    let (directory, inode) = resolve(rows, path)?;
+    if !inode.is_directory() {
+        return Err(Refusal::NotDirectory { path: path.clone() }.into());
+    }
+    let limit = usize::try_from(limit).map_or(LIST_PAGE_MAX, |limit| limit.clamp(1, LIST_PAGE_MAX));
+    let prefix = DentryKey::prefix(directory);
+    let mut from = prefix.clone();
+    if let Some(after) = after {
+        from.extend(after.as_bytes());
+        from.push(0);
+    }
+    let mut names = key::scan::<DentryKey>(rows, &from, &key::prefix_end(&prefix), limit + 1)?;
+    let more = names.len() > limit;
+    names.truncate(limit);
+    let mut entries = Vec::with_capacity(names.len());
+    for (DentryKey { name, .. }, dentry) in names {
+        let inode = key::require(rows, &InodeKey(dentry.ino))?;
+        entries.push(entry(rows, &name, dentry.ino, &inode)?);
+    }
+    Ok(Page { entries, more })
+}
+
+/// A range of a file and the chunk that holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileExtent {
+    /// Where in the file it begins.
+    pub offset: u64,
+    /// The range.
+    pub extent: Extent,
+    /// Its chunk.
+    pub chunk: Chunk,
+    /// Servers whose copy is reported damaged.
+    pub damaged: Vec<ServerId>,
+}
+
+/// A file's extents from the one that holds `offset` on, at most `limit`, and whether more follow.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn extents(rows: &dyn Rows, ino: Ino, offset: u64, limit: u32) -> Result<(Vec<FileExtent>, bool), RowsError> {
+    let most = GRANT_CHUNKS_MAX * 4;
+    let limit = usize::try_from(limit).map_or(most, |limit| limit.clamp(1, most));
+    let prefix = ExtentKey::prefix(ino);
+    let end = key::prefix_end(&prefix);
+    let from = ExtentKey {
+        ino,
+        offset: first_extent(rows, ino, offset)?,
+    };
+    let mut found = key::scan::<ExtentKey>(rows, &from.encode(), &end, limit + 1)?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let mut extents = Vec::with_capacity(found.len());
+    for (key, extent) in found {
+        extents.push(FileExtent {
+            offset: key.offset,
+            extent,
+            chunk: key::require(rows, &ChunkKey(extent.chunk))?,
+            damaged: damaged(rows, extent.chunk)?
+                .into_iter()
+                .map(|(server, _)| server)
+                .collect(),
+        });
+    }
+    Ok((extents, more))
+}
+
+/// Where the extent that holds `offset` begins. Extents are at most a chunk long, and rows are read forwards, so
+/// the search begins a chunk before.
+fn first_extent(rows: &dyn Rows, ino: Ino, offset: u64) -> Result<u64, RowsError> {
+    let mut from = ExtentKey {
+        ino,
+        offset: offset.saturating_sub(gabion_protocol::limits::CHUNK_BYTES_MAX),
+    };
+    let to = ExtentKey {
+        ino,
+        offset: offset.saturating_add(1),
+    };
+    let mut first = offset;
+    loop {
+        let page = key::scan::<ExtentKey>(rows, &from.encode(), &to.encode(), LIST_PAGE_MAX)?;
+        let Some((last, extent)) = page.last() else {
+            return Ok(first);
+        };
+        // The last extent that begins at or before `offset` holds it, unless there is a gap.
+        first = if last.offset + extent.length > offset {
+            last.offset
+        } else {
+            offset
+        };
+        if page.len() < LIST_PAGE_MAX {
+            return Ok(first);
+        }
+        from.offset = last.offset + 1;
+    }
+}
+
+/// The reports about a chunk's copies.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn damaged(rows: &dyn Rows, chunk: ChunkId) -> Result<Vec<(ServerId, Damage)>, RowsError> {
+    let reports = key::scan_prefix::<DamageKey>(rows, &DamageKey::prefix(chunk), DAMAGE_ROWS_MAX)?;
+    Ok(reports.into_iter().map(|(key, damage)| (key.server, damage)).collect())
+}
+
+/// All reports about copies, at most `limit`.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn damage_reports(rows: &dyn Rows, limit: usize) -> Result<Vec<(DamageKey, Damage)>, RowsError> {
+    key::scan_prefix(rows, &[Kind::Damage as u8], limit)
+}
+
+/// A chunk's row.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn chunk(rows: &dyn Rows, id: ChunkId) -> Result<Option<Chunk>, RowsError> {
+    key::get(rows, &ChunkKey(id))
+}
+
+/// Chunks after `after`, at most `limit`, in the order of ids.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn chunks(rows: &dyn Rows, after: Option<ChunkId>, limit: usize) -> Result<Vec<(ChunkId, Chunk)>, RowsError> {
+    let kind = [Kind::Chunk as u8];
+    let mut from = after.map_or_else(|| kind.to_vec(), |id| ChunkKey(id).encode());
+    if after.is_some() {
+        from.push(0);
+    }
+    let found = key::scan::<ChunkKey>(rows, &from, &key::prefix_end(&kind), limit)?;
+    Ok(found.into_iter().map(|(ChunkKey(id), chunk)| (id, chunk)).collect())
+}
+
+/// A chunk as users see it.
+#[must_use]
+pub fn chunk_info(id: ChunkId, chunk: &Chunk) -> ChunkInfo {
+    ChunkInfo {
+        chunk: id,
+        state: match chunk.phase {
+            Phase::Open => ChunkState::Open,
+            Phase::Sealed => ChunkState::Sealed,
+            Phase::Garbage { .. } => ChunkState::Garbage,
+        },
+        generation: chunk.generation,
+        length: chunk.length,
+        crc: chunk.crc,
+        references: chunk.references,
+        wanted: chunk.wanted,
+        replicas: chunk
+            .replicas
+            .iter()
+            .map(|replica| (replica.server, replica.number, replica_state(replica.state)))
+            .collect(),
+    }
+}
+
+fn replica_state(state: chunk::ReplicaState) -> ReplicaState {
+    match state {
+        chunk::ReplicaState::Copying => ReplicaState::Copying,
+        chunk::ReplicaState::Live => ReplicaState::Live,
+        chunk::ReplicaState::Dropping => ReplicaState::Dropping,
+    }
+}
+
+/// Sealed chunks with fewer live copies than wanted, those with the fewest first, at most `limit`.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn degraded(rows: &dyn Rows, limit: usize) -> Result<Vec<DegradedKey>, RowsError> {
+    let found = key::scan_prefix::<DegradedKey>(rows, &[Kind::Degraded as u8], limit)?;
+    Ok(found.into_iter().map(|(key, _)| key).collect())
+}
+
+/// The registered chunkservers, retired ones too.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn servers(rows: &dyn Rows) -> Result<Vec<(ServerId, Server)>, RowsError> {
+    let found = key::scan_prefix::<ServerKey>(rows, &[Kind::Server as u8], SERVERS_MAX)?;
+    Ok(found.into_iter().map(|(ServerKey(id), server)| (id, server)).collect())
+}
+
+/// One chunkserver.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn server(rows: &dyn Rows, id: ServerId) -> Result<Option<Server>, RowsError> {
+    key::get(rows, &ServerKey(id))
+}
+
+/// Copies a server is told to remove, at most `limit`.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn drop_orders(
+    rows: &dyn Rows,
+    server: ServerId,
+    limit: usize,
+) -> Result<Vec<(ChunkId, ReplicaNumber)>, RowsError> {
+    let found = key::scan_prefix::<DroppingKey>(rows, &DroppingKey::prefix(server), limit)?;
+    Ok(found.into_iter().map(|(key, _)| (key.chunk, key.number)).collect())
+}
+
+/// Copies a server holds or makes, after `after`, at most `limit`, in the order of chunk ids.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn held(
+    rows: &dyn Rows,
+    server: ServerId,
+    after: Option<ChunkId>,
+    limit: usize,
+) -> Result<Vec<(ChunkId, Held)>, RowsError> {
+    let prefix = ReplicaKey::prefix(server);
+    let from = match after {
+        Some(chunk) => {
+            let mut from = ReplicaKey { server, chunk }.encode();
+            from.push(0);
+            from
+        }
+        None => prefix.clone(),
+    };
+    let found = key::scan::<ReplicaKey>(rows, &from, &key::prefix_end(&prefix), limit)?;
+    Ok(found.into_iter().map(|(key, held)| (key.chunk, held)).collect())
+}
+
+/// The upload behind an inode, if it is one: its options and what it has so far.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn upload(rows: &dyn Rows, ino: Ino) -> Result<Option<Upload>, RowsError> {
+    Ok(match key::get(rows, &InodeKey(ino))?.map(|inode| inode.body) {
+        Some(Body::Upload(upload)) => Some(upload),
+        Some(Body::Directory | Body::File(_)) | None => None,
+    })
+}

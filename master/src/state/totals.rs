@@ -1,0 +1,108 @@
+//! Subtotals: every link and unlink is added to all directories above.
+
+use gabion_protocol::ids::Ino;
+use gabion_protocol::limits::{DEPTH_MAX, PATH_BYTES_MAX};
+use gabion_protocol::path::FsPath;
+
+use super::key::inode::{Body, Inode, InodeKey};
+use super::key::total::{Total, TotalKey};
+use super::key::{self, Key};
+use super::rows::{Rows, RowsError};
+use super::tx::Tx;
+
+/// What an inode weighs, itself and all below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Weight {
+    pub(super) files: u64,
+    pub(super) directories: u64,
+    pub(super) bytes: u64,
+    reserved: u64,
+    /// Names and bytes of the longest paths below it, at least.
+    deepest: u16,
+    longest: u16,
+}
+
+impl Weight {
+    /// The weight of an inode.
+    pub(super) fn of(rows: &dyn Rows, ino: Ino, inode: &Inode) -> Result<Self, RowsError> {
+        Ok(match &inode.body {
+            Body::Directory => {
+                let total = key::require(rows, &TotalKey(ino))?;
+                Self {
+                    files: total.files,
+                    directories: total.directories + 1,
+                    bytes: total.bytes,
+                    reserved: total.reserved,
+                    deepest: total.deepest,
+                    longest: total.longest,
+                }
+            }
+            Body::File(content) => Self {
+                files: 1,
+                bytes: content.length,
+                ..Self::default()
+            },
+            Body::Upload(_) => Self::default(),
+        })
+    }
+
+    /// Whether everything below would keep within the limits of paths at `path`.
+    ///
+    /// The measures only grow while a directory holds anything, so that a move near the limits may be refused after
+    /// the longest path has gone; a walk of the subtree, which may be millions of rows, would know better.
+    pub(super) fn fits(&self, path: &FsPath) -> bool {
+        path.names().count() + usize::from(self.deepest) <= DEPTH_MAX
+            && path.as_str().len() + usize::from(self.longest) <= PATH_BYTES_MAX
+    }
+}
+
+/// Adds what was linked as `name` to `directory` and all above.
+pub(super) fn add(tx: &mut Tx<'_>, directory: Ino, name: &str, weight: Weight) -> Result<(), RowsError> {
+    let mut deepest = weight.deepest;
+    let mut longest = weight.longest;
+    let mut name_bytes = name.len();
+    climb(tx, directory, |total, next_name_bytes| {
+        deepest = deepest.saturating_add(1);
+        longest = longest.saturating_add(u16::try_from(name_bytes + 1).unwrap_or(u16::MAX));
+        name_bytes = next_name_bytes;
+        total.files = total.files.saturating_add(weight.files);
+        total.directories = total.directories.saturating_add(weight.directories);
+        total.bytes = total.bytes.saturating_add(weight.bytes);
+        total.reserved = total.reserved.saturating_add(weight.reserved);
+        total.deepest = total.deepest.max(deepest);
+        total.longest = total.longest.max(longest);
+    })
+}
+
+/// Takes what was unlinked from `directory` and all above.
+pub(super) fn subtract(tx: &mut Tx<'_>, directory: Ino, weight: Weight) -> Result<(), RowsError> {
+    climb(tx, directory, |total, _| {
+        // Subtotals steer nothing that cannot be undone, so a wrong one (which `check` reports) stops nobody.
+        total.files = total.files.saturating_sub(weight.files);
+        total.directories = total.directories.saturating_sub(weight.directories);
+        total.bytes = total.bytes.saturating_sub(weight.bytes);
+        total.reserved = total.reserved.saturating_sub(weight.reserved);
+        if total.files == 0 && total.directories == 0 {
+            (total.deepest, total.longest) = (0, 0);
+        }
+    })
+}
+
+/// Changes the totals of `directory` and all above; `change` also gets the bytes of each directory's own name.
+fn climb(tx: &mut Tx<'_>, directory: Ino, mut change: impl FnMut(&mut Total, usize)) -> Result<(), RowsError> {
+    let mut at = directory;
+    for _ in 0..=DEPTH_MAX {
+        let inode = tx.require(&InodeKey(at))?;
+        let mut total = tx.require(&TotalKey(at))?;
+        change(&mut total, inode.parent.name.len());
+        tx.put(&TotalKey(at), &total);
+        if at == Ino::ROOT {
+            return Ok(());
+        }
+        at = inode.parent.ino;
+    }
+    Err(key::corrupt(
+        &InodeKey(directory).encode(),
+        "its parents do not lead to the root",
+    ))
+}

@@ -1,0 +1,380 @@
+//! Files on their way: an invisible inode collects sealed chunks until Commit gives it its name in one step.
+//!
+//! The path is looked up at the opening, to fail early, and again at the commit, which counts. Missing directories
+//! above are made by the commit: an upload that is given up leaves nothing behind.
+
+use gabion_protocol::checksum::Running;
+use gabion_protocol::ids::{ChunkId, Ino, ServerId, SessionId, UploadGeneration};
+use gabion_protocol::limits;
+use gabion_protocol::messages::master::{Seal, UploadOptions};
+use gabion_protocol::path::FsPath;
+
+use super::OPEN_CHUNKS_MAX;
+use super::key::Kind;
+use super::key::extent::{Extent, ExtentKey};
+use super::key::inode::{Body, Content, Inode, InodeKey, Parent, Upload};
+use super::key::upload_lease::{LeaseDue, UploadLeaseKey};
+use super::names::{self, Making, Walk};
+use super::reply::{GrantedChunk, Outcome, Refusal};
+use super::rows::RowsError;
+use super::tx::{Stop, Tx};
+use super::{chunks, clock, trash};
+
+/// Who claims which upload.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owner {
+    session: SessionId,
+    upload: Ino,
+    generation: UploadGeneration,
+}
+
+impl Owner {
+    pub(super) fn new(session: SessionId, upload: Ino, generation: UploadGeneration) -> Self {
+        Self {
+            session,
+            upload,
+            generation,
+        }
+    }
+
+    /// The inode and its upload, if the claim is right.
+    fn claim(self, tx: &Tx<'_>) -> Result<(Inode, Upload), Stop> {
+        let upload = self.upload;
+        let gone = Refusal::UploadGone { upload };
+        let inode = tx.get(&InodeKey(upload))?.ok_or_else(|| gone.clone())?;
+        match &inode.body {
+            Body::Directory => Err(gone.into()),
+            Body::File(_) if inode.parent.ino == Parent::NOWHERE => Err(gone.into()),
+            Body::File(_) => Err(Refusal::UploadCommitted { upload }.into()),
+            Body::Upload(state) if state.session != self.session || state.generation != self.generation => {
+                let generation = state.generation;
+                Err(Refusal::UploadFenced { upload, generation }.into())
+            }
+            Body::Upload(state) => {
+                let state = state.clone();
+                Ok((inode, state))
+            }
+        }
+    }
+}
+
+/// What a commit says about the whole file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whole {
+    pub(super) length: u64,
+    pub(super) crc: u32,
+    pub(super) wall_ms: i64,
+}
+
+/// Whether a file may have so many copies.
+pub(super) fn replicas_fit(replicas: u8) -> bool {
+    (1..=limits::REPLICAS_MAX).contains(&replicas)
+}
+
+/// Whether chunks may be so long: whole blocks, within the limits.
+pub(super) fn chunk_bytes_fit(bytes: u64) -> bool {
+    (limits::CHUNK_BYTES_MIN..=limits::CHUNK_BYTES_MAX).contains(&bytes)
+        && bytes.is_multiple_of(limits::BLOCK_BYTES as u64)
+}
+
+/// Begins an upload.
+pub(super) fn open(
+    tx: &mut Tx<'_>,
+    session: SessionId,
+    path: &FsPath,
+    options: &UploadOptions,
+    placements: &[Vec<ServerId>],
+) -> Result<Outcome, Stop> {
+    let settings = tx.world.cluster.settings;
+    let replicas = options.replicas.unwrap_or(settings.replicas);
+    if !replicas_fit(replicas) {
+        return Err(Refusal::Replicas { asked: replicas }.into());
+    }
+    let chunk_bytes = options.chunk_bytes.unwrap_or(settings.chunk_bytes);
+    if !chunk_bytes_fit(chunk_bytes) {
+        return Err(Refusal::ChunkBytes { asked: chunk_bytes }.into());
+    }
+    check_target(tx, path, options)?;
+    let ino = tx.next_ino()?;
+    let lease = tx.now().plus(settings.upload_lease_ms);
+    let mut upload = Upload {
+        content: Content {
+            length: 0,
+            crc: Some(0),
+            replicas,
+            chunk_bytes,
+            extents: 0,
+            degraded: 0,
+        },
+        path: path.clone(),
+        replace: options.replace,
+        parents: options.parents,
+        modified_ms: options.modified_ms,
+        generation: UploadGeneration(1),
+        session,
+        lease,
+        open: Vec::new(),
+    };
+    let chunks = open_chunks(tx, ino, &mut upload, placements)?;
+    let since = tx.moment();
+    let inode = Inode {
+        body: Body::Upload(upload),
+        mode: options.mode,
+        modified_ms: 0,
+        parent: Parent {
+            ino: Parent::NOWHERE,
+            name: String::new(),
+            since,
+        },
+        since,
+        generation: 0,
+    };
+    tx.put(&InodeKey(ino), &inode);
+    tx.put(&UploadLeaseKey { deadline: lease, ino }, &LeaseDue);
+    Ok(Outcome::Upload {
+        upload: ino,
+        generation: UploadGeneration(1),
+        chunk_bytes,
+        replicas,
+        chunks,
+    })
+}
+
+/// Whether a file could appear at the path now.
+fn check_target(tx: &Tx<'_>, path: &FsPath, options: &UploadOptions) -> Result<(), Stop> {
+    let path = || path.clone();
+    match names::walk(tx.rows(), &path())? {
+        Walk::Found(dentry) if dentry.directory => Err(Refusal::IsDirectory { path: path() }.into()),
+        Walk::Found(_) if !options.replace => Err(Refusal::Exists { path: path() }.into()),
+        Walk::Found(_) => Ok(()),
+        Walk::Blocked(path) => Err(Refusal::NotDirectory { path }.into()),
+        Walk::Missing(missing) if missing == path() || options.parents => Ok(()),
+        Walk::Missing(path) => Err(Refusal::NotFound { path }.into()),
+    }
+}
+
+fn open_chunks(
+    tx: &mut Tx<'_>,
+    ino: Ino,
+    upload: &mut Upload,
+    placements: &[Vec<ServerId>],
+) -> Result<Vec<GrantedChunk>, Stop> {
+    bound(placements.len(), limits::GRANT_CHUNKS_MAX)?;
+    bound(upload.open.len() + placements.len(), OPEN_CHUNKS_MAX)?;
+    let mut granted = Vec::with_capacity(placements.len());
+    for chain in placements {
+        let chunk = chunks::open(tx, ino, upload.content.replicas, chain)?;
+        upload.open.push(chunk.chunk);
+        granted.push(chunk);
+    }
+    Ok(granted)
+}
+
+fn bound(asked: usize, limit: usize) -> Result<(), Refusal> {
+    if asked > limit {
+        return Err(Refusal::TooMany {
+            asked: asked as u64,
+            limit: limit as u64,
+        });
+    }
+    Ok(())
+}
+
+/// Grants more chunks, and takes back those the writer gave up.
+pub(super) fn grant(
+    tx: &mut Tx<'_>,
+    owner: Owner,
+    placements: &[Vec<ServerId>],
+    abandoned: &[ChunkId],
+) -> Result<Outcome, Stop> {
+    let (inode, mut upload) = owner.claim(tx)?;
+    bound(abandoned.len(), OPEN_CHUNKS_MAX)?;
+    for chunk in abandoned {
+        if let Some(at) = upload.open.iter().position(|open| open == chunk) {
+            upload.open.remove(at);
+            chunks::abandon(tx, *chunk)?;
+        }
+    }
+    let granted = open_chunks(tx, owner.upload, &mut upload, placements)?;
+    save(tx, owner, inode, upload);
+    Ok(Outcome::Chunks(granted))
+}
+
+/// Records sealed chunks.
+pub(super) fn seal(tx: &mut Tx<'_>, owner: Owner, seals: &[Seal]) -> Result<Outcome, Stop> {
+    let (inode, mut upload) = owner.claim(tx)?;
+    record(tx, owner.upload, &mut upload, seals)?;
+    save(tx, owner, inode, upload);
+    Ok(Outcome::Done)
+}
+
+/// Writes an upload whose owner was heard of.
+fn save(tx: &mut Tx<'_>, owner: Owner, mut inode: Inode, mut upload: Upload) {
+    upload.lease = tx.now().plus(tx.world.cluster.settings.upload_lease_ms);
+    inode.body = Body::Upload(upload);
+    inode.since = tx.moment();
+    tx.put(&InodeKey(owner.upload), &inode);
+}
+
+fn record(tx: &mut Tx<'_>, ino: Ino, upload: &mut Upload, seals: &[Seal]) -> Result<(), Stop> {
+    bound(seals.len(), limits::BATCH_ROWS_MAX)?;
+    for seal in seals {
+        append(tx, ino, upload, seal)?;
+    }
+    Ok(())
+}
+
+/// Appends one sealed chunk to the file.
+fn append(tx: &mut Tx<'_>, ino: Ino, upload: &mut Upload, seal: &Seal) -> Result<(), Stop> {
+    let Seal { chunk, length, .. } = *seal;
+    let Some(at) = upload.open.iter().position(|open| *open == chunk) else {
+        return Err(Refusal::ChunkNotOpen { chunk }.into());
+    };
+    let content = &mut upload.content;
+    if seal.file_offset != content.length {
+        return Err(Refusal::SealOutOfOrder {
+            chunk,
+            offset: seal.file_offset,
+            expected: content.length,
+        }
+        .into());
+    }
+    if length == 0 || length > content.chunk_bytes {
+        return Err(Refusal::SealLength { chunk, length }.into());
+    }
+    let end = content.length.checked_add(length);
+    if end.is_none_or(|end| end > limits::FILE_BYTES_MAX) {
+        return Err(Refusal::FileTooLong.into());
+    }
+    let degraded = chunks::seal(tx, seal)?;
+    let extent = Extent {
+        chunk,
+        chunk_offset: 0,
+        length,
+        crc: Some(seal.crc),
+        since: tx.moment(),
+    };
+    let offset = content.length;
+    tx.put(&ExtentKey { ino, offset }, &extent);
+    let mut whole = Running::default();
+    whole.append(content.crc.unwrap_or(0), content.length);
+    whole.append(seal.crc, length);
+    content.crc = Some(whole.crc());
+    content.length = whole.len();
+    content.extents += 1;
+    content.degraded += u64::from(degraded);
+    upload.open.remove(at);
+    Ok(())
+}
+
+/// Records the last chunks and gives the file its name, in place of an older file.
+pub(super) fn commit(tx: &mut Tx<'_>, owner: Owner, seals: &[Seal], whole: Whole) -> Result<Outcome, Stop> {
+    let (mut inode, mut upload) = owner.claim(tx)?;
+    record(tx, owner.upload, &mut upload, seals)?;
+    check_whole(&upload.content, whole)?;
+    let Some((above, name)) = upload.path.parent_and_name() else {
+        let path = upload.path;
+        return Err(Refusal::IsDirectory { path }.into());
+    };
+    let making = upload.parents.then_some(Making {
+        mode: names::PARENTS_MODE,
+        wall_ms: whole.wall_ms,
+    });
+    let parent = names::directory(tx, &above, making)?;
+    if let Some(older) = tx.get(&names::entry(parent, name))? {
+        let path = upload.path.clone();
+        if older.directory {
+            return Err(Refusal::IsDirectory { path }.into());
+        }
+        if !upload.replace {
+            return Err(Refusal::Exists { path }.into());
+        }
+        names::discard(tx, older.ino)?;
+    }
+    for chunk in &upload.open {
+        chunks::abandon(tx, *chunk)?;
+    }
+    inode.body = Body::File(upload.content);
+    inode.modified_ms = upload.modified_ms.unwrap_or(whole.wall_ms);
+    names::link(tx, parent, name, owner.upload, inode)?;
+    names::answer(tx, &upload.path, owner.upload)
+}
+
+fn check_whole(content: &Content, whole: Whole) -> Result<(), Refusal> {
+    if content.length != whole.length {
+        return Err(Refusal::Length {
+            told: whole.length,
+            recorded: content.length,
+        });
+    }
+    let recorded = content.crc.unwrap_or(0);
+    if recorded != whole.crc {
+        return Err(Refusal::Crc {
+            told: whole.crc,
+            recorded,
+        });
+    }
+    Ok(())
+}
+
+/// Gives an upload up. One that is gone already is fine.
+pub(super) fn abort(tx: &mut Tx<'_>, owner: Owner) -> Result<Outcome, Stop> {
+    match owner.claim(tx) {
+        Ok((inode, upload)) => {
+            end(tx, owner.upload, inode, upload)?;
+            Ok(Outcome::Done)
+        }
+        Err(Stop::Refused(Refusal::UploadGone { .. })) => Ok(Outcome::Done),
+        Err(stop) => Err(stop),
+    }
+}
+
+/// Ends an upload that did not appear: what it has becomes garbage.
+fn end(tx: &mut Tx<'_>, ino: Ino, mut inode: Inode, upload: Upload) -> Result<(), RowsError> {
+    for chunk in &upload.open {
+        chunks::abandon(tx, *chunk)?;
+    }
+    inode.body = Body::File(upload.content);
+    trash::put(tx, ino, inode);
+    Ok(())
+}
+
+/// Renews the leases of those uploads that are still the session's. Others are passed over: the next command for
+/// one of them says what became of it.
+pub(super) fn renew(tx: &mut Tx<'_>, session: SessionId, uploads: &[(Ino, UploadGeneration)]) -> Result<Outcome, Stop> {
+    bound(uploads.len(), limits::BATCH_ROWS_MAX)?;
+    for (upload, generation) in uploads {
+        let owner = Owner::new(session, *upload, *generation);
+        match owner.claim(tx) {
+            Ok((inode, upload)) => save(tx, owner, inode, upload),
+            Err(Stop::Refused(_)) => {}
+            Err(stop) => return Err(stop),
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// Ends uploads whose lease is over, at most `limit`; whether more are due.
+pub(super) fn expire(tx: &mut Tx<'_>, limit: usize) -> Result<bool, RowsError> {
+    let (due, more) = clock::due::<UploadLeaseKey>(tx, Kind::UploadLease, limit)?;
+    for (row, LeaseDue) in due {
+        tx.delete(&row);
+        let Some(inode) = tx.get(&InodeKey(row.ino))? else {
+            continue;
+        };
+        let Body::Upload(upload) = &inode.body else {
+            continue;
+        };
+        if upload.lease > tx.now() {
+            let later = UploadLeaseKey {
+                deadline: upload.lease,
+                ..row
+            };
+            tx.put(&later, &LeaseDue);
+        } else {
+            let upload = upload.clone();
+            end(tx, row.ino, inode, upload)?;
+        }
+    }
+    Ok(more)
+}
