@@ -25,7 +25,9 @@ const READ_THREADS: usize = 4;
 
 /// The file of a chunk in a disk's directory.
 pub(crate) fn chunk_path(dir: &Path, chunk: ChunkId) -> PathBuf {
-    dir.join(DATA).join(format!("{:02x}", chunk.counter as u8)).join(chunk.to_string())
+    dir.join(DATA)
+        .join(format!("{:02x}", chunk.counter as u8))
+        .join(chunk.to_string())
 }
 
 /// Room of a file system in bytes.
@@ -77,7 +79,12 @@ impl Claimed {
     }
 
     /// Opens the disk as `identity`, which is published first.
-    pub(crate) fn open(self, mut identity: DiskIdentity, reserve: u64, pool: Pool) -> Result<(Disk, Recovered), DiskError> {
+    pub(crate) fn open(
+        self,
+        mut identity: DiskIdentity,
+        reserve: u64,
+        pool: Pool,
+    ) -> Result<(Disk, Recovered), DiskError> {
         let dir = self.dir;
         let leftover = temporary_name(&dir.join(FILE_NAME));
         if leftover.exists() {
@@ -94,9 +101,8 @@ impl Claimed {
             identity.store(&dir)?;
         }
         let recovered = recover(&dir, &index)?;
-        let threads = |name: &str, count| {
-            Threads::start(name, count).map_err(|e| DiskError::io("start threads for", &dir, e))
-        };
+        let threads =
+            |name: &str, count| Threads::start(name, count).map_err(|e| DiskError::io("start threads for", &dir, e));
         let disk = Disk {
             writes: threads("disk-write", WRITE_THREADS)?,
             reads: threads("disk-read", READ_THREADS)?,

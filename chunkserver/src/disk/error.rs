@@ -159,13 +159,21 @@ impl DiskError {
         let (code, help) = match self {
             Self::Locked { .. } => (ErrorCode::Conflict, "stop the other process, or use another directory"),
             Self::WrongCluster { .. } => (ErrorCode::WrongCluster, "check data_dirs and the key file"),
-            Self::Identity { .. } => (ErrorCode::StaleDirectory, "check data_dirs; restore the file or use an empty directory"),
-            Self::Index { .. } | Self::Failed { .. } | Self::NoDisk | Self::Io { .. } => {
-                (ErrorCode::DiskFailed, "use another copy; check the disk and the server's log")
-            }
+            Self::Identity { .. } => (
+                ErrorCode::StaleDirectory,
+                "check data_dirs; restore the file or use an empty directory",
+            ),
+            Self::Index { .. } | Self::Failed { .. } | Self::NoDisk | Self::Io { .. } => (
+                ErrorCode::DiskFailed,
+                "use another copy; check the disk and the server's log",
+            ),
             Self::Range { .. } => (ErrorCode::InvalidArgument, "ask for bytes inside the chunk"),
-            Self::NoSpace { .. } | Self::Full { .. } => (ErrorCode::NoSpace, "add chunkservers or disks, or remove files"),
-            Self::Damaged { .. } | Self::SetAside { .. } => (ErrorCode::Corrupt, "use another copy; this one will be replaced"),
+            Self::NoSpace { .. } | Self::Full { .. } => {
+                (ErrorCode::NoSpace, "add chunkservers or disks, or remove files")
+            }
+            Self::Damaged { .. } | Self::SetAside { .. } => {
+                (ErrorCode::Corrupt, "use another copy; this one will be replaced")
+            }
             Self::Missing { .. } => (ErrorCode::Missing, "ask a master where the chunk is"),
             Self::Unsealed { .. } => (ErrorCode::Missing, "use another copy; this one was never completed"),
             Self::Fenced { .. } => (ErrorCode::Fenced, "write to a fresh chunk"),

@@ -51,9 +51,10 @@ impl ChunkFile {
         };
         let (file, direct) = match open(OFlags::DIRECT) {
             Ok(file) => (file, true),
-            Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                (open(OFlags::empty()).map_err(|e| DiskError::io("create", &path, e))?, false)
-            }
+            Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => (
+                open(OFlags::empty()).map_err(|e| DiskError::io("create", &path, e))?,
+                false,
+            ),
             Err(e) => return Err(DiskError::io("create", &path, e)),
         };
         Ok(Self {
@@ -81,7 +82,11 @@ impl ChunkFile {
         if end <= allocated {
             return Ok(());
         }
-        let target = if end <= PREALLOCATE_FIRST { PREALLOCATE_FIRST } else { self.bytes_max };
+        let target = if end <= PREALLOCATE_FIRST {
+            PREALLOCATE_FIRST
+        } else {
+            self.bytes_max
+        };
         let target = target.min(self.bytes_max).max(end);
         match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), allocated, target - allocated) {
             Ok(()) => self.allocated.store(target, Ordering::Release),
@@ -102,7 +107,11 @@ impl ChunkFile {
         if !self.direct.load(Ordering::Relaxed) {
             return self.write_slices(offset, parts.iter().map(|part| &part[..]).collect());
         }
-        let result = if aligned { self.write_direct(pool, offset, parts) } else { self.write_copied(pool, offset, parts) };
+        let result = if aligned {
+            self.write_direct(pool, offset, parts)
+        } else {
+            self.write_copied(pool, offset, parts)
+        };
         match result {
             Err(Refused::Direct) => {
                 tracing::info!(path = %self.path.display(), "O_DIRECT is refused here, writing through the page cache");

@@ -13,7 +13,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gabion_protocol::{ChunkId, Epoch, MasterId};
-use rocksdb::{BlockBasedOptions, Cache, DB, DBRecoveryMode, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBRecoveryMode, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::DiskError;
@@ -114,7 +116,10 @@ impl Index {
     pub(crate) async fn commit(&self, changes: Vec<Change>) -> Result<(), DiskError> {
         let (done, answer) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or(DiskError::Stopping)?;
-        queue.send(Queued { changes, done }).await.map_err(|_| DiskError::Stopping)?;
+        queue
+            .send(Queued { changes, done })
+            .await
+            .map_err(|_| DiskError::Stopping)?;
         answer.await.map_err(|_| DiskError::Stopping)?
     }
 
@@ -122,7 +127,9 @@ impl Index {
     pub(crate) fn commit_blocking(&self, changes: Vec<Change>) -> Result<(), DiskError> {
         let (done, answer) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or(DiskError::Stopping)?;
-        queue.blocking_send(Queued { changes, done }).map_err(|_| DiskError::Stopping)?;
+        queue
+            .blocking_send(Queued { changes, done })
+            .map_err(|_| DiskError::Stopping)?;
         answer.blocking_recv().map_err(|_| DiskError::Stopping)?
     }
 
@@ -135,7 +142,10 @@ impl Index {
 
     /// A chunk's record. May read the disk.
     pub(crate) fn record(&self, chunk: ChunkId) -> Result<Option<Record>, DiskError> {
-        let value = self.db.get_pinned(chunk_key(KeyKind::Record, chunk)).map_err(|e| self.failed(e))?;
+        let value = self
+            .db
+            .get_pinned(chunk_key(KeyKind::Record, chunk))
+            .map_err(|e| self.failed(e))?;
         let decode = |value: rocksdb::DBPinnableSlice<'_>| {
             Record::decode(&value).map_err(|why| self.failed(format!("chunk {chunk}: {why}")))
         };
@@ -238,13 +248,13 @@ impl Writer {
                 let room = batch.size_in_bytes() < BATCH_BYTES_MAX && answers.len() < QUEUE_MAX;
                 next = if room { waiting.try_recv().ok() } else { None };
             }
-            let result = self.write(&batch);
+            let result = self.write(batch);
             // A caller that went away does not need its answer.
             answers.into_iter().for_each(|done| drop(done.send(result.clone())));
         }
     }
 
-    fn write(&mut self, batch: &WriteBatch) -> Result<(), DiskError> {
+    fn write(&mut self, batch: WriteBatch) -> Result<(), DiskError> {
         if let Some(failed) = &self.failed {
             return Err(failed.clone());
         }

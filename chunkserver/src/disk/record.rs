@@ -143,7 +143,11 @@ impl Record {
         };
         let blocks = record.length.div_ceil(BLOCK_BYTES as u64);
         if record.length > CHUNK_BYTES_MAX || body.len() as u64 != blocks * 4 {
-            return Err(format!("a record of {} bytes has {} bytes of block checksums", record.length, body.len()));
+            return Err(format!(
+                "a record of {} bytes has {} bytes of block checksums",
+                record.length,
+                body.len()
+            ));
         }
         record.crcs = body.chunks_exact(4).map(|mut crc| crc.get_u32()).collect();
         Ok(record)
@@ -182,7 +186,10 @@ mod tests {
             crcs: Vec::new(),
             ..record()
         };
-        assert_eq!(gabion_protocol::keys::hex(&open.encode()), include_str!("golden/record_open.hex").trim());
+        assert_eq!(
+            gabion_protocol::keys::hex(&open.encode()),
+            include_str!("golden/record_open.hex").trim()
+        );
     }
 
     #[test]
@@ -192,7 +199,10 @@ mod tests {
             timeline: Timeline(1),
             counter: 0x2a,
         };
-        assert_eq!(chunk_key(KeyKind::Record, chunk), [1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0x2a]);
+        assert_eq!(
+            chunk_key(KeyKind::Record, chunk),
+            [1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0x2a]
+        );
         assert_eq!(chunk_key(KeyKind::Blob, chunk)[0], 2);
         assert_eq!(KeyKind::Setting as u8, 0);
     }

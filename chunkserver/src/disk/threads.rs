@@ -27,16 +27,18 @@ impl Threads {
         let jobs = Arc::new(Mutex::new(jobs));
         for number in 0..count {
             let jobs = Arc::clone(&jobs);
-            std::thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
-                loop {
-                    // The guard is dropped before the job runs: one thread waits for work, the others do it.
-                    let job = jobs.lock().recv();
-                    match job {
-                        Ok(job) => job(),
-                        Err(mpsc::RecvError) => return,
+            std::thread::Builder::new()
+                .name(format!("{name}-{number}"))
+                .spawn(move || {
+                    loop {
+                        // The guard is dropped before the job runs: one thread waits for work, the others do it.
+                        let job = jobs.lock().recv();
+                        match job {
+                            Ok(job) => job(),
+                            Err(mpsc::RecvError) => return,
+                        }
                     }
-                }
-            })?;
+                })?;
         }
         Ok(Self {
             queue,
@@ -50,7 +52,10 @@ impl Threads {
         T: Send + 'static,
         F: FnOnce() -> Result<T, DiskError> + Send + 'static,
     {
-        let permit = Arc::clone(&self.room).acquire_owned().await.map_err(|_| DiskError::Stopping)?;
+        let permit = Arc::clone(&self.room)
+            .acquire_owned()
+            .await
+            .map_err(|_| DiskError::Stopping)?;
         let (done, answer) = oneshot::channel();
         let job: Job = Box::new(move || {
             let result = job();

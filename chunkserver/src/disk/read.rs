@@ -1,0 +1,279 @@
+//! Reading sealed chunks: stored bytes with their stored CRCs.
+//!
+//! Bytes of large chunks are not read here: the connection sends them from the page cache with `sendfile`. That call
+//! waits for the disk when the cache is cold, and it is made on the async runtime; so cold ranges are brought into the
+//! cache on a disk thread first. Whether a range is warm is asked with `RWF_NOWAIT`, one byte per block: 16 calls of
+//! well under a microsecond each for a packet, against a thread switch and back of some 20 µs.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::IoSliceMut;
+use std::num::NonZeroU64;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gabion_protocol::limits::{BLOCK_BYTES, READ_BYTES_MAX};
+use gabion_protocol::{ChunkId, ReplicaNumber};
+use parking_lot::Mutex;
+use rustix::fs::Advice;
+use rustix::io::ReadWriteFlags;
+
+use super::disk::chunk_path;
+use super::error::DiskError;
+use super::record::{Place, Record, State};
+use super::store::{Found, Store};
+
+/// Chunks whose record and file handle are kept at hand: bounds open files and memory (16 KiB of CRCs at most each).
+const WARM_MAX: usize = 512;
+/// Brought into the cache beyond a cold read: the rest of a sequential reader's next requests.
+const READ_AHEAD_BYTES: u64 = 4 << 20;
+
+/// Whole blocks of a chunk.
+#[derive(Debug, Clone)]
+pub struct Blocks {
+    /// Offset of the first block in the chunk.
+    pub offset: u64,
+    /// CRC of each block.
+    pub crcs: Vec<u32>,
+    /// Length of the whole chunk.
+    pub chunk_length: u64,
+    /// CRC of the whole chunk.
+    pub chunk_crc: u32,
+    /// The bytes.
+    pub data: Data,
+}
+
+/// Where the bytes of [`Blocks`] are.
+#[derive(Debug, Clone)]
+pub enum Data {
+    /// Here.
+    Bytes(Bytes),
+    /// In a file, in the page cache as far as possible, from the blocks' offset on.
+    File {
+        /// The file.
+        file: Arc<File>,
+        /// Bytes.
+        len: usize,
+    },
+}
+
+/// A sealed chunk at hand.
+#[derive(Debug, Clone)]
+struct Entry {
+    found: Found,
+    /// `None` for blobs.
+    file: Option<Arc<File>>,
+    used: u64,
+}
+
+/// Records and handles of the chunks read last.
+#[derive(Debug, Default)]
+pub(super) struct Warm(Mutex<WarmMap>);
+
+#[derive(Debug, Default)]
+struct WarmMap {
+    entries: HashMap<ChunkId, Entry>,
+    clock: u64,
+}
+
+impl Warm {
+    fn find(&self, chunk: ChunkId) -> Option<Entry> {
+        let mut map = self.0.lock();
+        map.clock += 1;
+        let clock = map.clock;
+        let entry = map.entries.get_mut(&chunk)?;
+        entry.used = clock;
+        Some(entry.clone())
+    }
+
+    fn keep(&self, chunk: ChunkId, entry: Entry) {
+        let mut map = self.0.lock();
+        if map.entries.len() >= WARM_MAX {
+            let oldest = map
+                .entries
+                .iter()
+                .min_by_key(|(_, entry)| entry.used)
+                .map(|(chunk, _)| *chunk);
+            oldest.and_then(|chunk| map.entries.remove(&chunk));
+        }
+        let used = map.clock;
+        map.entries.insert(chunk, Entry { used, ..entry });
+    }
+
+    pub(super) fn forget(&self, chunk: ChunkId) {
+        self.0.lock().entries.remove(&chunk);
+    }
+}
+
+impl Store {
+    /// The whole blocks of a sealed chunk that cover `length` bytes from `offset` on, as far as the chunk goes.
+    ///
+    /// # Errors
+    /// [`DiskError::Missing`], [`DiskError::Unsealed`], [`DiskError::SetAside`], [`DiskError::Damaged`],
+    /// [`DiskError::Range`], or what the disk says.
+    pub async fn read(
+        &self,
+        chunk: ChunkId,
+        replica: ReplicaNumber,
+        offset: u64,
+        length: u32,
+    ) -> Result<Blocks, DiskError> {
+        let entry = self.entry(chunk, replica).await?;
+        let record = &entry.found.record;
+        let block = BLOCK_BYTES as u64;
+        if offset >= record.length {
+            return Err(DiskError::Range {
+                chunk,
+                length: record.length,
+                offset,
+            });
+        }
+        let first = offset / block;
+        let most = READ_BYTES_MAX as u64 / block;
+        let end = (offset + u64::from(length.max(1))).div_ceil(block).min(first + most);
+        let end = end.min(record.crcs.len() as u64);
+        let (from, to) = (first * block, (end * block).min(record.length));
+        let len = (to - from) as usize;
+        let data = match &entry.file {
+            None => Data::Bytes(self.blob(chunk, &entry).await?.slice(from as usize..to as usize)),
+            Some(file) => {
+                self.warm_up(chunk, &entry, file, from, to).await?;
+                Data::File {
+                    file: Arc::clone(file),
+                    len,
+                }
+            }
+        };
+        Ok(Blocks {
+            offset: from,
+            crcs: record.crcs[first as usize..end as usize].to_vec(),
+            chunk_length: record.length,
+            chunk_crc: record.crc,
+            data,
+        })
+    }
+
+    async fn entry(&self, chunk: ChunkId, replica: ReplicaNumber) -> Result<Entry, DiskError> {
+        let entry = match self.0.warm.find(chunk) {
+            Some(entry) => entry,
+            None => {
+                let entry = self.cold_entry(chunk).await?;
+                self.0.warm.keep(chunk, entry.clone());
+                entry
+            }
+        };
+        if entry.found.record.replica == replica {
+            Ok(entry)
+        } else {
+            Err(DiskError::Missing { chunk })
+        }
+    }
+
+    async fn cold_entry(&self, chunk: ChunkId) -> Result<Entry, DiskError> {
+        let found = self.find(chunk).await?.ok_or(DiskError::Missing { chunk })?;
+        match found.record.state {
+            State::Sealed => {}
+            State::Open => return Err(DiskError::Unsealed { chunk }),
+            State::SetAside => {
+                let what = "it was found damaged earlier".to_owned();
+                return Err(DiskError::SetAside { chunk, what });
+            }
+        }
+        let file = match found.record.place {
+            Place::Blob => None,
+            Place::File => {
+                let (path, record) = (chunk_path(&found.disk.dir, chunk), Arc::clone(&found.record));
+                let opened = found.disk.reads.run(move || open_sealed(&path, chunk, &record)).await;
+                Some(self.noticing(chunk, &found.record, opened).await?)
+            }
+        };
+        Ok(Entry { found, file, used: 0 })
+    }
+
+    async fn blob(&self, chunk: ChunkId, entry: &Entry) -> Result<Bytes, DiskError> {
+        let index = entry.found.disk.index()?;
+        let length = entry.found.record.length;
+        let read = entry.found.disk.reads.run(move || {
+            let bytes = index.blob(chunk)?;
+            if bytes.len() as u64 == length {
+                return Ok(bytes);
+            }
+            let what = format!("{} bytes are stored instead of {length}", bytes.len());
+            Err(DiskError::Damaged { chunk, what })
+        });
+        let read = read.await.inspect_err(|error| entry.found.disk.note(error));
+        self.noticing(chunk, &entry.found.record, read).await
+    }
+
+    /// Sets a chunk aside if reading it showed damage.
+    async fn noticing<T>(&self, chunk: ChunkId, record: &Record, result: Result<T, DiskError>) -> Result<T, DiskError> {
+        if let Err(DiskError::Damaged { what, .. } | DiskError::SetAside { what, .. }) = &result {
+            self.set_aside(chunk, record.replica, what).await;
+        }
+        result
+    }
+
+    async fn warm_up(
+        &self,
+        chunk: ChunkId,
+        entry: &Entry,
+        file: &Arc<File>,
+        from: u64,
+        to: u64,
+    ) -> Result<(), DiskError> {
+        if is_warm(file, from, to) {
+            return Ok(());
+        }
+        let file = Arc::clone(file);
+        let warmed = entry
+            .found
+            .disk
+            .reads
+            .run(move || bring_in(&file, from, to).map_err(|what| DiskError::SetAside { chunk, what }));
+        let warmed = warmed.await;
+        self.noticing(chunk, &entry.found.record, warmed).await
+    }
+}
+
+fn open_sealed(path: &Path, chunk: ChunkId, record: &Record) -> Result<Arc<File>, DiskError> {
+    let damaged = |what: String| DiskError::Damaged { chunk, what };
+    let file = File::open(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => damaged("its file is gone".to_owned()),
+        _ => DiskError::io("open", path, e),
+    })?;
+    let len = file.metadata().map_err(|e| DiskError::io("look at", path, e))?.len();
+    if len != record.length {
+        return Err(damaged(format!(
+            "its file has {len} bytes instead of {}",
+            record.length
+        )));
+    }
+    Ok(Arc::new(file))
+}
+
+/// Whether every block of the range is in the page cache, as far as one byte of each tells.
+fn is_warm(file: &File, from: u64, to: u64) -> bool {
+    let mut byte = [0];
+    (from..to).step_by(BLOCK_BYTES).all(|at| {
+        let read = rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT);
+        matches!(read, Ok(1))
+    })
+}
+
+/// Waits until the range is in the page cache, and starts reading on.
+fn bring_in(file: &File, from: u64, to: u64) -> Result<(), String> {
+    let wanted = NonZeroU64::new(to - from + READ_AHEAD_BYTES);
+    // Advice only: where it is not taken, the reads below read.
+    let _ = rustix::fs::fadvise(file, from, wanted, Advice::WillNeed);
+    let mut byte = [0];
+    let last = std::iter::once(to - 1);
+    for at in (from..to).step_by(BLOCK_BYTES).chain(last) {
+        match rustix::io::pread(file, &mut byte, at) {
+            Ok(1) => {}
+            Ok(_) => return Err(format!("its file ends before {at}")),
+            Err(e) => return Err(format!("its file cannot be read at {at}: {e}")),
+        }
+    }
+    Ok(())
+}

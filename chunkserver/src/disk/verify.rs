@@ -1,0 +1,231 @@
+//! Re-reading a chunk from its disk and checking every block: scrub, repair and the verification tools stand on it.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use gabion_protocol::buffer::{ALIGNMENT, Pool};
+use gabion_protocol::checksum::{self, Running};
+use gabion_protocol::limits::{BLOCK_BYTES, PACKET_BYTES};
+use gabion_protocol::messages::data::Verdict;
+use gabion_protocol::{ChunkId, ReplicaNumber};
+use rustix::fs::{Advice, OFlags};
+use rustix::io::Errno;
+
+use super::disk::chunk_path;
+use super::error::DiskError;
+use super::record::{Place, Record, State};
+use super::store::Store;
+
+impl Store {
+    /// Re-reads a copy past the page cache, where the file system lets us, and says what it found. Damage sets the
+    /// copy aside. One re-read runs at a time: foreground work goes first.
+    ///
+    /// # Errors
+    /// [`DiskError`] if its record cannot be read.
+    pub async fn verify(&self, chunk: ChunkId, replica: ReplicaNumber) -> Result<Verdict, DiskError> {
+        let Ok(_turn) = self.0.verifying.acquire().await else {
+            return Err(DiskError::Stopping);
+        };
+        let found = self.find(chunk).await?.filter(|found| found.record.replica == replica);
+        let Some(found) = found else {
+            return Ok(Verdict::Missing);
+        };
+        if found.record.state == State::Open {
+            return Ok(Verdict::Unsealed {
+                length: found.record.length,
+            });
+        }
+        let (disk, record) = (Arc::clone(&found.disk), Arc::clone(&found.record));
+        let verdict = match record.place {
+            Place::Blob => {
+                let index = disk.index()?;
+                found
+                    .disk
+                    .reads
+                    .run(move || check_blob(index.blob(chunk), &record))
+                    .await?
+            }
+            Place::File => {
+                let check = move || Ok(check_file(&chunk_path(&disk.dir, chunk), &record, &disk.pool));
+                found.disk.reads.run(check).await?
+            }
+        };
+        if let Verdict::Damaged { what, .. } | Verdict::Unreadable { what } = &verdict {
+            self.set_aside(chunk, replica, what).await;
+        }
+        Ok(verdict)
+    }
+}
+
+fn check_blob(blob: Result<bytes::Bytes, DiskError>, record: &Record) -> Result<Verdict, DiskError> {
+    match blob {
+        Ok(bytes) if bytes.len() as u64 == record.length => {
+            let mut check = Check::new(record);
+            Ok(check.take(&bytes).unwrap_or_else(|| check.end()))
+        }
+        Ok(bytes) => Ok(Verdict::Damaged {
+            offset: 0,
+            what: format!("{} bytes are stored instead of {}", bytes.len(), record.length),
+        }),
+        Err(DiskError::Damaged { what, .. }) => Ok(Verdict::Damaged { offset: 0, what }),
+        Err(e) => Err(e),
+    }
+}
+
+/// Re-reads a sealed chunk's file and compares it with its record.
+pub(crate) fn check_file(path: &Path, record: &Record, pool: &Pool) -> Verdict {
+    let (file, direct) = match open_past_cache(path) {
+        Ok(opened) => opened,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Verdict::Damaged {
+                offset: 0,
+                what: "its file is gone".to_owned(),
+            };
+        }
+        Err(e) => return Verdict::Unreadable { what: e.to_string() },
+    };
+    match file.metadata() {
+        Ok(meta) if meta.len() == record.length => {}
+        Ok(meta) => {
+            return Verdict::Damaged {
+                offset: meta.len().min(record.length) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64,
+                what: format!("its file has {} bytes instead of {}", meta.len(), record.length),
+            };
+        }
+        Err(e) => return Verdict::Unreadable { what: e.to_string() },
+    }
+    let mut check = Check::new(record);
+    let mut buffer = pool.take(PACKET_BYTES);
+    while check.at < record.length {
+        match read_full(&file, buffer.as_mut(), check.at, record.length) {
+            Ok(0) => {
+                return Verdict::Damaged {
+                    offset: check.at,
+                    what: "its file ends early".to_owned(),
+                };
+            }
+            Ok(len) => {
+                if let Some(bad) = check.take(&buffer.as_ref()[..len]) {
+                    return bad;
+                }
+            }
+            // Some file systems take the flag at open and refuse the read.
+            Err(Errno::INVAL) if direct => return check_buffered(path, record, pool),
+            Err(e) => {
+                return Verdict::Unreadable {
+                    what: format!("its file cannot be read at {}: {e}", check.at),
+                };
+            }
+        }
+    }
+    check.end()
+}
+
+fn check_buffered(path: &Path, record: &Record, pool: &Pool) -> Verdict {
+    let read = File::open(path).and_then(|file| {
+        drop_cache(&file);
+        let mut check = Check::new(record);
+        let mut buffer = pool.take(PACKET_BYTES);
+        while check.at < record.length {
+            let len = read_full(&file, buffer.as_mut(), check.at, record.length)?;
+            if len == 0 {
+                break;
+            }
+            if let Some(bad) = check.take(&buffer.as_ref()[..len]) {
+                return Ok(bad);
+            }
+        }
+        Ok(check.end())
+    });
+    read.unwrap_or_else(|e| Verdict::Unreadable { what: e.to_string() })
+}
+
+fn open_past_cache(path: &Path) -> std::io::Result<(File, bool)> {
+    let direct = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::DIRECT.bits() as i32)
+        .open(path);
+    match direct {
+        Ok(file) => Ok((file, true)),
+        Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+            let file = File::open(path)?;
+            drop_cache(&file);
+            Ok((file, false))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Asks the kernel to forget clean pages, so that the next read asks the disk.
+fn drop_cache(file: &File) {
+    // Advice: a kernel that keeps the pages makes the check weaker, not wrong.
+    let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
+}
+
+/// Fills `buffer` from `at` on, up to `end`; fewer bytes only at the end of the file.
+fn read_full(file: &File, buffer: &mut [u8], at: u64, end: u64) -> Result<usize, Errno> {
+    let wanted = buffer.len().min((end - at) as usize);
+    let mut done = 0;
+    while done < wanted {
+        // The whole aligned rest of the buffer: direct reads want whole sectors also at the end.
+        match rustix::io::pread(file, &mut buffer[done..], at + done as u64) {
+            Ok(0) => break,
+            Ok(len) => done += len,
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+        if !done.is_multiple_of(ALIGNMENT) {
+            break;
+        }
+    }
+    Ok(done.min(wanted))
+}
+
+/// Bytes compared with a record, in order.
+struct Check<'a> {
+    record: &'a Record,
+    at: u64,
+    running: Running,
+}
+
+impl<'a> Check<'a> {
+    fn new(record: &'a Record) -> Self {
+        Self {
+            record,
+            at: 0,
+            running: Running::default(),
+        }
+    }
+
+    /// Checks the next bytes, whole blocks but for the chunk's last; what is wrong with them, if anything.
+    fn take(&mut self, bytes: &[u8]) -> Option<Verdict> {
+        for block in bytes.chunks(BLOCK_BYTES) {
+            let stored = self.record.crcs.get((self.at / BLOCK_BYTES as u64) as usize);
+            let crc = checksum::crc(block);
+            if stored != Some(&crc) {
+                return Some(Verdict::Damaged {
+                    offset: self.at,
+                    what: "a block does not have its checksum".to_owned(),
+                });
+            }
+            self.running.append(crc, block.len() as u64);
+            self.at += block.len() as u64;
+        }
+        None
+    }
+
+    fn end(&self) -> Verdict {
+        if (self.running.len(), self.running.crc()) == (self.record.length, self.record.crc) {
+            return Verdict::Good {
+                length: self.record.length,
+                crc: self.record.crc,
+            };
+        }
+        Verdict::Damaged {
+            offset: self.at,
+            what: "its blocks do not add up to its checksum".to_owned(),
+        }
+    }
+}
