@@ -240,7 +240,7 @@ fn settle(tx: &mut Tx<'_>, id: ChunkId, old: &Chunk, new: Chunk) -> Result<(), R
 /// Orders the copies of garbage removed whose last token has expired, at most `limit` chunks; whether more are due.
 pub(super) fn drop_garbage(tx: &mut Tx<'_>, limit: usize) -> Result<bool, RowsError> {
     let (due, more) = clock::due::<GarbageKey>(tx, Kind::Garbage, limit)?;
-    for (GarbageKey { chunk: id, .. }, Waiting) in due {
+    for GarbageKey { chunk: id, .. } in due {
         let old = tx.require(&ChunkKey(id))?;
         let mut new = old.clone();
         for replica in &mut new.replicas {

@@ -28,14 +28,13 @@ pub(super) fn tick(tx: &mut Tx<'_>, advance_ms: u64) -> Result<Outcome, RowsErro
     })
 }
 
-/// Rows of an index by deadline that are due, at most `limit`, and whether more are.
-pub(super) fn due<K: Key>(tx: &Tx<'_>, kind: Kind, limit: usize) -> Result<(Vec<(K, K::Value)>, bool), RowsError> {
+/// Keys of an index by deadline that are due, at most `limit`, and whether more are.
+pub(super) fn due<K: Key>(tx: &Tx<'_>, kind: Kind, limit: usize) -> Result<(Vec<K>, bool), RowsError> {
     let from = vec![kind as u8];
     let StateTime(after) = tx.now().plus(1);
     let mut to = from.clone();
     to.extend(after.to_be_bytes());
-    let mut rows = key::scan(tx.rows(), &from, &to, limit.saturating_add(1))?;
+    let rows = key::scan(tx.rows(), &from, &to, limit.saturating_add(1))?;
     let more = rows.len() > limit;
-    rows.truncate(limit);
-    Ok((rows, more))
+    Ok((rows.into_iter().take(limit).map(|(key, _)| key).collect(), more))
 }

@@ -111,7 +111,7 @@ fn remember(tx: &mut Tx<'_>, old: Session, request: &ClientRequest, reply: &Repl
 /// Ends sessions that are due, at most `limit`; whether more are.
 pub(super) fn expire(tx: &mut Tx<'_>, limit: usize) -> Result<bool, RowsError> {
     let (due, more) = clock::due::<SessionDueKey>(tx, Kind::SessionDue, limit)?;
-    for (row, Due) in due {
+    for row in due {
         tx.delete(&row);
         let session = tx.require(&SessionKey(row.session))?;
         if session.expires > tx.now() {

@@ -1,1 +1,309 @@
+//! Tests of the state machine: rules one by one, random programs against a naive model, frozen bytes.
 
+use gabion_protocol::checksum::Running;
+use gabion_protocol::error::ErrorCode;
+use gabion_protocol::ids::*;
+use gabion_protocol::messages::master::{Entry, Registration, Seal, UploadOptions};
+use gabion_protocol::path::FsPath;
+
+use super::check::check;
+use super::rows::{Batch, MemoryRows};
+use super::*;
+
+mod exactly_once;
+mod fleet;
+mod golden;
+mod lifecycle;
+mod limits;
+mod model;
+
+/// Short periods, so that tests need few ticks.
+pub(super) const SETTINGS: Settings = Settings {
+    replicas: 3,
+    chunk_bytes: 64 << 20,
+    session_ms: 20_000,
+    upload_lease_ms: 5_000,
+    token_ms: 1_000,
+};
+
+pub(super) const CLUSTER: ClusterId = ClusterId([7; 16]);
+
+/// A state machine alone, driven as the Raft adaptor drives it.
+pub(super) struct Machine {
+    pub(super) rows: MemoryRows,
+    pub(super) index: u64,
+}
+
+impl Machine {
+    pub(super) fn new() -> Self {
+        let mut machine = Self {
+            rows: MemoryRows::default(),
+            index: 0,
+        };
+        let bootstrap = Bootstrap {
+            cluster: CLUSTER,
+            timeline: Timeline(1),
+            settings: SETTINGS,
+            wall_ms: 1,
+        };
+        assert_eq!(machine.apply(&Command::Bootstrap(bootstrap)), Reply(Ok(Outcome::Done)));
+        for server in 1..=4 {
+            let registered = machine.register(&format!("c{server}"), None, server, 1).unwrap();
+            assert_eq!(
+                registered,
+                Outcome::Registered {
+                    server: ServerId(u32::from(server))
+                }
+            );
+        }
+        machine
+    }
+
+    pub(super) fn apply(&mut self, command: &Command) -> Reply {
+        self.index += 1;
+        let at = LogAt {
+            index: self.index,
+            term: 1,
+            leader: MasterId(1),
+        };
+        let mut batch = Batch::new(&self.rows);
+        let (reply, _) = StateMachine.apply_bytes(&mut batch, at, &command.encode()).unwrap();
+        self.rows.store(batch.into_changes());
+        Reply::decode(&reply).unwrap()
+    }
+
+    pub(super) fn register(
+        &mut self,
+        name: &str,
+        server: Option<u32>,
+        life: u8,
+        boot: u64,
+    ) -> Result<Outcome, Refusal> {
+        self.apply(&Command::RegisterServer {
+            name: name.to_owned(),
+            registration: Registration {
+                server: server.map(ServerId),
+                incarnation: Incarnation([life; 16]),
+                boot,
+                address: format!("{name}:7101"),
+                rack: "r".to_owned(),
+            },
+        })
+        .0
+    }
+
+    pub(super) fn tick(&mut self, advance_ms: u64) -> bool {
+        match self.apply(&Command::Tick { advance_ms }).0 {
+            Ok(Outcome::Ticked { more, .. }) => more,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Ticks without moving time until nothing is due.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..100 {
+            if !self.tick(0) {
+                return;
+            }
+        }
+        panic!("always more is due");
+    }
+
+    /// Plays all chunkservers: carries out every drop order.
+    pub(super) fn obey(&mut self) {
+        for server in 1..=4 {
+            let server = ServerId(server);
+            let done = read::drop_orders(&self.rows, server, 1000).unwrap();
+            let reply = self.apply(&Command::ReplicasDropped { server, done });
+            assert_eq!(reply, Reply(Ok(Outcome::Done)));
+        }
+    }
+
+    pub(super) fn now(&self) -> StateTime {
+        read::now(&self.rows).unwrap()
+    }
+
+    #[track_caller]
+    pub(super) fn check(&self) {
+        let report = check(&self.rows).unwrap();
+        assert!(report.findings.is_empty(), "{:#?}", report.findings);
+    }
+}
+
+/// A client of a [`Machine`].
+pub(super) struct Client {
+    pub(super) session: SessionId,
+    pub(super) sequence: u64,
+}
+
+impl Client {
+    pub(super) fn new(machine: &Machine, random: u64) -> Self {
+        Self {
+            session: SessionId {
+                opened: machine.now(),
+                random,
+            },
+            sequence: 0,
+        }
+    }
+
+    pub(super) fn command(&mut self, op: ClientCommand) -> Command {
+        self.sequence += 1;
+        self.request(self.sequence, self.sequence, op)
+    }
+
+    pub(super) fn request(&self, sequence: u64, answered_below: u64, op: ClientCommand) -> Command {
+        Command::Client(ClientRequest {
+            request: RequestId {
+                session: self.session,
+                sequence,
+            },
+            answered_below,
+            wall_ms: 5,
+            op,
+        })
+    }
+
+    pub(super) fn run(&mut self, machine: &mut Machine, op: ClientCommand) -> Result<Outcome, Refusal> {
+        machine.apply(&self.command(op)).0
+    }
+
+    /// The code a command is refused with.
+    #[track_caller]
+    pub(super) fn refused(&mut self, machine: &mut Machine, op: ClientCommand) -> ErrorCode {
+        self.run(machine, op).unwrap_err().code()
+    }
+
+    pub(super) fn open(&mut self, machine: &mut Machine, path: &str, chunks: usize) -> Upload {
+        match self.run(machine, open(path, chunks)).unwrap() {
+            Outcome::Upload {
+                upload,
+                generation,
+                chunks,
+                ..
+            } => Upload {
+                ino: upload,
+                generation,
+                chunks: chunks.into(),
+                whole: Running::default(),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Uploads a file of `chunks` chunks of 10 bytes.
+    pub(super) fn put(&mut self, machine: &mut Machine, path: &str, chunks: usize) -> Entry {
+        let mut upload = self.open(machine, path, chunks);
+        let seals = (0..chunks).map(|i| upload.seal(10, i as u32)).collect();
+        entry(self.run(machine, upload.commit(seals)))
+    }
+}
+
+/// A client's side of an upload.
+pub(super) struct Upload {
+    pub(super) ino: Ino,
+    pub(super) generation: UploadGeneration,
+    pub(super) chunks: std::collections::VecDeque<GrantedChunk>,
+    pub(super) whole: Running,
+}
+
+impl Upload {
+    /// The seal of the next granted chunk, acknowledged by all its servers.
+    pub(super) fn seal(&mut self, length: u64, crc: u32) -> Seal {
+        let granted = self.chunks.pop_front().unwrap();
+        let seal = Seal {
+            chunk: granted.chunk,
+            generation: granted.generation,
+            file_offset: self.whole.len(),
+            length,
+            crc,
+            members: granted.replicas.iter().map(|(server, _)| *server).collect(),
+        };
+        self.whole.append(crc, length);
+        seal
+    }
+
+    pub(super) fn commit(&self, seals: Vec<Seal>) -> ClientCommand {
+        ClientCommand::Commit {
+            upload: self.ino,
+            generation: self.generation,
+            seals,
+            length: self.whole.len(),
+            crc: self.whole.crc(),
+        }
+    }
+
+    pub(super) fn seal_chunks(&self, seals: Vec<Seal>) -> ClientCommand {
+        ClientCommand::SealChunks {
+            upload: self.ino,
+            generation: self.generation,
+            seals,
+        }
+    }
+
+    pub(super) fn abort(&self) -> ClientCommand {
+        ClientCommand::AbortUpload {
+            upload: self.ino,
+            generation: self.generation,
+        }
+    }
+}
+
+#[track_caller]
+pub(super) fn path(text: &str) -> FsPath {
+    FsPath::parse(text).unwrap()
+}
+
+pub(super) fn options() -> UploadOptions {
+    UploadOptions {
+        replicas: None,
+        chunk_bytes: None,
+        replace: true,
+        parents: true,
+        mode: 0o644,
+        modified_ms: None,
+    }
+}
+
+pub(super) fn chain(servers: &[u32]) -> Vec<ServerId> {
+    servers.iter().copied().map(ServerId).collect()
+}
+
+pub(super) fn open(at: &str, chunks: usize) -> ClientCommand {
+    ClientCommand::OpenUpload {
+        path: path(at),
+        options: options(),
+        placements: vec![chain(&[1, 2, 3]); chunks],
+    }
+}
+
+pub(super) fn mkdir(at: &str) -> ClientCommand {
+    ClientCommand::Mkdir {
+        path: path(at),
+        parents: false,
+        mode: 0o700,
+    }
+}
+
+pub(super) fn remove(at: &str, recursive: bool) -> ClientCommand {
+    ClientCommand::Remove {
+        path: path(at),
+        recursive,
+    }
+}
+
+pub(super) fn rename(from: &str, to: &str, replace: bool) -> ClientCommand {
+    ClientCommand::Rename {
+        from: path(from),
+        to: path(to),
+        replace,
+    }
+}
+
+#[track_caller]
+pub(super) fn entry(outcome: Result<Outcome, Refusal>) -> Entry {
+    match outcome.unwrap() {
+        Outcome::Entry(entry) => entry,
+        other => panic!("{other:?}"),
+    }
+}

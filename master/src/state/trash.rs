@@ -26,7 +26,7 @@ pub(super) fn put(tx: &mut Tx<'_>, ino: Ino, mut inode: Inode) {
 pub(super) fn take_apart(tx: &mut Tx<'_>, limit: usize) -> Result<bool, RowsError> {
     let (due, mut more) = clock::due::<TrashKey>(tx, Kind::Trash, limit)?;
     let mut left = limit;
-    for (row, Trashed) in due {
+    for row in due {
         if left == 0 {
             return Ok(true);
         }

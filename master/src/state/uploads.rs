@@ -357,7 +357,7 @@ pub(super) fn renew(tx: &mut Tx<'_>, session: SessionId, uploads: &[(Ino, Upload
 /// Ends uploads whose lease is over, at most `limit`; whether more are due.
 pub(super) fn expire(tx: &mut Tx<'_>, limit: usize) -> Result<bool, RowsError> {
     let (due, more) = clock::due::<UploadLeaseKey>(tx, Kind::UploadLease, limit)?;
-    for (row, LeaseDue) in due {
+    for row in due {
         tx.delete(&row);
         let Some(inode) = tx.get(&InodeKey(row.ino))? else {
             continue;

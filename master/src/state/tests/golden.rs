@@ -1,0 +1,549 @@
+//! Frozen bytes of every key, value, command and reply: `golden.txt`, a line each.
+//!
+//! A line that changes or goes means that stored rows and logs of running clusters are not understood any more: make
+//! a new version or variant instead. New lines are appended.
+
+use gabion_protocol::messages::master::{Damage as Found, EntryKind};
+use proptest::prelude::*;
+
+use super::*;
+use crate::state::check::row_decodes;
+use crate::state::key::chunk::{Chunk, ChunkKey, Phase, Replica, ReplicaState};
+use crate::state::key::damage::{Damage, DamageKey};
+use crate::state::key::degraded::{DegradedKey, Wanting};
+use crate::state::key::dentry::{Dentry, DentryKey};
+use crate::state::key::dropping::{DroppingKey, Order};
+use crate::state::key::extent::{Extent, ExtentKey};
+use crate::state::key::garbage::{GarbageKey, Waiting};
+use crate::state::key::history::{HistoryKey, Past};
+use crate::state::key::inode::{Content, Upload};
+use crate::state::key::replica::{Held, ReplicaKey};
+use crate::state::key::reply::{Answered, ReplyKey};
+use crate::state::key::server::{Server, ServerKey};
+use crate::state::key::server_name::{Named, ServerNameKey};
+use crate::state::key::session::{Session, SessionKey};
+use crate::state::key::session_due::{Due, SessionDueKey};
+use crate::state::key::trash::{TrashKey, Trashed};
+use crate::state::key::upload_lease::{LeaseDue, UploadLeaseKey};
+use crate::state::key::{Moment, Value};
+
+const CHUNK: ChunkId = ChunkId {
+    volume: VolumeId(0),
+    timeline: Timeline(1),
+    counter: 0x2a,
+};
+const SESSION: SessionId = SessionId {
+    opened: StateTime(0x102),
+    random: 0xa0b,
+};
+const SERVER: ServerId = ServerId(3);
+const NUMBER: ReplicaNumber = ReplicaNumber(9);
+const CONTENT: Content = Content {
+    length: 300,
+    crc: Some(0xdead_beef),
+    replicas: 3,
+    chunk_bytes: 64 << 20,
+    extents: 2,
+    degraded: 1,
+};
+
+#[derive(Default)]
+struct Golden(String);
+
+impl Golden {
+    fn line(&mut self, name: &str, bytes: &[u8]) {
+        use std::fmt::Write as _;
+        write!(self.0, "{name} ").unwrap();
+        bytes.iter().for_each(|byte| write!(self.0, "{byte:02x}").unwrap());
+        self.0.push('\n');
+    }
+
+    fn row<K: Key + PartialEq + std::fmt::Debug>(&mut self, name: &str, key: &K, value: &K::Value)
+    where
+        K::Value: PartialEq + std::fmt::Debug,
+    {
+        let (key_bytes, value_bytes) = (key.encode(), value.encode());
+        assert_eq!(K::decode(&key_bytes).as_ref(), Some(key));
+        assert_eq!(K::Value::decode(&value_bytes).as_ref(), Ok(value));
+        assert_eq!(row_decodes(&key_bytes, &value_bytes), Ok(K::KIND));
+        self.line(&format!("key.{name}"), &key_bytes);
+        self.line(&format!("value.{name}"), &value_bytes);
+    }
+
+    fn command(&mut self, name: &str, command: &Command) {
+        let bytes = command.encode();
+        assert_eq!(Command::decode(&bytes).as_ref(), Ok(command));
+        self.line(&format!("command.{name}"), &bytes);
+    }
+
+    fn client(&mut self, name: &str, op: ClientCommand) {
+        let request = ClientRequest {
+            request: RequestId {
+                session: SESSION,
+                sequence: 7,
+            },
+            answered_below: 6,
+            wall_ms: -1,
+            op,
+        };
+        self.command(name, &Command::Client(request));
+    }
+
+    fn reply(&mut self, name: &str, reply: Result<Outcome, Refusal>) {
+        let reply = Reply(reply);
+        assert_eq!(Reply::decode(&reply.encode()).as_ref(), Ok(&reply));
+        self.line(&format!("reply.{name}"), &reply.encode());
+    }
+}
+
+fn inode(body: Body) -> Inode {
+    Inode {
+        body,
+        mode: 0o644,
+        modified_ms: -2,
+        parent: Parent {
+            ino: Ino::ROOT,
+            name: "f".to_owned(),
+            since: Moment(4),
+        },
+        since: Moment(5),
+        generation: 0,
+    }
+}
+
+fn names(golden: &mut Golden) {
+    let upload = Upload {
+        content: CONTENT,
+        path: path("/a/f"),
+        replace: true,
+        parents: false,
+        modified_ms: Some(8),
+        generation: UploadGeneration(1),
+        session: SESSION,
+        lease: StateTime(77),
+        open: vec![CHUNK],
+    };
+    golden.row("inode.directory", &InodeKey(Ino(0x1234)), &inode(Body::Directory));
+    golden.row("inode.file", &InodeKey(Ino(0x1234)), &inode(Body::File(CONTENT)));
+    golden.row("inode.upload", &InodeKey(Ino(0x1234)), &inode(Body::Upload(upload)));
+    let entry = DentryKey {
+        parent: Ino::ROOT,
+        name: "ü".to_owned(),
+    };
+    let dentry = Dentry {
+        ino: Ino(0x1234),
+        directory: true,
+        since: Moment(5),
+    };
+    golden.row("dentry", &entry, &dentry);
+    let extent = Extent {
+        chunk: CHUNK,
+        chunk_offset: 1,
+        length: 2,
+        crc: Some(3),
+        since: Moment(5),
+    };
+    let at = ExtentKey {
+        ino: Ino(0x1234),
+        offset: 0x100,
+    };
+    golden.row("extent", &at, &extent);
+    let total = Total {
+        files: 1,
+        directories: 2,
+        bytes: 3,
+        reserved: 4,
+        deepest: 5,
+        longest: 6,
+    };
+    golden.row("total", &TotalKey(Ino(2)), &total);
+    let deadline = StateTime(0x55);
+    golden.row("trash", &TrashKey { deadline, ino: Ino(2) }, &Trashed);
+    golden.row("upload_lease", &UploadLeaseKey { deadline, ino: Ino(2) }, &LeaseDue);
+    let past = HistoryKey {
+        key: entry.encode(),
+        until: Moment(6),
+    };
+    let value = Past {
+        since: Moment(5),
+        value: vec![1, 2],
+    };
+    golden.row("history", &past, &value);
+}
+
+fn chunks(golden: &mut Golden) {
+    let tokens_end = StateTime(0x66);
+    let phases = [
+        ("open", Phase::Open),
+        ("sealed", Phase::Sealed),
+        ("garbage", Phase::Garbage { tokens_end }),
+    ];
+    for (name, phase) in phases {
+        let states = [ReplicaState::Copying, ReplicaState::Live, ReplicaState::Dropping];
+        let replicas = states.map(|state| Replica {
+            server: SERVER,
+            number: NUMBER,
+            state,
+        });
+        let chunk = Chunk {
+            phase,
+            generation: Generation(1),
+            length: 300,
+            crc: 5,
+            references: 1,
+            wanted: 3,
+            owner: Ino(2),
+            replicas: replicas.to_vec(),
+        };
+        golden.row(&format!("chunk.{name}"), &ChunkKey(CHUNK), &chunk);
+    }
+    let held = ReplicaKey {
+        server: SERVER,
+        chunk: CHUNK,
+    };
+    golden.row(
+        "replica",
+        &held,
+        &Held {
+            number: NUMBER,
+            live: true,
+        },
+    );
+    let dropping = DroppingKey {
+        server: SERVER,
+        chunk: CHUNK,
+        number: NUMBER,
+    };
+    golden.row("dropping", &dropping, &Order);
+    golden.row(
+        "degraded",
+        &DegradedKey { live: 2, chunk: CHUNK },
+        &Wanting { wanted: 3 },
+    );
+    golden.row(
+        "garbage",
+        &GarbageKey {
+            tokens_end,
+            chunk: CHUNK,
+        },
+        &Waiting,
+    );
+    let report = DamageKey {
+        chunk: CHUNK,
+        server: SERVER,
+    };
+    let damage = Damage {
+        number: NUMBER,
+        confirmed: true,
+        what: "block 3".to_owned(),
+    };
+    golden.row("damage", &report, &damage);
+}
+
+fn cluster(golden: &mut Golden) {
+    let facts = Cluster {
+        cluster: CLUSTER,
+        timeline: Timeline(1),
+        moment_base: 2,
+        settings: SETTINGS,
+    };
+    golden.row("meta.cluster", &ClusterKey, &facts);
+    golden.row("meta.clock", &ClockKey, &Clock { now: StateTime(300) });
+    let counters = Counters {
+        ino: 1,
+        chunk: 2,
+        server: 3,
+        replica: 4,
+    };
+    golden.row("meta.counters", &CountersKey, &counters);
+    golden.row("meta.level", &LevelKey, &Level { level: 1 });
+    let server = Server {
+        name: "c3".to_owned(),
+        incarnation: Incarnation([5; 16]),
+        boot: 2,
+        address: "h:1".to_owned(),
+        rack: "r".to_owned(),
+        retired: false,
+    };
+    golden.row("server", &ServerKey(SERVER), &server);
+    golden.row(
+        "server_name",
+        &ServerNameKey("c3".to_owned()),
+        &Named { server: SERVER },
+    );
+    let session = Session {
+        expires: StateTime(300),
+        answered_below: 7,
+    };
+    golden.row("session", &SessionKey(SESSION), &session);
+    let due = SessionDueKey {
+        deadline: StateTime(300),
+        session: SESSION,
+    };
+    golden.row("session_due", &due, &Due);
+    let answered = Answered {
+        sequence: 71,
+        reply: Reply(Ok(Outcome::Done)),
+    };
+    golden.row("reply", &ReplyKey::of(SESSION, 71), &answered);
+}
+
+fn commands(golden: &mut Golden) {
+    let bootstrap = Bootstrap {
+        cluster: CLUSTER,
+        timeline: Timeline(1),
+        settings: SETTINGS,
+        wall_ms: 5,
+    };
+    golden.command("bootstrap", &Command::Bootstrap(bootstrap));
+    golden.command("tick", &Command::Tick { advance_ms: 500 });
+    let registration = Registration {
+        server: Some(SERVER),
+        incarnation: Incarnation([5; 16]),
+        boot: 2,
+        address: "h:1".to_owned(),
+        rack: "r".to_owned(),
+    };
+    let name = "c3".to_owned();
+    golden.command("register_server", &Command::RegisterServer { name, registration });
+    let (server, done) = (SERVER, vec![(CHUNK, NUMBER)]);
+    golden.command("replicas_dropped", &Command::ReplicasDropped { server, done });
+    let found = vec![Found {
+        chunk: CHUNK,
+        replica: NUMBER,
+        what: "block 3".to_owned(),
+    }];
+    golden.command("damage_found", &Command::DamageFound { server, found });
+    let intact = vec![(CHUNK, NUMBER)];
+    golden.command("damage_cleared", &Command::DamageCleared { server, intact });
+    golden.command("mark_hash", &Command::MarkHash);
+    golden.command("set_level", &Command::SetLevel { level: 2 });
+}
+
+fn client_commands(golden: &mut Golden) {
+    let (upload, generation) = (Ino(2), UploadGeneration(1));
+    let seal = Seal {
+        chunk: CHUNK,
+        generation: Generation(1),
+        file_offset: 0,
+        length: 10,
+        crc: 5,
+        members: vec![SERVER],
+    };
+    golden.client("mkdir", mkdir("/a"));
+    golden.client("open_upload", open("/a", 1));
+    let grant = ClientCommand::GrantChunks {
+        upload,
+        generation,
+        placements: vec![chain(&[1, 2])],
+        abandoned: vec![CHUNK],
+    };
+    golden.client("grant_chunks", grant);
+    let seals = vec![seal];
+    let recorded = ClientCommand::SealChunks {
+        upload,
+        generation,
+        seals: seals.clone(),
+    };
+    golden.client("seal_chunks", recorded);
+    let commit = ClientCommand::Commit {
+        upload,
+        generation,
+        seals,
+        length: 10,
+        crc: 5,
+    };
+    golden.client("commit", commit);
+    golden.client("abort_upload", ClientCommand::AbortUpload { upload, generation });
+    let uploads = vec![(upload, generation)];
+    golden.client("renew", ClientCommand::Renew { uploads });
+    golden.client("rename", rename("/a", "/b", true));
+    golden.client("remove", remove("/a", true));
+    let report = ClientCommand::ReportDamage {
+        chunk: CHUNK,
+        server: SERVER,
+        replica: NUMBER,
+        what: "x".to_owned(),
+    };
+    golden.client("report_damage", report);
+}
+
+fn replies(golden: &mut Golden) {
+    let granted = GrantedChunk {
+        chunk: CHUNK,
+        generation: Generation(1),
+        replicas: vec![(SERVER, NUMBER)],
+    };
+    golden.reply("done", Ok(Outcome::Done));
+    let entry = Entry {
+        name: "f".to_owned(),
+        ino: Ino(2),
+        kind: EntryKind::File,
+        length: 10,
+        crc: 5,
+        replicas: 3,
+        chunk_bytes: 64 << 20,
+        children: 1,
+        mode: 0o644,
+        modified_ms: 5,
+        degraded: false,
+    };
+    golden.reply("entry", Ok(Outcome::Entry(entry)));
+    let upload = Outcome::Upload {
+        upload: Ino(2),
+        generation: UploadGeneration(1),
+        chunk_bytes: 64 << 20,
+        replicas: 3,
+        chunks: vec![granted.clone()],
+    };
+    golden.reply("upload", Ok(upload));
+    golden.reply("chunks", Ok(Outcome::Chunks(vec![granted])));
+    let removed = Outcome::Removed {
+        files: 1,
+        directories: 2,
+        bytes: 3,
+    };
+    golden.reply("removed", Ok(removed));
+    golden.reply("registered", Ok(Outcome::Registered { server: SERVER }));
+    golden.reply("marked", Ok(Outcome::Marked { index: 300 }));
+    let ticked = Outcome::Ticked {
+        now: StateTime(300),
+        more: true,
+    };
+    golden.reply("ticked", Ok(ticked));
+    for refusal in refusals() {
+        let debug = format!("{refusal:?}");
+        let name = debug.split([' ', '{']).next().unwrap().to_owned();
+        golden.reply(&format!("refused.{name}"), Err(refusal));
+    }
+}
+
+/// One of each, in the order of their numbers.
+fn refusals() -> Vec<Refusal> {
+    use Refusal::*;
+    let (chunk, server, upload) = (CHUNK, SERVER, Ino(2));
+    let path = || path("/a");
+    vec![
+        NotReady,
+        Malformed,
+        Level { needs: 2, level: 1 },
+        SessionExpired,
+        AnsweredBefore,
+        WindowExceeded { answered_below: 7 },
+        NotFound { path: path() },
+        Exists { path: path() },
+        IsDirectory { path: path() },
+        NotDirectory { path: path() },
+        NotEmpty { path: path() },
+        Root,
+        IntoItself,
+        PathsTooLong,
+        Replicas { asked: 11 },
+        ChunkBytes { asked: 1 },
+        TooMany { asked: 2, limit: 1 },
+        TooFewServers { usable: 1, needed: 2 },
+        UploadGone { upload },
+        UploadCommitted { upload },
+        UploadFenced {
+            upload,
+            generation: UploadGeneration(1),
+        },
+        ChunkNotOpen { chunk },
+        ChunkFenced {
+            chunk,
+            generation: Generation(1),
+        },
+        SealOutOfOrder {
+            chunk,
+            offset: 1,
+            expected: 2,
+        },
+        SealLength { chunk, length: 0 },
+        SealMember { chunk, server },
+        TooFewMembers {
+            chunk,
+            members: 1,
+            needed: 2,
+        },
+        FileTooLong,
+        Length { told: 1, recorded: 2 },
+        Crc { told: 1, recorded: 2 },
+        Bootstrapped,
+        Settings,
+        LevelDown { level: 1 },
+        ServerUnknown { server },
+        ServerForeign { server },
+        ServerStale { server, boot: 2 },
+        ServerRetired {
+            server,
+            by: ServerId(5),
+        },
+        ServerName,
+    ]
+}
+
+#[test]
+fn bytes_are_frozen() {
+    let mut golden = Golden::default();
+    for part in [names, chunks, cluster, commands, client_commands, replies] {
+        part(&mut golden);
+    }
+    let frozen = include_str!("golden.txt");
+    for (now, then) in golden.0.lines().zip(frozen.lines()) {
+        assert_eq!(now, then, "the bytes have changed: make a new version or variant");
+    }
+    assert_eq!(
+        golden.0.lines().count(),
+        frozen.lines().count(),
+        "all lines now:\n{}",
+        golden.0
+    );
+}
+
+#[test]
+fn refusals_are_numbered_in_order_and_say_what_to_do() {
+    for (number, refusal) in refusals().into_iter().enumerate() {
+        assert_eq!(
+            gabion_protocol::messages::encode(&refusal)[0] as usize,
+            number,
+            "{refusal:?}"
+        );
+        let error = refusal.to_wire("cannot do it");
+        assert!(error.message.starts_with("cannot do it: "), "{error}");
+        assert!(error.message.len() > 20 && !error.message.contains('{'), "{error}");
+    }
+    assert_eq!(refusals().len(), 38);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_decode_or_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..22) {
+        let mut framed = vec![1];
+        framed.extend(&bytes);
+        for bytes in [&bytes, &framed] {
+            if let Ok(command) = Command::decode(bytes) {
+                prop_assert_eq!(Command::decode(&command.encode()), Ok(command));
+            }
+            if let Ok(reply) = Reply::decode(bytes) {
+                prop_assert_eq!(Reply::decode(&reply.encode()), Ok(reply));
+            }
+            let mut key = vec![kind];
+            key.extend(bytes.iter().take(30));
+            let _ = row_decodes(&key, bytes);
+        }
+    }
+
+    /// Whatever a client sends, the state stays sound.
+    #[test]
+    fn any_decoded_command_is_applied(bytes in proptest::collection::vec(0u8..12, 0..60)) {
+        let mut machine = Machine::new();
+        let mut framed = vec![1];
+        framed.extend(&bytes);
+        if let Ok(command) = Command::decode(&framed)
+            && !matches!(command, Command::SetLevel { .. })
+        {
+            let _ = machine.apply(&command);
+            machine.check();
+        }
+    }
+}

@@ -1,0 +1,661 @@
+//! Random programs against a naive model: paths lead to contents, nothing else is known.
+//!
+//! The model knows no inodes, chunks, totals or trash. After every command the answers must be equal; after every
+//! program the trees must be equal, the invariants must hold, and when all has been removed nothing may be left.
+
+use std::collections::BTreeMap;
+
+use gabion_protocol::messages::master::EntryKind;
+use proptest::prelude::*;
+
+use super::*;
+use crate::state::key::Kind;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Node {
+    Directory,
+    File { length: u64, crc: u32, chunks: u64 },
+}
+
+#[derive(Debug, Clone)]
+struct Draft {
+    ino: Ino,
+    generation: UploadGeneration,
+    session: SessionId,
+    path: FsPath,
+    replace: bool,
+    parents: bool,
+    lease: u64,
+    open: Vec<GrantedChunk>,
+    whole: Running,
+    chunks: u64,
+}
+
+/// What a program does next.
+#[derive(Debug, Clone)]
+enum Step {
+    Mkdir {
+        path: FsPath,
+        parents: bool,
+    },
+    Open {
+        path: FsPath,
+        replace: bool,
+        parents: bool,
+        chunks: usize,
+    },
+    Grant {
+        upload: usize,
+        chunks: usize,
+        give_up: bool,
+    },
+    Seal {
+        upload: usize,
+        order: usize,
+        drop_member: bool,
+    },
+    Commit {
+        upload: usize,
+        seal_rest: bool,
+        lie: bool,
+    },
+    Abort {
+        upload: usize,
+    },
+    Renew {
+        upload: usize,
+    },
+    Rename {
+        from: FsPath,
+        to: FsPath,
+        replace: bool,
+    },
+    Remove {
+        path: FsPath,
+        recursive: bool,
+    },
+    Tick {
+        ms: u64,
+    },
+    Obey,
+    Again {
+        back: usize,
+    },
+    OtherClient,
+}
+
+fn any_path() -> impl Strategy<Value = FsPath> {
+    proptest::collection::vec(0usize..3, 0..4).prop_map(|names| {
+        let names: Vec<_> = names.into_iter().map(|name| ["a", "b", "c"][name]).collect();
+        path(&format!("/{}", names.join("/")))
+    })
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let upload = 0usize..4;
+    prop_oneof![
+        3 => (any_path(), any::<bool>()).prop_map(|(path, parents)| Step::Mkdir { path, parents }),
+        5 => (any_path(), any::<bool>(), any::<bool>(), 0usize..4)
+            .prop_map(|(path, replace, parents, chunks)| Step::Open { path, replace, parents, chunks }),
+        1 => (upload.clone(), 0usize..3, any::<bool>())
+            .prop_map(|(upload, chunks, give_up)| Step::Grant { upload, chunks, give_up }),
+        3 => (upload.clone(), 0usize..3, any::<bool>())
+            .prop_map(|(upload, order, drop_member)| Step::Seal { upload, order, drop_member }),
+        6 => (upload.clone(), any::<bool>(), prop::bool::weighted(0.1))
+            .prop_map(|(upload, seal_rest, lie)| Step::Commit { upload, seal_rest, lie }),
+        1 => upload.clone().prop_map(|upload| Step::Abort { upload }),
+        1 => upload.prop_map(|upload| Step::Renew { upload }),
+        3 => (any_path(), any_path(), any::<bool>())
+            .prop_map(|(from, to, replace)| Step::Rename { from, to, replace }),
+        2 => (any_path(), any::<bool>()).prop_map(|(path, recursive)| Step::Remove { path, recursive }),
+        2 => prop_oneof![0u64..500, 1000u64..7000, Just(21_000u64)].prop_map(|ms| Step::Tick { ms }),
+        1 => Just(Step::Obey),
+        2 => (0usize..5).prop_map(|back| Step::Again { back }),
+        1 => Just(Step::OtherClient),
+    ]
+}
+
+/// A client and what the model knows about its session.
+struct Known {
+    client: Client,
+    /// When the session ends; `None` while it has not begun.
+    expires: Option<u64>,
+    dead: bool,
+    /// Its commands and their answers.
+    sent: Vec<(Command, Reply)>,
+}
+
+struct Model {
+    machine: Machine,
+    tree: BTreeMap<FsPath, Node>,
+    drafts: Vec<Draft>,
+    clients: Vec<Known>,
+    active: usize,
+    crc: u32,
+    now: u64,
+    born: u64,
+}
+
+/// What the model expects, or the code it expects to be refused with.
+type Expected<T> = Result<T, ErrorCode>;
+
+impl Model {
+    fn new() -> Self {
+        let mut model = Self {
+            machine: Machine::new(),
+            tree: BTreeMap::from([(FsPath::root(), Node::Directory)]),
+            drafts: Vec::new(),
+            clients: Vec::new(),
+            active: 0,
+            crc: 0,
+            now: 0,
+            born: 0,
+        };
+        model.clients = vec![model.birth(), model.birth()];
+        model
+    }
+
+    fn birth(&mut self) -> Known {
+        self.born += 1;
+        Known {
+            client: Client::new(&self.machine, self.born),
+            expires: None,
+            dead: false,
+            sent: Vec::new(),
+        }
+    }
+
+    /// Sends a command of the active client; `None` if its session is dead, and a new one is begun.
+    fn send(&mut self, op: ClientCommand) -> Option<Result<Outcome, Refusal>> {
+        let known = &mut self.clients[self.active];
+        known.client.sequence += 1;
+        let sequence = known.client.sequence;
+        let command = known.client.request(sequence, sequence.saturating_sub(3).max(1), op);
+        let reply = self.machine.apply(&command);
+        if known.dead {
+            assert_eq!(reply, Reply(Err(Refusal::SessionExpired)));
+            self.clients[self.active] = self.birth();
+            return None;
+        }
+        known.expires = Some(self.now + SETTINGS.session_ms);
+        known.sent.push((command, reply.clone()));
+        Some(reply.0)
+    }
+
+    /// Sends a command and compares whether and how it is refused.
+    fn compare<T>(&mut self, op: ClientCommand, expected: Expected<T>) -> Option<(Outcome, T)> {
+        let what = format!("{op:?}");
+        match (self.send(op)?, expected) {
+            (Ok(outcome), Ok(expected)) => Some((outcome, expected)),
+            (Err(refusal), Err(code)) => {
+                assert_eq!(refusal.code(), code, "{what}: {refusal:?}");
+                None
+            }
+            (answer, expected) => panic!("{what}: {answer:?}, expected {:?}", expected.err()),
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Mkdir { path, parents } => self.mkdir(path, parents),
+            Step::Open {
+                path,
+                replace,
+                parents,
+                chunks,
+            } => self.open(path, replace, parents, chunks),
+            Step::Grant {
+                upload,
+                chunks,
+                give_up,
+            } => self.grant(upload, chunks, give_up),
+            Step::Seal {
+                upload,
+                order,
+                drop_member,
+            } => self.seal(upload, order, drop_member),
+            Step::Commit { upload, seal_rest, lie } => self.commit(upload, seal_rest, lie),
+            Step::Abort { upload } => self.abort(upload),
+            Step::Renew { upload } => self.renew(upload),
+            Step::Rename { from, to, replace } => self.rename(from, to, replace),
+            Step::Remove { path, recursive } => self.remove(path, recursive),
+            Step::Tick { ms } => self.tick(ms),
+            Step::Obey => self.machine.obey(),
+            Step::Again { back } => self.again(back),
+            Step::OtherClient => self.active = 1 - self.active,
+        }
+    }
+
+    /// The first part of a path that is a file or is missing.
+    fn walk(&self, path: &FsPath) -> Expected<&Node> {
+        let mut at = FsPath::root();
+        for name in path.names() {
+            if self.tree[&at] != Node::Directory {
+                return Err(ErrorCode::NotDirectory);
+            }
+            at = at.join(name).unwrap();
+            if !self.tree.contains_key(&at) {
+                return Err(ErrorCode::NotFound);
+            }
+        }
+        Ok(&self.tree[&at])
+    }
+
+    /// The directory above a path, made in `tree` if it may be.
+    fn above(&self, path: &FsPath, make: bool) -> Expected<BTreeMap<FsPath, Node>> {
+        let mut tree = self.tree.clone();
+        let (parent, _) = path.parent_and_name().unwrap();
+        let mut at = FsPath::root();
+        for name in parent.names() {
+            at = at.join(name).unwrap();
+            match tree.get(&at) {
+                Some(Node::Directory) => {}
+                Some(Node::File { .. }) => return Err(ErrorCode::NotDirectory),
+                None if make => drop(tree.insert(at.clone(), Node::Directory)),
+                None => return Err(ErrorCode::NotFound),
+            }
+        }
+        Ok(tree)
+    }
+
+    fn below(&self, path: &FsPath) -> Vec<FsPath> {
+        self.tree
+            .keys()
+            .filter(|at| path.holds(at) && *at != path)
+            .cloned()
+            .collect()
+    }
+
+    fn mkdir(&mut self, path: FsPath, parents: bool) {
+        let expected = match self.walk(&path) {
+            Ok(Node::Directory) if parents => Ok(self.tree.clone()),
+            Ok(_) => Err(ErrorCode::Exists),
+            Err(_) => self.above(&path, parents).map(|mut tree| {
+                tree.insert(path.clone(), Node::Directory);
+                tree
+            }),
+        };
+        let command = ClientCommand::Mkdir {
+            path,
+            parents,
+            mode: 0o755,
+        };
+        if let Some((_, tree)) = self.compare(command, expected) {
+            self.tree = tree;
+        }
+    }
+
+    fn open(&mut self, path: FsPath, replace: bool, parents: bool, chunks: usize) {
+        let expected = match self.walk(&path) {
+            Ok(Node::Directory) => Err(ErrorCode::IsDirectory),
+            Ok(Node::File { .. }) if !replace => Err(ErrorCode::Exists),
+            Ok(Node::File { .. }) => Ok(()),
+            Err(ErrorCode::NotFound) => {
+                let (parent, _) = path.parent_and_name().unwrap();
+                let there = parents || self.tree.contains_key(&parent);
+                if there { Ok(()) } else { Err(ErrorCode::NotFound) }
+            }
+            Err(code) => Err(code),
+        };
+        let command = ClientCommand::OpenUpload {
+            path: path.clone(),
+            options: UploadOptions {
+                replace,
+                parents,
+                ..options()
+            },
+            placements: vec![chain(&[1, 2, 3]); chunks],
+        };
+        let Some((outcome, ())) = self.compare(command, expected) else {
+            return;
+        };
+        let Outcome::Upload {
+            upload,
+            generation,
+            chunks,
+            ..
+        } = outcome
+        else {
+            panic!("{outcome:?}");
+        };
+        self.drafts.push(Draft {
+            ino: upload,
+            generation,
+            session: self.clients[self.active].client.session,
+            path,
+            replace,
+            parents,
+            lease: self.now + SETTINGS.upload_lease_ms,
+            open: chunks,
+            whole: Running::default(),
+            chunks: 0,
+        });
+    }
+
+    /// A draft by number, counted from the newest, and whether it is the active client's.
+    fn draft(&self, back: usize) -> Option<(usize, Draft, Expected<()>)> {
+        let at = self.drafts.len().checked_sub(back + 1)?;
+        let draft = self.drafts[at].clone();
+        let mine = draft.session == self.clients[self.active].client.session;
+        Some((at, draft, if mine { Ok(()) } else { Err(ErrorCode::Fenced) }))
+    }
+
+    fn grant(&mut self, upload: usize, chunks: usize, give_up: bool) {
+        let Some((at, draft, expected)) = self.draft(upload) else {
+            return;
+        };
+        let abandoned = draft.open.first().filter(|_| give_up).map(|granted| granted.chunk);
+        let command = ClientCommand::GrantChunks {
+            upload: draft.ino,
+            generation: draft.generation,
+            placements: vec![chain(&[4, 2, 1]); chunks],
+            abandoned: abandoned.into_iter().collect(),
+        };
+        if let Some((Outcome::Chunks(granted), ())) = self.compare(command, expected) {
+            let draft = &mut self.drafts[at];
+            draft.open.retain(|granted| Some(granted.chunk) != abandoned);
+            draft.open.extend(granted);
+            draft.lease = self.now + SETTINGS.upload_lease_ms;
+        }
+    }
+
+    /// The seal of a draft's open chunk, as its writer makes it.
+    fn next_seal(&mut self, draft: &mut Draft, order: usize, drop_member: bool) -> Seal {
+        let granted = draft.open.remove(order % draft.open.len());
+        self.crc = self.crc.wrapping_mul(31).wrapping_add(17);
+        let length = 1 + u64::from(self.crc % 1000);
+        let mut members: Vec<_> = granted.replicas.iter().map(|(server, _)| *server).collect();
+        if drop_member {
+            members.remove(order % members.len());
+        }
+        let seal = Seal {
+            chunk: granted.chunk,
+            generation: granted.generation,
+            file_offset: draft.whole.len(),
+            length,
+            crc: self.crc,
+            members,
+        };
+        draft.whole.append(seal.crc, length);
+        draft.chunks += 1;
+        seal
+    }
+
+    fn seal(&mut self, upload: usize, order: usize, drop_member: bool) {
+        let Some((at, mut draft, expected)) = self.draft(upload) else {
+            return;
+        };
+        if draft.open.is_empty() {
+            return;
+        }
+        let seal = self.next_seal(&mut draft, order, drop_member);
+        let command = ClientCommand::SealChunks {
+            upload: draft.ino,
+            generation: draft.generation,
+            seals: vec![seal],
+        };
+        if self.compare(command, expected).is_some() {
+            draft.lease = self.now + SETTINGS.upload_lease_ms;
+            self.drafts[at] = draft;
+        }
+    }
+
+    fn commit(&mut self, upload: usize, seal_rest: bool, lie: bool) {
+        let Some((at, mut draft, mine)) = self.draft(upload) else {
+            return;
+        };
+        let mut seals = Vec::new();
+        while seal_rest && !draft.open.is_empty() {
+            seals.push(self.next_seal(&mut draft, 0, false));
+        }
+        let expected = mine.and_then(|()| self.committed(&draft, lie));
+        let command = ClientCommand::Commit {
+            upload: draft.ino,
+            generation: draft.generation,
+            seals,
+            length: draft.whole.len(),
+            crc: draft.whole.crc() ^ u32::from(lie),
+        };
+        if let Some((outcome, tree)) = self.compare(command, expected) {
+            let file = entry(Ok(outcome));
+            assert_eq!((file.length, file.crc), (draft.whole.len(), draft.whole.crc()));
+            assert_eq!(
+                (Some(file.name.as_str()), file.children),
+                (draft.path.name(), draft.chunks)
+            );
+            self.tree = tree;
+            self.drafts.remove(at);
+        }
+    }
+
+    fn committed(&self, draft: &Draft, lie: bool) -> Expected<BTreeMap<FsPath, Node>> {
+        if lie {
+            return Err(ErrorCode::ChecksumMismatch);
+        }
+        let mut tree = self.above(&draft.path, draft.parents)?;
+        match tree.get(&draft.path) {
+            Some(Node::Directory) => return Err(ErrorCode::IsDirectory),
+            Some(Node::File { .. }) if !draft.replace => return Err(ErrorCode::Exists),
+            Some(Node::File { .. }) | None => {}
+        }
+        let file = Node::File {
+            length: draft.whole.len(),
+            crc: draft.whole.crc(),
+            chunks: draft.chunks,
+        };
+        tree.insert(draft.path.clone(), file);
+        Ok(tree)
+    }
+
+    fn abort(&mut self, upload: usize) {
+        let Some((at, draft, expected)) = self.draft(upload) else {
+            return;
+        };
+        let command = ClientCommand::AbortUpload {
+            upload: draft.ino,
+            generation: draft.generation,
+        };
+        if self.compare(command, expected).is_some() {
+            self.drafts.remove(at);
+        }
+    }
+
+    fn renew(&mut self, upload: usize) {
+        let Some((at, draft, mine)) = self.draft(upload) else {
+            return;
+        };
+        let uploads = vec![(draft.ino, draft.generation)];
+        if self.compare(ClientCommand::Renew { uploads }, Ok(())).is_some() && mine.is_ok() {
+            self.drafts[at].lease = self.now + SETTINGS.upload_lease_ms;
+        }
+    }
+
+    fn rename(&mut self, from: FsPath, to: FsPath, replace: bool) {
+        let expected = self.renamed(&from, &to, replace);
+        let command = ClientCommand::Rename { from, to, replace };
+        if let Some((_, tree)) = self.compare(command, expected) {
+            self.tree = tree;
+        }
+    }
+
+    fn renamed(&self, from: &FsPath, to: &FsPath, replace: bool) -> Expected<BTreeMap<FsPath, Node>> {
+        if from.is_root() || to.is_root() {
+            return Err(ErrorCode::InvalidArgument);
+        }
+        let source = self.walk(from)?.clone();
+        if from == to {
+            return Ok(self.tree.clone());
+        }
+        if source == Node::Directory && from.holds(to) {
+            return Err(ErrorCode::InvalidArgument);
+        }
+        let (parent, _) = to.parent_and_name().unwrap();
+        if *self.walk(&parent)? != Node::Directory {
+            return Err(ErrorCode::NotDirectory);
+        }
+        if let Some(target) = self.tree.get(to) {
+            match (&source, target) {
+                _ if !replace => return Err(ErrorCode::Exists),
+                (Node::Directory, Node::File { .. }) => return Err(ErrorCode::NotDirectory),
+                (Node::File { .. }, Node::Directory) => return Err(ErrorCode::IsDirectory),
+                (Node::Directory, Node::Directory) if !self.below(to).is_empty() => return Err(ErrorCode::NotEmpty),
+                _ => {}
+            }
+        }
+        let moved = |at: &FsPath| match at.as_str().strip_prefix(from.as_str()) {
+            Some(rest) if from.holds(at) => path(&format!("{to}{rest}")),
+            _ => at.clone(),
+        };
+        let mut tree = self.tree.clone();
+        tree.remove(to);
+        Ok(tree.into_iter().map(|(at, node)| (moved(&at), node)).collect())
+    }
+
+    fn remove(&mut self, at: FsPath, recursive: bool) {
+        let expected = match self.walk(&at) {
+            _ if at.is_root() => Err(ErrorCode::InvalidArgument),
+            Err(code) => Err(code),
+            Ok(_) if !recursive && !self.below(&at).is_empty() => Err(ErrorCode::NotEmpty),
+            Ok(_) => Ok(()),
+        };
+        let command = ClientCommand::Remove {
+            path: at.clone(),
+            recursive,
+        };
+        let Some((outcome, ())) = self.compare(command, expected) else {
+            return;
+        };
+        let mut gone = (0, 0, 0);
+        for path in self.below(&at).into_iter().chain([at]) {
+            match self.tree.remove(&path).unwrap() {
+                Node::Directory => gone.1 += 1,
+                Node::File { length, .. } => (gone.0, gone.2) = (gone.0 + 1, gone.2 + length),
+            }
+        }
+        let (files, directories, bytes) = gone;
+        let removed = Outcome::Removed {
+            files,
+            directories,
+            bytes,
+        };
+        assert_eq!(outcome, removed);
+    }
+
+    fn tick(&mut self, ms: u64) {
+        self.now += ms;
+        self.machine.tick(ms);
+        let now = self.now;
+        self.drafts.retain(|draft| draft.lease > now);
+        for known in &mut self.clients {
+            let opened = known.client.session.opened.0;
+            let end = known.expires.unwrap_or(opened + SETTINGS.session_ms);
+            known.dead |= end <= now;
+        }
+    }
+
+    /// A command arrives once more, from either client.
+    fn again(&mut self, back: usize) {
+        let known = &self.clients[self.active];
+        let Some(at) = known.sent.len().checked_sub(back + 1) else {
+            return;
+        };
+        let (command, first) = known.sent[at].clone();
+        let before = self.machine.rows.clone();
+        let again = self.machine.apply(&command);
+        assert_eq!(self.machine.rows, before, "a duplicate changes nothing");
+        let expected = if known.dead {
+            Reply(Err(Refusal::SessionExpired))
+        } else if back > 3 {
+            Reply(Err(Refusal::AnsweredBefore))
+        } else {
+            first
+        };
+        assert_eq!(again, expected, "{command:?}");
+    }
+
+    /// The tree as the state machine shows it.
+    fn shown(&self) -> BTreeMap<FsPath, Node> {
+        let mut shown = BTreeMap::from([(FsPath::root(), Node::Directory)]);
+        let mut directories = vec![FsPath::root()];
+        while let Some(directory) = directories.pop() {
+            for entry in read::list(&self.machine.rows, &directory, None, 1000).unwrap().entries {
+                let path = directory.join(&entry.name).unwrap();
+                let node = match entry.kind {
+                    EntryKind::Directory => {
+                        directories.push(path.clone());
+                        Node::Directory
+                    }
+                    EntryKind::File => Node::File {
+                        length: entry.length,
+                        crc: entry.crc,
+                        chunks: entry.children,
+                    },
+                };
+                shown.insert(path, node);
+            }
+        }
+        shown
+    }
+
+    /// Lets everything expire and be removed; nothing may be left.
+    fn clear(&mut self) {
+        let mut client = Client::new(&self.machine, 1000);
+        for name in ["/a", "/b", "/c"] {
+            let gone = client.run(&mut self.machine, remove(name, true));
+            assert_eq!(gone.is_ok(), self.tree.contains_key(&path(name)));
+        }
+        self.machine.tick(SETTINGS.session_ms);
+        self.machine.settle();
+        self.machine.tick(SETTINGS.token_ms);
+        self.machine.settle();
+        self.machine.obey();
+        self.machine.check();
+        let left: Vec<Option<Kind>> = self.machine.rows.0.keys().map(|key| Kind::of(key)).collect();
+        let base: Vec<Option<Kind>> = Machine::new().rows.0.keys().map(|key| Kind::of(key)).collect();
+        assert_eq!(left, base, "rows are left over");
+        let totals = read::totals(&self.machine.rows).unwrap();
+        assert_eq!((totals.files, totals.directories, totals.bytes), (0, 0, 0));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+    #[test]
+    fn programs_run_as_the_model_says(steps in proptest::collection::vec(any_step(), 1..60)) {
+        let mut model = Model::new();
+        for step in steps {
+            model.step(step);
+            model.machine.check();
+        }
+        prop_assert_eq!(model.shown(), model.tree.clone());
+        model.clear();
+    }
+
+    /// Two machines that get the same log have the same rows and replies, however applies are batched.
+    #[test]
+    fn batching_makes_no_difference(steps in proptest::collection::vec(any_step(), 1..40), cut in 1usize..8) {
+        let mut model = Model::new();
+        for step in steps {
+            model.step(step);
+        }
+        let mut log: Vec<(Command, Reply)> = Vec::new();
+        for known in &model.clients {
+            log.extend(known.sent.clone());
+        }
+        let (mut one, mut many) = (Machine::new(), Machine::new());
+        let single: Vec<Reply> = log.iter().map(|(command, _)| one.apply(command)).collect();
+        let mut batched = Vec::new();
+        for commands in log.chunks(cut) {
+            let mut batch = Batch::new(&many.rows);
+            for (command, _) in commands {
+                many.index += 1;
+                let at = LogAt { index: many.index, term: 1, leader: MasterId(1) };
+                batched.push(apply(&mut batch, at, command).unwrap());
+            }
+            let changes = batch.into_changes();
+            many.rows.store(changes);
+        }
+        prop_assert_eq!(single, batched);
+        prop_assert_eq!(one.rows, many.rows);
+    }
+}
