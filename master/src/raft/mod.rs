@@ -10,14 +10,37 @@
 //! | `log_store`, `log_writer`, `log_keys` | the log on RocksDB, one thread that groups syncs |
 //! | [`machine`] | committed entries into state rows |
 //! | [`snapshots`] | complete copies of the rows, for masters that lag too far |
+//! | `snapshot_sender`, `snapshot_receiver` | such a copy from one master to another, resumable |
+//! | `wire`, `links`, `network`, `service` | messages, connections, the asking and the answering side |
+//! | [`directory`], `peers` | whose directory it is, and whether it is the one the peers know |
+//! | [`node`] | start: everything above put together |
+//! | [`handle`], `membership` | propose, read, watch, change members, stop |
 
+mod clock;
 pub(crate) mod codec;
+pub mod directory;
+pub mod handle;
+mod links;
 mod log_keys;
 pub(crate) mod log_store;
 mod log_writer;
 pub mod machine;
+mod membership;
+mod network;
+pub mod node;
+mod peers;
+mod service;
+mod snapshot_receiver;
+mod snapshot_sender;
 pub mod snapshots;
 pub mod types;
+mod wire;
+
+pub use handle::{Leadership, Metrics, RaftHandle};
+pub use machine::{Applied, Machine};
+pub use membership::MembershipError;
+pub use node::{RaftOptions, StartError, Tuning, start};
+pub use types::{MasterNode, ProposeError};
 
 /// The log's directory below a master's.
 pub(crate) const LOG_DIR: &str = "raft";
@@ -25,3 +48,5 @@ pub(crate) const LOG_DIR: &str = "raft";
 pub(crate) const STATE_DIR: &str = "state";
 /// The snapshots' directory below a master's.
 pub(crate) const SNAPSHOT_DIR: &str = "snapshots";
+/// Where a snapshot is received, below a master's directory.
+pub(crate) const INCOMING_DIR: &str = "incoming";

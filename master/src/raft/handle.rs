@@ -1,0 +1,464 @@
+//! What the rest of a master does with Raft: propose commands, read state, watch who leads, stop.
+//!
+//! Invariants: a view from [`RaftHandle::linearizable_view`] or [`RaftHandle::read_index_view`] holds every command
+//! that was acknowledged before the call, by any master; after a pause of the process or a sleep of the machine no
+//! lease is believed that was not proven afterwards.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use openraft::errors::{ClientWriteError, Fatal, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError};
+use openraft::impls::ProgressResponder;
+use openraft::raft::linearizable_read::LinearizerOption;
+use openraft::{Instant as _, RaftMetrics, ServerState};
+use openraft_rt::WatchReceiver as _;
+use parking_lot::Mutex;
+use tokio::runtime::Runtime;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+
+use super::clock::SleepWatch;
+use super::directory::Directory;
+use super::links::Links;
+use super::log_store::{LogStore, Writer};
+use super::log_writer::WriterStats;
+use super::machine::Inner;
+use super::service::Raft;
+use super::types::{AppliedReply, KnownLeader, LoggedCommand, MasterNode, ProposeError, TypeConfig, log_id};
+use crate::store::state_db::View;
+
+/// Bytes of one command.
+pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+/// Bytes of commands proposed and not yet applied, against a disk or majority that hangs.
+const PROPOSED_BYTES_MAX: usize = 64 << 20;
+/// Longest wait for proof of leadership.
+const READ_TIMEOUT: Duration = Duration::from_millis(1000);
+/// Longest wait for a successor when this leader hands over.
+pub(crate) const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Time the runtime's tasks get to end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Who leads, as far as this master knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The current term.
+    pub term: u64,
+    /// Its leader.
+    pub leader: Option<u64>,
+    /// This master is the leader, has applied all of earlier terms, and a majority answered it a moment ago.
+    pub established: bool,
+}
+
+/// What an operator may want to know.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    /// This master.
+    pub id: u64,
+    /// The current term.
+    pub term: u64,
+    /// `leader`, `candidate`, `follower`, `learner` or `stopped`.
+    pub role: &'static str,
+    /// The term's leader, if known.
+    pub leader: Option<u64>,
+    /// Index of the last log entry.
+    pub last_log: u64,
+    /// Index of the last entry known to be on a majority.
+    pub committed: u64,
+    /// Index of the last applied entry.
+    pub applied: u64,
+    /// Index the newest snapshot covers.
+    pub snapshot: u64,
+    /// Index of the last entry removed from the log.
+    pub purged: u64,
+    /// On the leader: index up to which each other member's log is known to match.
+    pub matched: BTreeMap<u64, u64>,
+    /// Time since a majority last answered this leader.
+    pub quorum_age: Option<Duration>,
+    /// Voting members.
+    pub voters: BTreeMap<u64, MasterNode>,
+    /// Members that only follow.
+    pub learners: BTreeMap<u64, MasterNode>,
+    /// Synced writes of the log.
+    pub log_syncs: u64,
+    /// Entries made durable.
+    pub log_entries: u64,
+    /// Time spent in synced writes.
+    pub log_sync_time: Duration,
+    /// The slowest synced write.
+    pub log_sync_max: Duration,
+    /// Bytes of state rows on disk.
+    pub state_bytes: u64,
+    /// Why peers refuse this master's directory, if they do: it must be replaced under a new id.
+    pub refused: Option<String>,
+    /// Why Raft has stopped on this master, if it has: the process must end.
+    pub failed: Option<String>,
+}
+
+pub(crate) struct Node {
+    pub(crate) raft: Raft,
+    pub(crate) machine: Arc<Inner>,
+    pub(crate) links: Arc<Links>,
+    pub(crate) stats: Arc<WriterStats>,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) sleep: SleepWatch,
+    /// The time without an election after a majority's answer.
+    pub(crate) lease: Duration,
+    pub(crate) proposed: Arc<Semaphore>,
+    pub(crate) boot: u64,
+    /// What is taken down in the end; `None` once it is.
+    pub(crate) parts: Mutex<Option<Parts>>,
+}
+
+/// What must end before the directory is free.
+pub(crate) struct Parts {
+    pub(crate) runtime: Runtime,
+    pub(crate) log: LogStore,
+    pub(crate) writer: Writer,
+    pub(crate) directory: Directory,
+}
+
+/// Raft on this master; clones share it.
+#[derive(Clone)]
+pub struct RaftHandle(pub(crate) Arc<Node>);
+
+impl std::fmt::Debug for RaftHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RaftHandle").field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn proposal_budget() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(PROPOSED_BYTES_MAX))
+}
+
+type Watched = RaftMetrics<TypeConfig>;
+
+/// Time since a majority last answered, on a leader.
+fn quorum_age(metrics: &Watched) -> Option<Duration> {
+    metrics.last_quorum_acked.as_ref().map(|acked| acked.elapsed())
+}
+
+/// Who leads according to `metrics`, believing a lease of length `lease`.
+pub(crate) fn leadership(metrics: &Watched, lease: Duration) -> Leadership {
+    let own_entry_applied = metrics.last_applied.is_some_and(|id| id.leader_id.term == metrics.current_term);
+    Leadership {
+        term: metrics.current_term,
+        leader: metrics.current_leader,
+        established: metrics.running_state.is_ok()
+            && metrics.state == ServerState::Leader
+            && metrics.current_leader == Some(metrics.id)
+            && own_entry_applied
+            && quorum_age(metrics).is_some_and(|age| age < lease),
+    }
+}
+
+impl RaftHandle {
+    /// This master's id.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.0.links.local().id
+    }
+
+    /// How often this master was started, this time included.
+    #[must_use]
+    pub fn boot(&self) -> u64 {
+        self.0.boot
+    }
+
+    pub(crate) fn watched(&self) -> Watched {
+        self.0.raft.metrics().borrow_watched().clone()
+    }
+
+    /// Logs a command and waits until it is applied; gives its index and the state machine's reply.
+    ///
+    /// # Errors
+    /// [`ProposeError`] says whether the command may still be carried out.
+    pub async fn propose(&self, command: Bytes, deadline: Duration) -> Result<(u64, Bytes), ProposeError> {
+        self.propose_command(command, None, deadline).await
+    }
+
+    /// Like [`Self::propose`], but refused unless this master is the leader of `term`: for decisions made from what
+    /// the leader of that term knew.
+    ///
+    /// # Errors
+    /// As [`Self::propose`].
+    pub async fn propose_in_term(
+        &self,
+        term: u64,
+        command: Bytes,
+        deadline: Duration,
+    ) -> Result<(u64, Bytes), ProposeError> {
+        self.propose_command(command, Some(term), deadline).await
+    }
+
+    async fn propose_command(
+        &self,
+        command: Bytes,
+        term: Option<u64>,
+        deadline: Duration,
+    ) -> Result<(u64, Bytes), ProposeError> {
+        let until = tokio::time::Instant::now() + deadline;
+        let bytes = command.len();
+        if bytes > COMMAND_BYTES_MAX {
+            let why = format!("a command of {bytes} bytes is over the limit of {COMMAND_BYTES_MAX}, split it");
+            return Err(ProposeError::RetrySoon(why));
+        }
+        let weight = u32::try_from(bytes.max(1)).unwrap_or(u32::MAX);
+        let waiting = Arc::clone(&self.0.proposed).acquire_many_owned(weight);
+        let Ok(Ok(_permit)) = tokio::time::timeout_at(until, waiting).await else {
+            return Err(ProposeError::RetrySoon("too many commands wait for the disks".to_owned()));
+        };
+        let (responder, done) = ProgressResponder::complete_only();
+        let mut write = self.0.raft.write(LoggedCommand(command)).responder(responder);
+        if let Some(term) = term {
+            write = write.with_leader(log_id(term, self.id(), 0).leader_id);
+        }
+        let submitted = tokio::time::timeout_at(until, async { write.await }).await;
+        match submitted {
+            Ok(Ok(())) => {}
+            Ok(Err(fatal)) => return Err(stopped(&fatal)),
+            Err(_) => return Err(ProposeError::OutcomeUnknown("raft did not take it in time".to_owned())),
+        }
+        match tokio::time::timeout_at(until, done).await {
+            Ok(Ok(Ok(written))) => {
+                let AppliedReply(reply) = written.data;
+                Ok((written.log_id.index, reply))
+            }
+            Ok(Ok(Err(error))) => Err(self.write_error(error)),
+            Ok(Err(_)) => Err(ProposeError::OutcomeUnknown("raft stopped meanwhile".to_owned())),
+            Err(_) => {
+                let millis = deadline.as_millis();
+                Err(ProposeError::OutcomeUnknown(format!("no majority within {millis} ms")))
+            }
+        }
+    }
+
+    fn write_error(&self, error: ClientWriteError<TypeConfig>) -> ProposeError {
+        match error {
+            ClientWriteError::ForwardToLeader(forward) => self.forward(forward),
+            ClientWriteError::LogEntryDiscarded(_) => {
+                ProposeError::OutcomeUnknown("the leader changed before it was on a majority".to_owned())
+            }
+            ClientWriteError::ChangeMembershipError(error) => ProposeError::RetrySoon(error.to_string()),
+            ClientWriteError::PreconditionFailed(error) => ProposeError::RetrySoon(error.to_string()),
+        }
+    }
+
+    pub(crate) fn raft_write_error(&self, error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ProposeError {
+        match error {
+            RaftError::APIError(error) => self.write_error(error),
+            RaftError::Fatal(fatal) => stopped(&fatal),
+        }
+    }
+
+    fn forward(&self, forward: ForwardToLeader<TypeConfig>) -> ProposeError {
+        match forward.reason {
+            ForwardReason::LeaseExpired => {
+                ProposeError::RetrySoon("the leader waits for a majority to answer".to_owned())
+            }
+            ForwardReason::NotLeader | ForwardReason::LeadershipTransfer => {
+                let known = forward.leader_id.filter(|id| *id != self.id()).zip(forward.leader_node);
+                let leader: Option<KnownLeader> = known;
+                ProposeError::NotLeader {
+                    leader,
+                    term: self.0.leadership.borrow().term,
+                }
+            }
+        }
+    }
+
+    /// The state as of now: holds everything acknowledged before this call. Only on the leader. Costs nothing while
+    /// the leader's lease is fresh.
+    ///
+    /// # Errors
+    /// [`ProposeError::NotLeader`] or [`ProposeError::RetrySoon`].
+    pub async fn linearizable_view(&self) -> Result<View, ProposeError> {
+        // Half of the lease: the other half is for clocks that run at different speeds.
+        self.view_proven_within(self.0.lease / 2).await
+    }
+
+    /// Like [`Self::linearizable_view`], without trust in any clock: asks a majority.
+    ///
+    /// # Errors
+    /// As [`Self::linearizable_view`].
+    pub async fn read_index_view(&self) -> Result<View, ProposeError> {
+        self.view_proven_within(Duration::ZERO).await
+    }
+
+    async fn view_proven_within(&self, age_max: Duration) -> Result<View, ProposeError> {
+        let until = Instant::now() + READ_TIMEOUT;
+        loop {
+            let started = Instant::now();
+            let slept = self.0.sleep.new_sleep();
+            let age = if slept.is_some() { Duration::ZERO } else { age_max };
+            let option = LinearizerOption::new(Some(age), true);
+            let left = until.saturating_duration_since(started);
+            let proof = timeout(left, self.0.raft.ensure_linearizable(option)).await;
+            match proof {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(self.read_error(error)),
+                Err(_) => return Err(ProposeError::RetrySoon("no majority has answered".to_owned())),
+            }
+            if let Some(slept) = slept {
+                self.0.sleep.proven(slept);
+            }
+            let view = self.0.machine.view();
+            // A process that was paused between proof and answer must not answer as the leader it was.
+            if started.elapsed() < self.0.lease || age.is_zero() && started.elapsed() < READ_TIMEOUT {
+                return Ok(view);
+            }
+            if Instant::now() >= until {
+                return Err(ProposeError::RetrySoon("this master was paused".to_owned()));
+            }
+        }
+    }
+
+    fn read_error(&self, error: RaftError<TypeConfig, LinearizableReadError<TypeConfig>>) -> ProposeError {
+        match error {
+            RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => self.forward(forward),
+            RaftError::APIError(LinearizableReadError::QuorumNotEnough(error)) => {
+                ProposeError::RetrySoon(format!("no majority has answered: {error}"))
+            }
+            RaftError::Fatal(fatal) => stopped(&fatal),
+        }
+    }
+
+    /// The state this master has, which may be old. On any master.
+    #[must_use]
+    pub fn stale_view(&self) -> View {
+        self.0.machine.view()
+    }
+
+    /// Follows who leads.
+    #[must_use]
+    pub fn leader_watch(&self) -> watch::Receiver<Leadership> {
+        self.0.leadership.clone()
+    }
+
+    /// Whether this master leads at this very moment: unlike the watch, right also directly after a pause.
+    #[must_use]
+    pub fn is_established_leader(&self) -> bool {
+        self.0.sleep.new_sleep().is_none() && leadership(&self.watched(), self.0.lease).established
+    }
+
+    /// The known leader and how to reach it.
+    #[must_use]
+    pub fn known_leader(&self) -> Option<KnownLeader> {
+        let metrics = self.watched();
+        let id = metrics.current_leader?;
+        let node = metrics.membership_config.membership().get_node(&id)?;
+        Some((id, node.clone()))
+    }
+
+    /// The last few hashes of the state, by log index: the same on every master that has one for an index.
+    #[must_use]
+    pub fn state_hashes(&self) -> BTreeMap<u64, String> {
+        self.0.machine.hashes()
+    }
+
+    /// What an operator may want to know.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        let watched = self.watched();
+        let stats = &self.0.stats;
+        let micros = |counter: &std::sync::atomic::AtomicU64| Duration::from_micros(counter.load(Ordering::Relaxed));
+        let members = watched.membership_config.membership();
+        let nodes = |ids: Vec<u64>| {
+            ids.into_iter()
+                .filter_map(|id| Some((id, members.get_node(&id)?.clone())))
+                .collect()
+        };
+        Metrics {
+            id: watched.id,
+            term: watched.current_term,
+            role: match watched.state {
+                ServerState::Leader => "leader",
+                ServerState::Candidate => "candidate",
+                ServerState::Follower => "follower",
+                ServerState::Learner => "learner",
+                ServerState::Shutdown => "stopped",
+            },
+            leader: watched.current_leader,
+            last_log: watched.last_log_index.unwrap_or(0),
+            committed: watched.local_committed.map_or(0, |id| id.index),
+            applied: watched.last_applied.map_or(0, |id| id.index),
+            snapshot: watched.snapshot.map_or(0, |id| id.index),
+            purged: watched.purged.map_or(0, |id| id.index),
+            matched: watched
+                .replication
+                .iter()
+                .flatten()
+                .map(|(id, matched)| (*id, matched.map_or(0, |id| id.index)))
+                .collect(),
+            quorum_age: quorum_age(&watched),
+            voters: nodes(members.voter_ids().collect()),
+            learners: nodes(members.learner_ids().collect()),
+            log_syncs: stats.syncs.load(Ordering::Relaxed),
+            log_entries: stats.entries.load(Ordering::Relaxed),
+            log_sync_time: micros(&stats.sync_micros),
+            log_sync_max: micros(&stats.sync_micros_max),
+            state_bytes: self.0.machine.state_bytes(),
+            refused: self.0.links.refused(),
+            failed: watched.running_state.err().map(|fatal| fatal.to_string()),
+        }
+    }
+
+    /// Waits until Raft has stopped on this master and says why: the process must then end.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.0.raft.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_and_update().running_state {
+                return fatal.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "raft has ended".to_owned();
+            }
+        }
+    }
+
+    /// Stops: hands leadership over, makes everything durable, frees the directory. Later calls do nothing.
+    pub async fn shutdown(&self) {
+        self.hand_over().await;
+        self.stop(true).await;
+    }
+
+    /// Stops at once without handing over or flushing, as a crash would; for tests of recovery.
+    pub async fn abort(&self) {
+        self.stop(false).await;
+    }
+
+    async fn stop(&self, flush: bool) {
+        let Some(parts) = self.0.parts.lock().take() else {
+            return;
+        };
+        if flush {
+            if let Err(error) = self.0.raft.shutdown().await {
+                tracing::warn!(%error, "raft did not stop cleanly");
+            }
+            if let Err(error) = parts.log.barrier().await {
+                tracing::warn!(%error, "the log was not synced at the end");
+            }
+        }
+        let machine = Arc::clone(&self.0.machine);
+        // Ending a runtime blocks, which an async task must not.
+        let ended = tokio::task::spawn_blocking(move || {
+            if flush && let Err(error) = machine.flush() {
+                tracing::warn!(%error, "state rows were not flushed; the log will be applied again");
+            }
+            parts.runtime.shutdown_timeout(STOP_TIMEOUT);
+            drop(parts.log);
+            parts.writer.join();
+            drop(parts.directory);
+        });
+        if let Err(error) = ended.await {
+            tracing::error!(%error, "raft did not end cleanly");
+        }
+    }
+}
+
+pub(crate) fn stopped(fatal: &Fatal<TypeConfig>) -> ProposeError {
+    ProposeError::Fatal(fatal.to_string())
+}

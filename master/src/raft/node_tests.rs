@@ -1,0 +1,303 @@
+//! Three masters in one process, over real loopback connections and real directories.
+
+use std::time::Instant;
+
+use gabion_protocol::keys::Key;
+use tempfile::TempDir;
+
+use super::*;
+use crate::raft::membership::MembershipError;
+use crate::raft::{Applied, Machine, ProposeError};
+use crate::state::LogAt;
+use crate::state::rows::{Batch, Rows, RowsError};
+use crate::store::offline;
+
+/// `key=value` sets a row, `#` marks a hash; replies with how many rows there are below the count's.
+struct KeyValue;
+
+impl Machine for KeyValue {
+    fn apply(&self, batch: &mut Batch<'_>, _: LogAt, command: &[u8]) -> Result<Applied, RowsError> {
+        let mut reply = b"ok".to_vec();
+        if let Some(at) = command.iter().position(|byte| *byte == b'=') {
+            let mut key = vec![1];
+            key.extend_from_slice(&command[..at]);
+            if batch.get(&key)?.is_some() {
+                reply = b"again".to_vec();
+            }
+            batch.put(key, command[at + 1..].to_vec());
+        }
+        Ok(Applied {
+            reply,
+            mark_hash: command == b"#",
+        })
+    }
+}
+
+struct Cluster {
+    dir: TempDir,
+    members: BTreeMap<u64, MasterNode>,
+    ports: BTreeMap<u64, u16>,
+    running: BTreeMap<u64, RaftHandle>,
+    tuning: Tuning,
+}
+
+const CLUSTER: ClusterId = ClusterId([7; 16]);
+
+impl Cluster {
+    async fn start(count: u64) -> Self {
+        let mut cluster = Self {
+            dir: TempDir::new().unwrap(),
+            members: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            running: BTreeMap::new(),
+            tuning: Tuning {
+                snapshot_every: 300,
+                keep_entries: 50,
+                purge_batch: 1,
+                log_cache_bytes: 64 << 10,
+                ..Tuning::default()
+            },
+        };
+        for id in 1..=count {
+            let node = cluster.address(id);
+            cluster.members.insert(id, node);
+        }
+        for id in 1..=count {
+            cluster.run(id).await.unwrap();
+        }
+        cluster
+    }
+
+    fn address(&mut self, id: u64) -> MasterNode {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        self.ports.insert(id, port);
+        MasterNode {
+            raft_address: format!("127.0.0.1:{port}"),
+            client_address: format!("client-of-{id}:1"),
+        }
+    }
+
+    fn path(&self, id: u64) -> PathBuf {
+        self.dir.path().join(id.to_string())
+    }
+
+    async fn run(&mut self, id: u64) -> Result<(), StartError> {
+        let options = RaftOptions {
+            id,
+            cluster: CLUSTER,
+            root_key: Key::from_bytes([9; 32]),
+            incarnation: Incarnation::random(),
+            dir: self.path(id),
+            listener: TcpListener::bind(("127.0.0.1", self.ports[&id])).unwrap(),
+            members: self.members.clone(),
+            machine: Arc::new(KeyValue),
+            tuning: self.tuning.clone(),
+        };
+        let handle = start(options).await?;
+        self.running.insert(id, handle);
+        Ok(())
+    }
+
+    async fn kill(&mut self, id: u64) {
+        self.running.remove(&id).unwrap().abort().await;
+    }
+
+    /// The established leader, once there is one.
+    async fn leader(&self) -> &RaftHandle {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(leader) = self.running.values().find(|handle| handle.is_established_leader()) {
+                return leader;
+            }
+            assert!(Instant::now() < until, "no leader: {:#?}", self.metrics());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn metrics(&self) -> Vec<crate::raft::Metrics> {
+        self.running.values().map(RaftHandle::metrics).collect()
+    }
+
+    /// Proposes at whoever leads, again until it is taken.
+    async fn propose(&self, command: &str) -> (u64, Bytes) {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let leader = self.leader().await;
+            let command = Bytes::copy_from_slice(command.as_bytes());
+            match leader.propose(command, Duration::from_secs(2)).await {
+                Ok(done) => return done,
+                Err(ProposeError::Fatal(why)) => panic!("{why}"),
+                Err(error) => assert!(Instant::now() < until, "{error}"),
+            }
+        }
+    }
+
+    async fn propose_many(&self, range: std::ops::Range<u64>) {
+        futures_util::future::join_all(range.map(|i| async move { self.propose(&format!("k{i}=v{i}")).await })).await;
+    }
+
+    async fn wait_applied(&self, id: u64, index: u64) {
+        let until = Instant::now() + Duration::from_secs(20);
+        while self.running[&id].stale_view().applied_index().unwrap() < index {
+            assert!(Instant::now() < until, "not applied: {:#?}", self.metrics());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn stop(mut self) {
+        for (_, handle) in std::mem::take(&mut self.running) {
+            handle.shutdown().await;
+        }
+    }
+}
+
+fn row(view: &crate::store::state_db::View, key: &str) -> Option<String> {
+    let key = [&[1], key.as_bytes()].concat();
+    view.get(&key).unwrap().map(|value| String::from_utf8(value).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_leader_loses_nothing_and_comes_back() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.propose_many(0..1000).await;
+    let syncs = cluster.leader().await.metrics().log_syncs;
+    assert!(syncs < 500, "{syncs} syncs for 1000 concurrent entries: nothing was grouped");
+    let killed = cluster.leader().await.id();
+    let started = Instant::now();
+    cluster.kill(killed).await;
+    let (_, reply) = cluster.propose("k0=again").await;
+    assert_eq!(&reply[..], b"again");
+    assert!(started.elapsed() < Duration::from_secs(4), "failover took {:?}", started.elapsed());
+    let view = cluster.leader().await.linearizable_view().await.unwrap();
+    for i in 1..1000 {
+        assert_eq!(row(&view, &format!("k{i}")), Some(format!("v{i}")));
+    }
+    cluster.run(killed).await.unwrap();
+    let (index, _) = cluster.propose("#").await;
+    for id in 1..=3 {
+        cluster.wait_applied(id, index).await;
+        let until = Instant::now() + Duration::from_secs(5);
+        while !cluster.running[&id].state_hashes().contains_key(&index) {
+            assert!(Instant::now() < until);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let hashes: std::collections::BTreeSet<String> =
+        cluster.running.values().map(|handle| handle.state_hashes()[&index].clone()).collect();
+    assert_eq!(hashes.len(), 1, "masters differ at {index}");
+    // A stopped master's directory verifies, and its rows have the same hash.
+    let path = cluster.path(killed);
+    cluster.running.remove(&killed).unwrap().shutdown().await;
+    let report = offline::verify(&path, |_, _| Ok(()), |_| Ok(())).unwrap();
+    assert_eq!(report.rows, 1000);
+    assert_eq!(report.applied, index);
+    assert_eq!(Some(&report.state_hash), hashes.first());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_behind_the_log_catches_up_by_snapshot_while_writes_go_on() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.propose_many(0..50).await;
+    let leader = cluster.leader().await.id();
+    let behind = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.kill(behind).await;
+    for round in 0..4 {
+        cluster.propose_many(round * 300..(round + 1) * 300).await;
+    }
+    let until = Instant::now() + Duration::from_secs(10);
+    while cluster.leader().await.metrics().purged < 300 {
+        assert!(Instant::now() < until, "nothing purged: {:#?}", cluster.metrics());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    cluster.run(behind).await.unwrap();
+    cluster.propose_many(2000..2500).await;
+    let (index, _) = cluster.propose("last=1").await;
+    cluster.wait_applied(behind, index).await;
+    let view = cluster.running[&behind].stale_view();
+    for i in (0..1200).chain(2000..2500) {
+        assert_eq!(row(&view, &format!("k{i}")), Some(format!("v{i}")));
+    }
+    assert!(cluster.running[&behind].metrics().snapshot > 50);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_directory_is_refused_and_a_new_id_takes_its_place() {
+    let mut cluster = Cluster::start(3).await;
+    let (index, _) = cluster.propose("a=1").await;
+    for id in 1..=3 {
+        cluster.wait_applied(id, index).await;
+    }
+    let lost = (1..=3).find(|id| !cluster.running[id].is_established_leader()).unwrap();
+    cluster.kill(lost).await;
+    std::fs::rename(cluster.path(lost), cluster.dir.path().join("gone")).unwrap();
+    cluster.run(lost).await.unwrap();
+    let (index, _) = cluster.propose("b=2").await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let emptied = cluster.running[&lost].metrics();
+    assert_eq!((emptied.last_log, emptied.term), (0, 0), "it takes no part");
+    assert!(index > 0);
+    cluster.kill(lost).await;
+
+    let node = cluster.address(4);
+    cluster.run(4).await.unwrap();
+    let leader = cluster.leader().await.clone();
+    let seconds = Duration::from_secs(10);
+    leader.replace_member(lost, 4, node.clone(), seconds).await.unwrap();
+    let (index, _) = cluster.propose("c=3").await;
+    cluster.wait_applied(4, index).await;
+    let voters: Vec<u64> = leader.metrics().voters.into_keys().collect();
+    assert!(voters.contains(&4) && !voters.contains(&lost), "{voters:?}");
+    let burnt = leader.add_member(lost, node, seconds).await;
+    assert!(matches!(burnt, Err(MembershipError::Burnt(id)) if id == lost), "{burnt:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_majority_nothing_is_answered_and_leadership_moves_on_request() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.propose("a=1").await;
+    let leader = cluster.leader().await.clone();
+    let heir = (1..=3).find(|id| *id != leader.id()).unwrap();
+    leader.transfer_leader(heir).await.unwrap();
+    let heir = cluster.leader().await.clone();
+    assert_eq!(heir.id(), cluster.leader().await.id());
+    let follower = cluster.running.values().find(|handle| handle.id() != heir.id()).unwrap();
+    let refused = follower.propose(Bytes::from_static(b"x=1"), Duration::from_secs(1)).await;
+    assert!(
+        matches!(&refused, Err(ProposeError::NotLeader { leader: Some((id, node)), .. })
+            if *id == heir.id() && node.client_address == format!("client-of-{id}:1")),
+        "{refused:?}"
+    );
+    assert!(follower.linearizable_view().await.is_err());
+    let old_term = heir.leader_watch().borrow().term;
+    let stale = heir.propose_in_term(old_term - 1, Bytes::from_static(b"x=1"), Duration::from_secs(1)).await;
+    assert!(matches!(stale, Err(ProposeError::NotLeader { .. })), "{stale:?}");
+    for id in (1..=3).filter(|id| *id != heir.id()) {
+        cluster.kill(id).await;
+    }
+    tokio::time::sleep(Duration::from_millis(450)).await;
+    assert!(!heir.is_established_leader());
+    assert!(!heir.leader_watch().borrow().established);
+    assert!(heir.linearizable_view().await.is_err());
+    assert!(heir.read_index_view().await.is_err());
+    let unknown = heir.propose(Bytes::from_static(b"x=1"), Duration::from_millis(300)).await;
+    assert!(unknown.is_err());
+    assert_eq!(row(&heir.stale_view(), "a"), Some("1".into()));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_master_alone_works_and_refuses_a_damaged_log() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.propose_many(0..20).await;
+    cluster.kill(1).await;
+    cluster.run(1).await.unwrap();
+    assert_eq!(row(&cluster.leader().await.linearizable_view().await.unwrap(), "k7"), Some("v7".into()));
+    cluster.kill(1).await;
+    std::fs::rename(cluster.path(1).join("raft"), cluster.path(1).join("elsewhere")).unwrap();
+    let refused = cluster.run(1).await.unwrap_err();
+    assert!(matches!(refused, StartError::Directory(DirectoryError::Incomplete { .. })), "{refused}");
+}
