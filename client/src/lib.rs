@@ -1,1 +1,49 @@
-//! Gabion client.
+//! The library programs use to reach a Gabion cluster.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), gabion_client::Error> {
+//! use gabion_client::{Client, Config, CreateOptions, FsPath};
+//!
+//! let client = Client::connect(Config::discover()?).await?;
+//! let mut file = client.create(&FsPath::parse("/greeting")?, CreateOptions::default()).await?;
+//! file.write(b"hello").await?;
+//! let entry = file.finish().await?; // on the disks of all its replicas, or an error
+//! assert_eq!(client.read(&FsPath::parse("/greeting")?).await?, "hello");
+//! # Ok(()) }
+//! ```
+//!
+//! Invariants: a command runs once, however often it has to be sent; no byte is given out that does not have its
+//! checksum; a file appears whole or not at all; every queue and buffer is bounded; every wait ends
+//! ([`Config::wait`]).
+//!
+//! Where to start reading: [`Client`] for the namespace, `masters` for how a leader is found and kept, `write` for
+//! the way down a chain of servers, `read` for the way back. What is decided, apart from how it is done, is in
+//! `policy`.
+
+mod admin;
+mod client;
+mod config;
+mod error;
+mod link;
+mod masters;
+mod policy;
+mod read;
+mod servers;
+mod write;
+
+pub use client::{Client, Removed};
+pub use config::{Config, Settings};
+pub use error::Error;
+pub use gabion_protocol::messages::data::Verdict;
+pub use gabion_protocol::messages::master::{
+    Admin, ChunkInfo, ChunkState, Defaults, Entry, EntryKind, Extent, Health, Load, MasterInfo, Page, Replica,
+    ReplicaState, ServerInfo, Status,
+};
+pub use gabion_protocol::{ChunkId, ErrorCode, FsPath, MasterId, ServerId};
+pub use read::{DownloadOptions, FileReader, FileStream};
+pub use write::{CreateOptions, FileWriter, WriteStream};
+
+/// Randomness for jitter and session ids. Sessions also carry their time, so a failing source costs little.
+fn random() -> u64 {
+    getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()))
+}

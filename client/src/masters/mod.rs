@@ -1,0 +1,417 @@
+//! The masters: who they are, which one leads, and asking them until one answers.
+//!
+//! [`Masters::ask`] sends one request wherever [`Route`] says until it is answered or the time is up. Commands carry
+//! their (session, sequence), so sending them to several masters runs them once.
+
+mod endpoint;
+mod session;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use gabion_protocol::ids::MasterId;
+use gabion_protocol::messages::master::{Admin, Freshness, Op, Query, Request, Response};
+use gabion_protocol::net::Dialer;
+use gabion_protocol::{Action, ErrorCode, WireError};
+use parking_lot::Mutex;
+
+use crate::policy::route::Route;
+use crate::random;
+use endpoint::Endpoint;
+use session::Sessions;
+
+/// Most master addresses remembered: redirects of a broken cluster must not grow the list without end.
+const ENDPOINTS_MAX: usize = 64;
+/// A connection on which a request stayed unanswered for so long while another master answered it is given up.
+const SILENT: Duration = Duration::from_secs(1);
+
+/// The masters of one cluster.
+#[derive(Debug)]
+pub(crate) struct Masters {
+    dialer: Dialer,
+    wait: Duration,
+    fleet: Mutex<Fleet>,
+    sessions: Sessions,
+}
+
+#[derive(Debug)]
+struct Fleet {
+    endpoints: Vec<Arc<Endpoint>>,
+    leader: Option<usize>,
+}
+
+impl Fleet {
+    fn position(&mut self, address: &str) -> Option<usize> {
+        let known = self.endpoints.iter().position(|endpoint| endpoint.address() == address);
+        known.or_else(|| {
+            if self.endpoints.len() >= ENDPOINTS_MAX {
+                return None;
+            }
+            self.endpoints.push(Arc::new(Endpoint::new(address)));
+            Some(self.endpoints.len() - 1)
+        })
+    }
+}
+
+/// Who can answer a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answerer {
+    Leader,
+    Anyone,
+}
+
+fn answerer(request: &Request) -> Answerer {
+    match request {
+        Request::OpenSession
+        | Request::Access { .. }
+        | Request::Query {
+            freshness: Freshness::Stale,
+            ..
+        } => Answerer::Anyone,
+        Request::Command { .. }
+        | Request::Query { .. }
+        | Request::Register(_)
+        | Request::Beat(_)
+        | Request::Admin(_) => Answerer::Leader,
+    }
+}
+
+impl Masters {
+    pub(crate) fn new(addresses: &[String], dialer: Dialer, wait: Duration) -> Self {
+        let mut fleet = Fleet {
+            endpoints: Vec::new(),
+            leader: None,
+        };
+        for address in addresses {
+            fleet.position(address);
+        }
+        Self {
+            dialer,
+            wait,
+            fleet: Mutex::new(fleet),
+            sessions: Sessions::default(),
+        }
+    }
+
+    /// Masters as last told by one of them.
+    pub(crate) fn known(&self) -> Vec<(MasterId, String)> {
+        let fleet = self.fleet.lock();
+        let mut known: Vec<_> = fleet
+            .endpoints
+            .iter()
+            .filter_map(|endpoint| Some((endpoint.id()?, endpoint.address().to_owned())))
+            .collect();
+        known.sort();
+        known
+    }
+
+    fn learn(&self, masters: &[(MasterId, String)]) {
+        let mut fleet = self.fleet.lock();
+        for (id, address) in masters {
+            if let Some(position) = fleet.position(address) {
+                fleet.endpoints[position].learn_id(*id);
+            }
+        }
+    }
+
+    /// Runs a command once.
+    pub(crate) async fn command(&self, op: Op) -> Result<Response, WireError> {
+        let session = self.session().await?;
+        let turn = session.turn(self.wait).await?;
+        let request = Request::Command {
+            request: turn.request(),
+            answered_below: turn.answered_below(),
+            op,
+        };
+        let answer = self.ask(request).await;
+        if matches!(&answer, Err(error) if error.code == ErrorCode::OutcomeUnknown) {
+            // The masters have forgotten the session; later commands begin another.
+            self.sessions.forget(&session);
+        }
+        answer
+    }
+
+    /// A linearizable read.
+    pub(crate) async fn query(&self, query: Query) -> Result<Response, WireError> {
+        self.ask(Request::Query {
+            query,
+            freshness: Freshness::Linearizable,
+        })
+        .await
+    }
+
+    /// An operator's request.
+    pub(crate) async fn admin(&self, admin: Admin) -> Result<Response, WireError> {
+        self.ask(Request::Admin(admin)).await
+    }
+
+    /// Asks one master by its id; its answer may be stale.
+    pub(crate) async fn query_one(&self, master: MasterId, query: Query) -> Result<Response, WireError> {
+        let endpoint = {
+            let fleet = self.fleet.lock();
+            let known = fleet.endpoints.iter().find(|endpoint| endpoint.id() == Some(master));
+            known.cloned()
+        };
+        let endpoint = endpoint.ok_or_else(|| {
+            WireError::new(ErrorCode::NotFound, format!("there is no master m{master}"))
+                .help("see the masters: gabion admin status")
+        })?;
+        let request = Request::Query {
+            query,
+            freshness: Freshness::Stale,
+        };
+        let answer = tokio::time::timeout(self.wait, endpoint.ask(&self.dialer, &request, self.wait)).await;
+        answer.unwrap_or_else(|_| {
+            Err(WireError::new(
+                ErrorCode::Timeout,
+                format!("no answer from {} within {} s", endpoint.label(), self.wait.as_secs()),
+            ))
+        })
+    }
+
+    /// Sends `request` to masters until one answers it, or the time is up.
+    pub(crate) async fn ask(&self, request: Request) -> Result<Response, WireError> {
+        let mut asking = Asking::new(self, request);
+        let mut attempts = FuturesUnordered::new();
+        loop {
+            if let Some(position) = asking.next() {
+                attempts.push(asking.attempt(position));
+            }
+            if asking.route.is_hopeless() {
+                return Err(asking.failure());
+            }
+            let pause = asking.pause();
+            tokio::select! {
+                biased;
+                Some((position, answer)) = attempts.next(), if !attempts.is_empty() => {
+                    if let Some(decided) = asking.heard(position, answer) {
+                        return decided;
+                    }
+                }
+                () = tokio::time::sleep(pause) => {
+                    if asking.is_late() {
+                        return Err(asking.failure());
+                    }
+                    asking.silence();
+                }
+            }
+        }
+    }
+}
+
+/// One request under way.
+struct Asking<'a> {
+    masters: &'a Masters,
+    request: Arc<Request>,
+    answerer: Answerer,
+    started: Instant,
+    route: Route,
+    /// How each master answered last, in the fleet's order.
+    tried: Vec<Tried>,
+    /// Whether the next master has its turn now, not after a pause.
+    asks_now: bool,
+    /// Asked for by the leader itself: not before this.
+    not_before: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Tried {
+    asked: Option<Instant>,
+    error: Option<WireError>,
+}
+
+impl<'a> Asking<'a> {
+    fn new(masters: &'a Masters, request: Request) -> Self {
+        let answerer = answerer(&request);
+        let (count, leader) = {
+            let fleet = masters.fleet.lock();
+            (fleet.endpoints.len(), fleet.leader)
+        };
+        let start = usize::try_from(random() % 1024).unwrap_or(0);
+        Self {
+            masters,
+            request: Arc::new(request),
+            answerer,
+            started: Instant::now(),
+            route: Route::new(count, leader, start),
+            tried: vec![Tried::default(); count],
+            asks_now: true,
+            not_before: None,
+        }
+    }
+
+    /// Whom to ask now.
+    fn next(&mut self) -> Option<usize> {
+        if !std::mem::take(&mut self.asks_now) {
+            return None;
+        }
+        self.route.pick()
+    }
+
+    fn attempt(&mut self, position: usize) -> impl Future<Output = (usize, Result<Response, WireError>)> + use<'a> {
+        self.tried.resize(self.tried.len().max(position + 1), Tried::default());
+        self.tried[position].asked = Some(Instant::now());
+        let endpoint = Arc::clone(&self.masters.fleet.lock().endpoints[position]);
+        let request = Arc::clone(&self.request);
+        let dialer = &self.masters.dialer;
+        let left = self.left();
+        async move { (position, endpoint.ask(dialer, &request, left).await) }
+    }
+
+    fn left(&self) -> Duration {
+        self.masters.wait.saturating_sub(self.started.elapsed())
+    }
+
+    fn is_late(&self) -> bool {
+        self.left().is_zero()
+    }
+
+    fn pause(&self) -> Duration {
+        let pause = match self.not_before {
+            Some(moment) => moment.saturating_duration_since(Instant::now()),
+            None => self.route.pause(random()),
+        };
+        pause.min(self.left())
+    }
+
+    /// Nothing was heard for a while: someone else gets a turn.
+    fn silence(&mut self) {
+        self.not_before = None;
+        self.asks_now = true;
+        if !self.route.has_turn() {
+            self.route.next_round();
+        }
+    }
+
+    /// An answer has come; `Some` ends the request.
+    fn heard(&mut self, position: usize, answer: Result<Response, WireError>) -> Option<Result<Response, WireError>> {
+        let error = match answer {
+            Ok(response) => {
+                self.answered_by(position);
+                return Some(Ok(response));
+            }
+            Err(error) => error,
+        };
+        let ended = self.refused(position, &error);
+        self.tried[position].asked = None;
+        self.tried[position].error = Some(error.clone());
+        ended.then_some(Err(error))
+    }
+
+    fn answered_by(&self, position: usize) {
+        let mut fleet = self.masters.fleet.lock();
+        if self.answerer == Answerer::Leader {
+            fleet.leader = Some(position);
+        }
+        for (silent, tried) in fleet.endpoints.iter().zip(&self.tried) {
+            if tried.asked.is_some_and(|asked| asked.elapsed() > SILENT)
+                && silent.address() != fleet.endpoints[position].address()
+            {
+                silent.close();
+            }
+        }
+    }
+
+    /// What a refusal means for the route; true if it is the request's answer.
+    fn refused(&mut self, position: usize, error: &WireError) -> bool {
+        let endpoint = Arc::clone(&self.masters.fleet.lock().endpoints[position]);
+        match (error.code, error.action) {
+            (_, Action::Redirect) => {
+                let leader = error
+                    .leader
+                    .as_deref()
+                    .and_then(|address| self.masters.fleet.lock().position(address));
+                match leader {
+                    Some(leader) => self.route.redirected(position, leader),
+                    None => self.route.failed(position),
+                }
+                self.asks_now = true;
+                false
+            }
+            // Said by the master before it ran anything, or by nobody at all: the same request may go elsewhere.
+            (
+                ErrorCode::NotLeader
+                | ErrorCode::NoLeader
+                | ErrorCode::NoQuorum
+                | ErrorCode::Timeout
+                | ErrorCode::Unreachable,
+                _,
+            ) => {
+                self.route.failed(position);
+                self.asks_now = true;
+                false
+            }
+            (ErrorCode::Busy, Action::Retry { after_ms }) => {
+                self.route.failed(position);
+                let jitter = random() % u64::from(after_ms.max(10));
+                self.not_before = Some(Instant::now() + Duration::from_millis(u64::from(after_ms) + jitter));
+                false
+            }
+            // It turned us away at the door; another one may not.
+            (
+                ErrorCode::WrongKey
+                | ErrorCode::WrongCluster
+                | ErrorCode::WrongVersion
+                | ErrorCode::StaleDirectory
+                | ErrorCode::Protocol,
+                _,
+            ) if !endpoint.is_connected() => {
+                self.route.turned_away(position);
+                self.asks_now = true;
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// The error of a request nobody answered in time.
+    fn failure(&self) -> WireError {
+        let endpoints = self.masters.fleet.lock().endpoints.clone();
+        let refusals = || self.tried.iter().filter_map(|tried| tried.error.as_ref());
+        if let Some(error) = refusals().find(|_| self.route.is_hopeless()) {
+            return self.with_tried(error.clone(), &endpoints);
+        }
+        let unheard = |code| matches!(code, ErrorCode::Unreachable | ErrorCode::Timeout);
+        let up = refusals().filter(|error| !unheard(error.code)).count();
+        let total = endpoints.len();
+        let error = if up == 0 {
+            WireError::new(ErrorCode::Unreachable, "no master can be reached")
+                .why(format!(
+                    "none of {total} masters answered within {} s",
+                    self.masters.wait.as_secs()
+                ))
+                .help("check the addresses (GABION_MASTERS) and that the masters run: ops/cluster status")
+        } else if up * 2 <= total {
+            WireError::new(ErrorCode::NoQuorum, "the masters have no majority")
+                .why(format!(
+                    "{up} of {total} masters are up; a majority is needed to decide anything"
+                ))
+                .help("start the masters that are down: ops/cluster start NODE")
+        } else {
+            WireError::new(ErrorCode::NoLeader, "no master is leader")
+                .why(format!("{up} of {total} masters are up, an election is running"))
+                .help("wait a few seconds (--wait 30s), or start the masters that are down: ops/cluster start NODE")
+        };
+        self.with_tried(error, &endpoints)
+    }
+
+    fn with_tried(&self, error: WireError, endpoints: &[Arc<Endpoint>]) -> WireError {
+        let waited = self.started.elapsed().as_millis();
+        self.tried
+            .iter()
+            .zip(endpoints)
+            .fold(error, |error, (tried, endpoint)| {
+                let answer = match (&tried.error, tried.asked) {
+                    (_, Some(_)) => format!("no answer within {waited} ms"),
+                    (Some(refusal), None) => refusal.leader.as_ref().map_or_else(
+                        || refusal.message.clone(),
+                        |leader| format!("follower, names {leader} as the leader"),
+                    ),
+                    (None, None) => return error,
+                };
+                error.tried(endpoint.label(), answer)
+            })
+    }
+}

@@ -1,0 +1,176 @@
+//! Downloading a whole file into a local one: beside its name first, renamed when it is proved.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::FileReader;
+use super::stream::StreamError;
+use crate::Error;
+use crate::random;
+
+/// Pieces between the network and the disk.
+const QUEUE_PIECES: usize = 4;
+/// Times one download goes back to a chunk that turned out wrong: once per copy, and a few for several chunks.
+const BACK_MAX: usize = 32;
+
+/// How a download is put into place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct DownloadOptions {
+    /// Whether an existing local file may be replaced.
+    pub replace: bool,
+    /// Whether the bytes and the name are on the disk when it is done.
+    pub sync: bool,
+}
+
+impl DownloadOptions {
+    /// Whether an existing local file may be replaced.
+    #[must_use]
+    pub fn replace(mut self, replace: bool) -> Self {
+        self.replace = replace;
+        self
+    }
+
+    /// Whether the bytes and the name are on the disk when it is done.
+    #[must_use]
+    pub fn sync(mut self, sync: bool) -> Self {
+        self.sync = sync;
+        self
+    }
+}
+
+impl FileReader {
+    /// Writes the whole file into `file` from its beginning, calling `progress` with the bytes written so far. On
+    /// success the CRC of the whole is the one the masters agreed on.
+    ///
+    /// # Errors
+    /// Why not; `file` then holds anything.
+    pub async fn download_to(&self, file: File, progress: impl Fn(u64) + Send + Sync) -> Result<(), Error> {
+        let (pieces, queue) = mpsc::channel(QUEUE_PIECES);
+        let writer = tokio::task::spawn_blocking(move || write_pieces(&file, queue));
+        let read = self.send_pieces(pieces, &progress).await;
+        let written = writer
+            .await
+            .unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into()));
+        // A full disk ends the reading too; it is the cause, and told first.
+        written.map_err(|error| Error::local(format!("cannot download {}", self.path()), &error))?;
+        read
+    }
+
+    async fn send_pieces(
+        &self,
+        pieces: mpsc::Sender<(u64, Bytes)>,
+        progress: &(impl Fn(u64) + Send + Sync),
+    ) -> Result<(), Error> {
+        let mut stream = self.stream();
+        let mut times_back = 0;
+        loop {
+            match stream.next_piece().await {
+                Ok(None) => return Ok(()),
+                Ok(Some((offset, bytes))) => {
+                    let end = offset + bytes.len() as u64;
+                    if pieces.send((offset, bytes)).await.is_err() {
+                        return Err(Error::interrupted(format!("cannot download {}", self.path())));
+                    }
+                    progress(end);
+                }
+                Err(StreamError::WrongChunk { offset, .. }) if times_back < BACK_MAX => {
+                    times_back += 1;
+                    stream.back_to(offset);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Downloads to `target`: into a temporary file beside it, which takes its name when the whole is proved. After
+    /// a failure nothing is left.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn download_file(
+        &self,
+        target: &Path,
+        options: DownloadOptions,
+        progress: impl Fn(u64) + Send + Sync,
+    ) -> Result<(), Error> {
+        let failed = |error: &std::io::Error| Error::local(format!("cannot write {}", target.display()), error);
+        if !options.replace && target.exists() {
+            return Err(failed(&std::io::ErrorKind::AlreadyExists.into()));
+        }
+        let temporary = Temporary::beside(target, self.entry().mode).map_err(|error| failed(&error))?;
+        let file = temporary.file.try_clone().map_err(|error| failed(&error))?;
+        self.download_to(file, progress).await?;
+        let (target_path, shown) = (target.to_owned(), target.display().to_string());
+        let placed = tokio::task::spawn_blocking(move || temporary.take_name(&target_path, options));
+        placed
+            .await
+            .unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into()))
+            .map_err(|error| Error::local(format!("cannot write {shown}"), &error))
+    }
+}
+
+fn write_pieces(file: &File, mut queue: mpsc::Receiver<(u64, Bytes)>) -> std::io::Result<()> {
+    while let Some((offset, bytes)) = queue.blocking_recv() {
+        file.write_all_at(&bytes, offset)?;
+    }
+    Ok(())
+}
+
+/// A file that is removed unless it takes its final name.
+struct Temporary {
+    file: Arc<File>,
+    path: PathBuf,
+    is_placed: bool,
+}
+
+impl Temporary {
+    fn beside(target: &Path, mode: u32) -> std::io::Result<Self> {
+        let name = target.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
+        // Hidden, and short enough beside the longest name.
+        let shown: String = name.to_string_lossy().chars().take(48).collect();
+        let path = target.with_file_name(format!(".{shown}.{:016x}.gabion", random()));
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create_new(true);
+        // Permission bits only: nobody's set-user-id bit comes from the network.
+        let file = options.mode(mode & 0o777).open(&path)?;
+        Ok(Self {
+            file: Arc::new(file),
+            path,
+            is_placed: false,
+        })
+    }
+
+    fn take_name(mut self, target: &Path, options: DownloadOptions) -> std::io::Result<()> {
+        if options.sync {
+            self.file.sync_all()?;
+        }
+        if options.replace {
+            std::fs::rename(&self.path, target)?;
+        } else {
+            // Unlike a rename, a link never replaces what appeared meanwhile.
+            std::fs::hard_link(&self.path, target)?;
+            std::fs::remove_file(&self.path)?;
+        }
+        self.is_placed = true;
+        if options.sync {
+            let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.is_placed {
+            // Nothing better can be done than to leave it.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! One piece of a chunk, verified, from whichever copy gives it.
+//!
+//! Copies are asked one after another; a slow one is not given up, another is asked beside it. A copy whose bytes or
+//! numbers are wrong is reported and never asked again. When all have failed the masters are asked where the copies
+//! are now.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use gabion_protocol::checksum::first_bad_block;
+use gabion_protocol::frame::Kind;
+use gabion_protocol::ids::ServerId;
+use gabion_protocol::limits::BLOCK_BYTES;
+use gabion_protocol::messages::data::{Request, Response};
+use gabion_protocol::messages::master::{Extent, Replica};
+use gabion_protocol::{ErrorCode, WireError};
+
+use super::{FileReader, Piece};
+use crate::Error;
+use crate::client::unexpected;
+use crate::policy::replicas::{Candidate, order};
+use crate::random;
+
+const BLOCK: u64 = BLOCK_BYTES as u64;
+/// Longest wait for one server's answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Whole blocks of a chunk, each with its CRC.
+#[derive(Debug)]
+pub(super) struct Blocks {
+    /// Offset in the chunk of the first byte.
+    pub(super) start: u64,
+    pub(super) bytes: Bytes,
+    pub(super) crcs: Vec<u32>,
+    /// Who gave them.
+    pub(super) server: ServerId,
+}
+
+impl Blocks {
+    /// The bytes `piece` asked for.
+    pub(super) fn wanted(&self, piece: &Piece) -> Bytes {
+        let from = usize::try_from(in_chunk(piece) - self.start).unwrap_or(usize::MAX);
+        let len = usize::try_from(piece.length).unwrap_or(usize::MAX);
+        self.bytes.slice(from..from + len)
+    }
+}
+
+fn in_chunk(piece: &Piece) -> u64 {
+    piece.extent.chunk_offset + (piece.offset - piece.extent.offset)
+}
+
+/// Why one copy did not serve.
+struct Refusal {
+    error: WireError,
+    /// The copy itself is wrong, not only its server slow or gone.
+    is_wrong: bool,
+}
+
+/// One piece being fetched.
+pub(super) struct Fetch<'a> {
+    reader: &'a FileReader,
+    piece: Piece,
+    deadline: Instant,
+    tried: Vec<(ServerId, Refusal)>,
+}
+
+impl<'a> Fetch<'a> {
+    pub(super) fn new(reader: &'a FileReader, piece: Piece) -> Self {
+        Self {
+            reader,
+            piece,
+            deadline: Instant::now() + reader.0.inner.config.wait,
+            tried: Vec::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self) -> Result<(Piece, Blocks), Error> {
+        let mut round = 0;
+        loop {
+            if let Some(blocks) = self.round().await {
+                return Ok((self.piece, blocks));
+            }
+            round += 1;
+            // Fresh places after the first round prove that no sound copy is left.
+            let is_lost = round > 1 && self.tried.iter().all(|(_, refusal)| refusal.is_wrong);
+            if is_lost || Instant::now() > self.deadline {
+                return Err(self.failure());
+            }
+            if round > 1 {
+                tokio::time::sleep(Duration::from_millis(50 + random() % 100)).await;
+            }
+            self.reader.0.map.lock().forget(self.piece.extent.offset);
+            self.piece.extent = self.reader.refresh(self.piece.offset).await?;
+        }
+    }
+
+    /// Asks each copy at most once.
+    async fn round(&mut self) -> Option<Blocks> {
+        let servers = &self.reader.0.inner.servers;
+        let mut waiting = self.order();
+        let mut asked = FuturesUnordered::new();
+        self.tried.retain(|(_, refusal)| refusal.is_wrong);
+        let mut patience = Duration::ZERO;
+        loop {
+            tokio::select! {
+                biased;
+                Some((server, answer)) = asked.next(), if !asked.is_empty() => match answer {
+                    Ok(blocks) => return Some(blocks),
+                    Err(refusal) => {
+                        self.refused(server, refusal);
+                        patience = Duration::ZERO;
+                    }
+                },
+                () = tokio::time::sleep(patience), if !waiting.is_empty() => {
+                    if let Some(replica) = waiting.pop_front() {
+                        patience = servers.patience(replica.server);
+                        asked.push(ask(self.reader, self.piece.clone(), replica));
+                    }
+                }
+                else => return None,
+            }
+        }
+    }
+
+    /// The copies in the order of asking.
+    fn order(&self) -> VecDeque<Replica> {
+        let servers = &self.reader.0.inner.servers;
+        let extent = &self.piece.extent;
+        let trusted: Vec<&Replica> = extent
+            .replicas
+            .iter()
+            .filter(|replica| !self.reader.is_distrusted(extent.chunk, replica.server))
+            .collect();
+        let candidates: Vec<Candidate> = trusted
+            .iter()
+            .map(|replica| {
+                let (troubled, latency) = servers.record(replica.server);
+                Candidate {
+                    healthy: replica.healthy,
+                    troubled,
+                    latency,
+                }
+            })
+            .collect();
+        // By chunk, so that a stream stays with one server and its read-ahead.
+        let lot = (extent.chunk.counter ^ u64::from(std::process::id())).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        order(&candidates, lot)
+            .into_iter()
+            .map(|position| trusted[position].clone())
+            .collect()
+    }
+
+    fn refused(&mut self, server: ServerId, refusal: Refusal) {
+        let servers = &self.reader.0.inner.servers;
+        if refusal.is_wrong {
+            self.reader
+                .distrust(&self.piece.extent, server, refusal.error.message.clone());
+        } else if refusal.error.code != ErrorCode::BadToken {
+            servers.failed(server);
+        }
+        self.tried.push((server, refusal));
+    }
+
+    fn failure(&self) -> Error {
+        let extent = &self.piece.extent;
+        let path = &self.reader.0.path;
+        let servers = &self.reader.0.inner.servers;
+        let wrong = self.tried.iter().filter(|(_, refusal)| refusal.is_wrong).count();
+        let what = format!("cannot read {path} at offset {}", self.piece.offset);
+        let error = if wrong > 0 && wrong == self.tried.len() {
+            let code = if self.tried.iter().any(|(_, r)| r.error.code == ErrorCode::Corrupt) {
+                ErrorCode::Corrupt
+            } else {
+                ErrorCode::Missing
+            };
+            WireError::new(code, format!("{what}: no sound copy of chunk {} is left", extent.chunk))
+                .help("bring back a server that held a copy, or restore the file from elsewhere")
+        } else {
+            WireError::new(
+                ErrorCode::Unreachable,
+                format!("{what}: no copy of chunk {} can be reached", extent.chunk),
+            )
+            .help("start the chunkservers that are down; see gabion admin status")
+        };
+        let error = self.tried.iter().fold(error, |error, (server, refusal)| {
+            error.tried(servers.label(*server), refusal.error.message.clone())
+        });
+        error.into()
+    }
+}
+
+/// Asks one copy, and verifies what it gives.
+async fn ask(reader: &FileReader, piece: Piece, replica: Replica) -> (ServerId, Result<Blocks, Refusal>) {
+    let server = replica.server;
+    let servers = &reader.0.inner.servers;
+    let asked = Instant::now();
+    let answer = async {
+        let start = in_chunk(&piece) / BLOCK * BLOCK;
+        let end = (in_chunk(&piece) + piece.length)
+            .next_multiple_of(BLOCK)
+            .min(piece.extent.chunk_length);
+        let request = Request::Read {
+            token: replica.token,
+            offset: start,
+            length: u32::try_from(end - start).map_err(|_| unexpected())?,
+        };
+        let connection = servers.connection(&reader.0.inner.masters, server).await?;
+        let answer = connection
+            .call(Kind::DataRequest, &request, Bytes::new(), ANSWER)
+            .await?;
+        Ok((start, end, answer))
+    };
+    let answer = match answer.await {
+        Ok((start, end, (response, payload))) => {
+            servers.served(server, asked.elapsed());
+            verify(&piece.extent, server, start..end, response, payload)
+        }
+        Err(error) => Err(refusal(error)),
+    };
+    (server, answer)
+}
+
+fn refusal(error: WireError) -> Refusal {
+    let is_wrong = matches!(
+        error.code,
+        ErrorCode::Corrupt | ErrorCode::Missing | ErrorCode::NotFound | ErrorCode::ChecksumMismatch
+    );
+    Refusal { error, is_wrong }
+}
+
+fn verify(
+    extent: &Extent,
+    server: ServerId,
+    wanted: std::ops::Range<u64>,
+    response: Response,
+    bytes: Bytes,
+) -> Result<Blocks, Refusal> {
+    let wrong = |what: String| {
+        Err(Refusal {
+            error: WireError::new(ErrorCode::Corrupt, what),
+            is_wrong: true,
+        })
+    };
+    let Response::Blocks {
+        offset,
+        crcs,
+        chunk_length,
+        chunk_crc,
+    } = response
+    else {
+        return Err(refusal(unexpected()));
+    };
+    if (chunk_length, chunk_crc) != (extent.chunk_length, extent.chunk_crc) {
+        return wrong(format!(
+            "its copy has {chunk_length} bytes with CRC {chunk_crc:08x}, the masters agreed on {} with {:08x}",
+            extent.chunk_length, extent.chunk_crc
+        ));
+    }
+    if offset != wanted.start || bytes.len() as u64 != wanted.end - wanted.start {
+        return wrong(format!(
+            "asked for bytes {} to {}, it gave {} from {offset}",
+            wanted.start,
+            wanted.end,
+            bytes.len()
+        ));
+    }
+    if let Some(block) = first_bad_block(&bytes, &crcs) {
+        let at = offset + (block * BLOCK_BYTES) as u64;
+        return wrong(format!("the block at {at} does not have its checksum"));
+    }
+    Ok(Blocks {
+        start: offset,
+        bytes,
+        crcs,
+        server,
+    })
+}

@@ -1,0 +1,223 @@
+//! The chunkservers: how to reach them, and what we remember of how they served us.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use gabion_protocol::frame::Kind;
+use gabion_protocol::hello::Target;
+use gabion_protocol::ids::ServerId;
+use gabion_protocol::keys::{Role, unwrap_connection_key};
+use gabion_protocol::messages::data;
+use gabion_protocol::messages::master::{Request, Response, ServerAccess};
+use gabion_protocol::net::{Connection, Dialer};
+use gabion_protocol::{ErrorCode, WireError};
+use parking_lot::Mutex;
+
+use crate::client::unexpected;
+use crate::link::Link;
+use crate::masters::Masters;
+use crate::policy::latency::Latency;
+
+/// How long a server that failed us is tried last. The masters notice within two seconds; this is for what they
+/// cannot see, such as a path between us and the server that is cut.
+const TROUBLE: Duration = Duration::from_secs(10);
+/// Longest wait for the answer to a probe. A server that is only busy answers: probes touch no disk.
+const PROBE: Duration = Duration::from_millis(600);
+
+/// All chunkservers this client has met.
+#[derive(Debug)]
+pub(crate) struct Servers {
+    /// Ourselves, towards a master: key and ticket are set for each server.
+    dialer: Dialer,
+    known: Mutex<HashMap<ServerId, Arc<Server>>>,
+}
+
+#[derive(Debug)]
+struct Server {
+    access: Mutex<ServerAccess>,
+    link: Link,
+    record: Mutex<Record>,
+}
+
+/// How a server served us.
+#[derive(Debug, Default)]
+struct Record {
+    latency: Latency,
+    troubled_until: Option<Instant>,
+}
+
+impl Servers {
+    pub(crate) fn new(dialer: Dialer) -> Self {
+        Self {
+            dialer,
+            known: Mutex::default(),
+        }
+    }
+
+    /// A master told how to reach these.
+    pub(crate) fn learn(&self, accesses: Vec<ServerAccess>) {
+        let mut known = self.known.lock();
+        for access in accesses {
+            match known.get(&access.server) {
+                Some(server) => server.renew(access),
+                None => {
+                    let id = access.server;
+                    let server = Server {
+                        access: Mutex::new(access),
+                        link: Link::default(),
+                        record: Mutex::default(),
+                    };
+                    known.insert(id, Arc::new(server));
+                }
+            }
+        }
+    }
+
+    fn get(&self, id: ServerId) -> Option<Arc<Server>> {
+        self.known.lock().get(&id).cloned()
+    }
+
+    /// For people: `c1 127.0.0.1:7101`.
+    pub(crate) fn label(&self, id: ServerId) -> String {
+        self.get(id).map_or_else(
+            || format!("chunkserver {id}"),
+            |server| {
+                let access = server.access.lock();
+                format!("{} {}", access.name, access.address)
+            },
+        )
+    }
+
+    /// Where a server listens, if it was met.
+    pub(crate) fn address(&self, id: ServerId) -> Option<String> {
+        Some(self.get(id)?.access.lock().address.clone())
+    }
+
+    /// The connection to a server. A refused ticket is renewed once.
+    pub(crate) async fn connection(&self, masters: &Masters, id: ServerId) -> Result<Connection, WireError> {
+        let server = match self.get(id) {
+            Some(server) => server,
+            None => self.fetch(masters, id).await?,
+        };
+        match self.dial(&server).await {
+            Err(error) if matches!(error.code, ErrorCode::BadToken | ErrorCode::WrongKey) => {
+                let server = self.fetch(masters, id).await?;
+                self.dial(&server).await
+            }
+            result => result,
+        }
+    }
+
+    async fn dial(&self, server: &Server) -> Result<Connection, WireError> {
+        let access = server.access.lock().clone();
+        let dialer = || Dialer {
+            key: unwrap_connection_key(&self.dialer.key, &access.ticket, &access.wrapped_key),
+            ticket: Some(access.ticket.clone()),
+            target: Target {
+                role: Role::Chunkserver,
+                id: Some(access.name.clone()),
+            },
+            ..self.dialer.clone()
+        };
+        server.link.connection(&access.address, dialer).await
+    }
+
+    async fn fetch(&self, masters: &Masters, id: ServerId) -> Result<Arc<Server>, WireError> {
+        let Response::Access(access) = masters.ask(Request::Access { server: id }).await? else {
+            return Err(unexpected());
+        };
+        self.learn(vec![access]);
+        self.get(id).ok_or_else(unexpected)
+    }
+
+    /// Asks each server whether it is alive. Connections to the silent are closed: whoever waits on one learns so.
+    pub(crate) async fn probe(&self, masters: &Masters, ids: &[ServerId]) -> Vec<bool> {
+        join_all(ids.iter().map(|id| async move {
+            let asked = async {
+                let connection = self.connection(masters, *id).await?;
+                let call =
+                    connection.call::<_, data::Response>(Kind::DataRequest, &data::Request::Probe, Bytes::new(), PROBE);
+                call.await
+            };
+            let alive = matches!(tokio::time::timeout(PROBE, asked).await, Ok(Ok(_)));
+            if !alive {
+                tracing::debug!(server = %self.label(*id), "the chunkserver does not answer a probe");
+                self.failed(*id);
+                if let Some(server) = self.get(*id) {
+                    server.link.close();
+                }
+            }
+            alive
+        }))
+        .await
+    }
+
+    /// A server answered a read after `took`.
+    pub(crate) fn served(&self, id: ServerId, took: Duration) {
+        if let Some(server) = self.get(id) {
+            let mut record = server.record.lock();
+            record.latency.record(took);
+            record.troubled_until = None;
+        }
+    }
+
+    /// A server failed us: it is tried last for a while.
+    pub(crate) fn failed(&self, id: ServerId) {
+        if let Some(server) = self.get(id) {
+            server.record.lock().troubled_until = Some(Instant::now() + TROUBLE);
+        }
+    }
+
+    /// Servers that failed us a short while ago.
+    pub(crate) fn troubled(&self) -> Vec<ServerId> {
+        let known = self.known.lock();
+        let mut troubled: Vec<_> = known
+            .iter()
+            .filter(|(_, server)| server.is_troubled())
+            .map(|(id, _)| *id)
+            .collect();
+        troubled.sort_unstable();
+        troubled
+    }
+
+    /// Gives every server another chance.
+    pub(crate) fn forgive(&self) {
+        for server in self.known.lock().values() {
+            server.record.lock().troubled_until = None;
+        }
+    }
+
+    /// Whether a server failed us lately, and how fast it usually reads.
+    pub(crate) fn record(&self, id: ServerId) -> (bool, Option<Duration>) {
+        self.get(id).map_or((false, None), |server| {
+            (server.is_troubled(), server.record.lock().latency.p95())
+        })
+    }
+
+    /// How long to wait for a read of this server before another is asked too.
+    pub(crate) fn patience(&self, id: ServerId) -> Duration {
+        self.get(id).map_or(crate::policy::latency::PATIENCE_MAX, |server| {
+            server.record.lock().latency.patience()
+        })
+    }
+}
+
+impl Server {
+    fn is_troubled(&self) -> bool {
+        self.record
+            .lock()
+            .troubled_until
+            .is_some_and(|until| Instant::now() < until)
+    }
+
+    fn renew(&self, access: ServerAccess) {
+        let mut known = self.access.lock();
+        if known.address != access.address {
+            self.link.close();
+        }
+        *known = access;
+    }
+}

@@ -1,0 +1,216 @@
+//! The servers of one granted chunk, and what to do when they fail or fall silent.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use gabion_protocol::ids::ServerId;
+use gabion_protocol::messages::data::{Hop, WriteSpec};
+use gabion_protocol::messages::master::{ChunkGrant, Seal};
+use gabion_protocol::net::Connection;
+use gabion_protocol::{ErrorCode, WireError};
+
+use super::upload::Upload;
+use crate::Error;
+use crate::policy::chain::{HopView, Verdict, judge};
+use crate::policy::latency::PATIENCE_MAX;
+
+/// Why a chain was given up.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: WireError,
+    /// Servers to avoid.
+    pub(super) blame: Vec<ServerId>,
+    /// No other chain can help.
+    pub(super) is_final: bool,
+}
+
+impl Failure {
+    /// Nobody is to blame; another chain may do better.
+    pub(super) fn of(error: WireError) -> Self {
+        Self {
+            error,
+            blame: Vec::new(),
+            is_final: false,
+        }
+    }
+
+    /// Our own side failed.
+    pub(super) fn fatal(error: Error) -> Self {
+        Self {
+            is_final: true,
+            ..Self::of(error.into_details())
+        }
+    }
+}
+
+/// One granted chunk's servers, in order.
+#[derive(Debug)]
+pub(super) struct Chain<'a> {
+    pub(super) upload: &'a Arc<Upload>,
+    pub(super) grant: &'a ChunkGrant,
+    pub(super) servers: Vec<ServerId>,
+}
+
+impl<'a> Chain<'a> {
+    pub(super) fn new(upload: &'a Arc<Upload>, grant: &'a ChunkGrant) -> Self {
+        Self {
+            upload,
+            grant,
+            servers: grant.replicas.iter().map(|replica| replica.server).collect(),
+        }
+    }
+
+    /// The connection to the first server.
+    pub(super) async fn connect(&self) -> Result<Connection, WireError> {
+        let inner = &self.upload.inner;
+        let head = self.servers.first().ok_or_else(|| {
+            WireError::new(
+                ErrorCode::Protocol,
+                format!("chunk {} was granted without servers", self.grant.chunk),
+            )
+        })?;
+        inner.servers.connection(&inner.masters, *head).await
+    }
+
+    /// What the servers are told about the chunk.
+    pub(super) fn spec(&self, file_offset: u64) -> Result<WriteSpec, WireError> {
+        let hop = |replica: &gabion_protocol::messages::master::Replica| {
+            let address = self.upload.inner.servers.address(replica.server).ok_or_else(|| {
+                WireError::new(
+                    ErrorCode::Protocol,
+                    format!("the masters did not tell where chunkserver {} is", replica.server),
+                )
+            })?;
+            Ok(Hop {
+                server: replica.server,
+                address,
+                token: replica.token,
+            })
+        };
+        Ok(WriteSpec {
+            chunk: self.grant.chunk,
+            generation: self.grant.generation,
+            chain: self.grant.replicas.iter().map(hop).collect::<Result<_, WireError>>()?,
+            owner: self.upload.ino,
+            file_offset,
+            bytes_max: self.upload.chunk_bytes,
+        })
+    }
+
+    /// What the masters are told about the sealed chunk: an ack of the first server speaks for the whole chain.
+    pub(super) fn sealed(&self, file_offset: u64, length: u64, crc: u32) -> Seal {
+        Seal {
+            chunk: self.grant.chunk,
+            generation: self.grant.generation,
+            file_offset,
+            length,
+            crc,
+            members: self.servers.clone(),
+        }
+    }
+
+    /// How long the chain may be silent before its servers are looked at.
+    pub(super) fn patience(&self) -> Duration {
+        let patience = |server: &ServerId| self.upload.inner.servers.patience(*server);
+        self.servers.iter().map(patience).max().unwrap_or(PATIENCE_MAX)
+    }
+
+    pub(super) async fn probe(&self) -> Vec<bool> {
+        let inner = &self.upload.inner;
+        inner.servers.probe(&inner.masters, &self.servers).await
+    }
+
+    /// Waits for `answer`; while it does not come, looks whether the servers are alive.
+    pub(super) async fn watch<T>(&self, answer: impl Future<Output = Result<T, WireError>>) -> Result<T, Failure> {
+        let mut answer = std::pin::pin!(answer);
+        let asked = Instant::now();
+        let mut patience = self.patience();
+        loop {
+            let answered = match tokio::time::timeout(patience, &mut answer).await {
+                Ok(answered) => Some(answered),
+                Err(_) => {
+                    let alive = self.probe().await;
+                    // An answer that came meanwhile counts.
+                    match answer.as_mut().now_or_never() {
+                        Some(answered) => Some(answered),
+                        None => {
+                            self.conclude(&alive, &vec![0; alive.len()], asked.elapsed())?;
+                            patience = patience.max(asked.elapsed() / 2);
+                            None
+                        }
+                    }
+                }
+            };
+            match answered {
+                Some(Ok(value)) => return Ok(value),
+                Some(Err(error)) => return Err(self.blame(error).await),
+                None => {}
+            }
+        }
+    }
+
+    /// Looks at the servers and judges them.
+    pub(super) async fn judge(&self, stored: &[u64], silent: Duration) -> Result<(), Failure> {
+        let alive = self.probe().await;
+        self.conclude(&alive, stored, silent)
+    }
+
+    /// Judges servers just probed.
+    pub(super) fn conclude(&self, alive: &[bool], stored: &[u64], silent: Duration) -> Result<(), Failure> {
+        let views = alive.iter().zip(stored);
+        let views: Vec<_> = views
+            .map(|(answers, stored)| HopView {
+                answers: *answers,
+                stored: *stored,
+            })
+            .collect();
+        match judge(&views, silent) {
+            Verdict::Wait => Ok(()),
+            Verdict::Leave(hops) => {
+                let millis = silent.as_millis();
+                let what = if hops.iter().any(|hop| !alive[*hop]) {
+                    "does not answer"
+                } else {
+                    "stores nothing"
+                };
+                Err(Failure {
+                    blame: hops.into_iter().map(|hop| self.servers[hop]).collect(),
+                    ..Failure::of(WireError::new(
+                        ErrorCode::Timeout,
+                        format!("{what}, no progress for {millis} ms"),
+                    ))
+                })
+            }
+        }
+    }
+
+    /// The chain failed as a whole: finds out which server did.
+    pub(super) async fn blame(&self, error: WireError) -> Failure {
+        if error.code == ErrorCode::BadToken {
+            // A fresh grant has fresh tokens.
+            return Failure::of(error);
+        }
+        let alive = self.probe().await;
+        let dead = self.servers.iter().zip(alive).filter(|(_, alive)| !alive);
+        Failure {
+            blame: dead.map(|(server, _)| *server).collect(),
+            ..Failure::of(error)
+        }
+    }
+
+    /// A server said which hop failed.
+    pub(super) async fn hop_failed(&self, hop: u8, error: WireError) -> Failure {
+        let ours = matches!(
+            error.code,
+            ErrorCode::BadToken | ErrorCode::ChecksumMismatch | ErrorCode::Fenced
+        );
+        match self.servers.get(usize::from(hop)) {
+            Some(server) if !ours => Failure {
+                blame: vec![*server],
+                ..Failure::of(error)
+            },
+            _ => self.blame(error).await,
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! One upload as the masters know it: its lease, and the chunks granted to it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use gabion_protocol::ids::{ChunkId, Ino, ServerId, UploadGeneration};
+use gabion_protocol::limits::{GRANT_CHUNKS_MAX, UPLOAD_LEASE_MS};
+use gabion_protocol::messages::master::{ChunkGrant, Entry, Op, Response, Seal, UploadOptions};
+use gabion_protocol::{Action, ErrorCode, FsPath, WireError};
+use parking_lot::Mutex;
+
+use crate::Error;
+use crate::client::{Inner, unexpected};
+
+/// Chunks granted ahead of need: enough that a grant never stalls a stream.
+const AHEAD: u64 = 3;
+/// Lease renewals: three may be lost before the lease ends.
+const RENEW: Duration = Duration::from_millis(UPLOAD_LEASE_MS / 4);
+
+/// The uploads a client has open, whose leases must be kept alive.
+#[derive(Debug, Default)]
+pub(crate) struct Uploads(Mutex<BTreeMap<Ino, UploadGeneration>>);
+
+impl Uploads {
+    /// Renews leases in the background as long as the client lives.
+    pub(crate) fn keep_alive(inner: &Arc<Inner>) {
+        let weak = Arc::downgrade(inner);
+        tokio::spawn(renew_leases(weak));
+    }
+}
+
+async fn renew_leases(weak: Weak<Inner>) {
+    let mut ticks = tokio::time::interval(RENEW);
+    loop {
+        ticks.tick().await;
+        let Some(inner) = weak.upgrade() else {
+            return;
+        };
+        let uploads: Vec<_> = inner
+            .uploads
+            .0
+            .lock()
+            .iter()
+            .map(|(ino, generation)| (*ino, *generation))
+            .collect();
+        for uploads in uploads.chunks(gabion_protocol::limits::BATCH_ROWS_MAX) {
+            let op = Op::Renew {
+                uploads: uploads.to_vec(),
+            };
+            if let Err(error) = inner.masters.command(op).await {
+                tracing::warn!(%error, "cannot renew the leases of open uploads");
+            }
+        }
+    }
+}
+
+/// An upload under way.
+pub(super) struct Upload {
+    pub(super) inner: Arc<Inner>,
+    pub(super) path: FsPath,
+    pub(super) ino: Ino,
+    generation: UploadGeneration,
+    pub(super) chunk_bytes: u64,
+    /// Chunks it will take in all, if its length is known.
+    chunks_total: Option<u64>,
+    grants: tokio::sync::Mutex<Grants>,
+    stored: AtomicU64,
+    progress: Mutex<Option<Progress>>,
+}
+
+/// Told the bytes stored so far.
+pub(super) type Progress = Box<dyn Fn(u64) + Send + Sync>;
+
+#[derive(Debug)]
+struct Grants {
+    ready: VecDeque<ChunkGrant>,
+    /// Granted, given up, and not told to the masters yet.
+    abandoned: Vec<ChunkId>,
+    granted: u64,
+}
+
+impl std::fmt::Debug for Upload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upload")
+            .field("path", &self.path)
+            .field("ino", &self.ino)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs `op`, made anew for each try, until servers enough can take it or the time is up. Each try is a command of its
+/// own: the masters answer a repeated command with its first answer.
+async fn place(inner: &Inner, mut op: impl FnMut(Vec<ServerId>) -> Op) -> Result<Response, WireError> {
+    let deadline = Instant::now() + inner.config.wait;
+    loop {
+        let avoid = inner.servers.troubled();
+        let avoids = !avoid.is_empty();
+        let error = match inner.masters.command(op(avoid)).await {
+            Err(error) if error.code == ErrorCode::TooFewServers => error,
+            answer => return answer,
+        };
+        if avoids {
+            // Slow servers are better than none.
+            inner.servers.forgive();
+            continue;
+        }
+        let pause = match error.action {
+            Action::Retry { after_ms } => Duration::from_millis(u64::from(after_ms)),
+            Action::Redirect | Action::Refresh | Action::GiveUp => return Err(error),
+        };
+        if Instant::now() + pause > deadline {
+            return Err(error);
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+impl Upload {
+    pub(super) async fn open(
+        inner: &Arc<Inner>,
+        path: &FsPath,
+        options: UploadOptions,
+        length: Option<u64>,
+    ) -> Result<Self, WireError> {
+        let chunk_bytes = options
+            .chunk_bytes
+            .unwrap_or(gabion_protocol::limits::CHUNK_BYTES_DEFAULT);
+        let first = length.map_or(1, |length| length.div_ceil(chunk_bytes.max(1)).min(AHEAD));
+        let open = |avoid| Op::OpenUpload {
+            path: path.clone(),
+            options: options.clone(),
+            chunks: first as u8,
+            avoid,
+        };
+        let Response::Upload {
+            upload,
+            generation,
+            chunk_bytes,
+            replicas: _,
+            chunks,
+            servers,
+        } = place(inner, open).await?
+        else {
+            return Err(unexpected());
+        };
+        inner.servers.learn(servers);
+        inner.uploads.0.lock().insert(upload, generation);
+        Ok(Self {
+            inner: Arc::clone(inner),
+            path: path.clone(),
+            ino: upload,
+            generation,
+            chunk_bytes: chunk_bytes.max(1),
+            chunks_total: length.map(|length| length.div_ceil(chunk_bytes.max(1))),
+            grants: tokio::sync::Mutex::new(Grants {
+                granted: chunks.len() as u64,
+                ready: chunks.into(),
+                abandoned: Vec::new(),
+            }),
+            stored: AtomicU64::new(0),
+            progress: Mutex::new(None),
+        })
+    }
+
+    /// A chunk to write, on a chain without servers that failed us lately.
+    pub(super) async fn grant(self: &Arc<Self>) -> Result<ChunkGrant, Error> {
+        let mut grants = self.grants.lock().await;
+        loop {
+            let troubled = self.inner.servers.troubled();
+            while let Some(grant) = grants.ready.pop_front() {
+                if grant.replicas.iter().any(|replica| troubled.contains(&replica.server)) {
+                    grants.abandoned.push(grant.chunk);
+                    grants.granted = grants.granted.saturating_sub(1);
+                    continue;
+                }
+                if grants.ready.is_empty() && self.wanted(&grants, AHEAD) > 0 {
+                    self.grant_ahead();
+                }
+                return Ok(grant);
+            }
+            let wanted = self.wanted(&grants, 1).max(1);
+            self.ask_for(&mut grants, wanted).await?;
+        }
+    }
+
+    /// How many more chunks to ask for, at most `most`.
+    fn wanted(&self, grants: &Grants, most: u64) -> u64 {
+        let left = self
+            .chunks_total
+            .map_or(1, |total| total.saturating_sub(grants.granted));
+        left.min(most).min(GRANT_CHUNKS_MAX as u64)
+    }
+
+    fn grant_ahead(self: &Arc<Self>) {
+        let upload = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let Some(upload) = upload.upgrade() else {
+                return;
+            };
+            let mut grants = upload.grants.lock().await;
+            let wanted = upload.wanted(&grants, AHEAD);
+            if !grants.ready.is_empty() || wanted == 0 {
+                return;
+            }
+            // Whoever needs the chunk asks again, and tells.
+            if let Err(error) = upload.ask_for(&mut grants, wanted).await {
+                tracing::debug!(%error, path = %upload.path, "cannot get chunks ahead of need");
+            }
+        });
+    }
+
+    async fn ask_for(&self, grants: &mut Grants, chunks: u64) -> Result<(), Error> {
+        let abandoned = std::mem::take(&mut grants.abandoned);
+        let op = |avoid| Op::GrantChunks {
+            upload: self.ino,
+            generation: self.generation,
+            chunks: chunks as u8,
+            avoid,
+            abandoned: abandoned.clone(),
+        };
+        match place(&self.inner, op).await {
+            Ok(Response::Chunks { chunks, servers }) if !chunks.is_empty() => {
+                self.inner.servers.learn(servers);
+                grants.granted += chunks.len() as u64;
+                grants.ready.extend(chunks);
+                Ok(())
+            }
+            Ok(_) => Err(unexpected().into()),
+            Err(error) => {
+                grants.abandoned = abandoned;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// A granted chunk will not be written.
+    pub(super) async fn abandon(&self, chunk: ChunkId) {
+        let mut grants = self.grants.lock().await;
+        grants.abandoned.push(chunk);
+        grants.granted = grants.granted.saturating_sub(1);
+    }
+
+    /// Logs sealed chunks, in file order.
+    pub(super) async fn log_seals(&self, seals: Vec<Seal>) -> Result<(), WireError> {
+        let op = Op::SealChunks {
+            upload: self.ino,
+            generation: self.generation,
+            seals,
+        };
+        self.inner.masters.command(op).await.map(drop)
+    }
+
+    /// Makes the file appear.
+    pub(super) async fn commit(&self, seals: Vec<Seal>, length: u64, crc: u32) -> Result<Entry, WireError> {
+        let op = Op::Commit {
+            upload: self.ino,
+            generation: self.generation,
+            seals,
+            length,
+            crc,
+        };
+        let answer = self.inner.masters.command(op).await?;
+        self.close();
+        match answer {
+            Response::Entry(entry) => Ok(entry),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Gives the upload up.
+    pub(super) async fn abort(&self) -> Result<(), WireError> {
+        self.close();
+        let op = Op::AbortUpload {
+            upload: self.ino,
+            generation: self.generation,
+        };
+        self.inner.masters.command(op).await.map(drop)
+    }
+
+    /// The lease is renewed no more.
+    fn close(&self) {
+        self.inner.uploads.0.lock().remove(&self.ino);
+    }
+
+    pub(super) fn on_progress(&self, progress: Progress) {
+        *self.progress.lock() = Some(progress);
+    }
+
+    /// So many more bytes are stored on a whole chain.
+    pub(super) fn advance(&self, bytes: u64) {
+        let stored = self.stored.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if let Some(progress) = &*self.progress.lock() {
+            progress(stored);
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
