@@ -36,7 +36,7 @@ impl Error {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ErrorCode::NoSpace,
             ErrorKind::Interrupted => ErrorCode::Interrupted,
             ErrorKind::InvalidInput | ErrorKind::InvalidFilename => ErrorCode::InvalidArgument,
-            _ => ErrorCode::Internal,
+            _ => ErrorCode::LocalFile,
         };
         let wire = WireError::new(code, format!("{what}: {error}")).action(Action::GiveUp);
         match code {

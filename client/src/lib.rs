@@ -29,6 +29,8 @@ mod masters;
 mod policy;
 mod read;
 mod servers;
+pub mod terminal;
+mod walk;
 mod write;
 
 pub use client::{Client, Removed};
@@ -41,6 +43,7 @@ pub use gabion_protocol::messages::master::{
 };
 pub use gabion_protocol::{ChunkId, ErrorCode, FsPath, MasterId, ServerId};
 pub use read::{DownloadOptions, FileReader, FileStream};
+pub use walk::Walk;
 pub use write::{CreateOptions, FileWriter, WriteStream};
 
 /// Randomness for jitter and session ids. Sessions also carry their time, so a failing source costs little.

@@ -77,6 +77,8 @@ pub enum ErrorCode {
     LimitExceeded,
     /// Stopped by the user.
     Interrupted,
+    /// A file of the caller's own machine cannot be read or written.
+    LocalFile,
 }
 
 impl ErrorCode {
@@ -136,6 +138,7 @@ impl ErrorCode {
             Self::Protocol => ("PROTOCOL", 1, GiveUp),
             Self::LimitExceeded => ("LIMIT_EXCEEDED", 4, GiveUp),
             Self::Interrupted => ("INTERRUPTED", 130, GiveUp),
+            Self::LocalFile => ("LOCAL_FILE", 1, GiveUp),
         }
     }
 }

@@ -1,0 +1,594 @@
+//! `gabion admin`: the cluster itself. What changes it for good prints a plan first and acts with `--apply`.
+
+use std::time::Duration;
+
+use gabion_client::terminal::{Column, Failure, Format, Output, Table, text};
+use gabion_protocol::messages::master::{Admin, Health, MasterInfo, ServerInfo, Status};
+use gabion_protocol::{ErrorCode, MasterId};
+use rustix::termios::isatty;
+use serde::Serialize;
+
+use crate::args::{self, RaftAdd, RaftRemove, RaftStatus, TransferLeader};
+use crate::context::Context;
+
+/// Clears a terminal and goes to its first line.
+const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
+
+#[derive(Serialize)]
+struct StatusRecord {
+    cluster: String,
+    answered_by: u64,
+    leader: Option<u64>,
+    term: u64,
+    last_log: u64,
+    applied: u64,
+    snapshot: Option<u64>,
+    state_time_ms: u64,
+    level: u32,
+    files: u64,
+    directories: u64,
+    bytes: u64,
+    /// `chunks_by_copies[n]` chunks have `n` live copies.
+    chunks_by_copies: Vec<u64>,
+    under_replicated: u64,
+    damaged: u64,
+    masters: Vec<MasterRecord>,
+    servers: Vec<ServerRecord>,
+}
+
+#[derive(Serialize)]
+struct MasterRecord {
+    id: u64,
+    role: &'static str,
+    voter: bool,
+    raft_address: String,
+    client_address: String,
+    matched: Option<u64>,
+    lag: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct ServerRecord {
+    id: u32,
+    name: String,
+    address: String,
+    rack: String,
+    health: &'static str,
+    beat_age_ms: Option<u64>,
+    bytes_total: u64,
+    bytes_free: u64,
+    chunks: u64,
+    streams: u32,
+    disks_ok: u16,
+    disks_failed: u16,
+}
+
+impl MasterRecord {
+    fn new(master: &MasterInfo, status: &Status) -> Self {
+        let role = match status.leader {
+            Some(leader) if leader == master.id => "leader",
+            _ if !master.voter => "learner",
+            Some(_) => "follower",
+            None => "unknown",
+        };
+        Self {
+            id: master.id.0,
+            role,
+            voter: master.voter,
+            raft_address: master.raft_address.clone(),
+            client_address: master.client_address.clone(),
+            matched: master.matched,
+            lag: master.matched.map(|matched| status.last_log.saturating_sub(matched)),
+        }
+    }
+}
+
+impl ServerRecord {
+    fn new(server: &ServerInfo) -> Self {
+        let load = server.load;
+        Self {
+            id: server.server.0,
+            name: server.name.clone(),
+            address: server.address.clone(),
+            rack: server.rack.clone(),
+            health: match server.health {
+                Health::Alive => "alive",
+                Health::Suspect => "suspect",
+                Health::Lost => "lost",
+            },
+            beat_age_ms: server.beat_age_ms,
+            bytes_total: load.bytes_total,
+            bytes_free: load.bytes_free,
+            chunks: load.chunks,
+            streams: load.streams,
+            disks_ok: load.disks_ok,
+            disks_failed: load.disks_failed,
+        }
+    }
+}
+
+impl StatusRecord {
+    fn new(status: &Status) -> Self {
+        Self {
+            cluster: status.cluster.to_string(),
+            answered_by: status.answered_by.0,
+            leader: status.leader.map(|leader| leader.0),
+            term: status.term,
+            last_log: status.last_log,
+            applied: status.applied,
+            snapshot: status.snapshot,
+            state_time_ms: status.now.0,
+            level: status.level,
+            files: status.files,
+            directories: status.directories,
+            bytes: status.bytes,
+            chunks_by_copies: status.copies.clone(),
+            under_replicated: status.under_replicated,
+            damaged: status.damaged,
+            masters: status
+                .masters
+                .iter()
+                .map(|master| MasterRecord::new(master, status))
+                .collect(),
+            servers: status.servers.iter().map(ServerRecord::new).collect(),
+        }
+    }
+}
+
+pub(crate) async fn status(context: &Context, arguments: args::Status) -> Result<(), Failure> {
+    let mut output = Output::stdout();
+    let Some(pause) = arguments.watch else {
+        let status = context.client.status().await?;
+        show_status(&mut output, &arguments, &status)?;
+        return output.flush();
+    };
+    // A moment at least: a pause of nothing would be a denial of service.
+    let mut beats = tokio::time::interval(pause.0.max(Duration::from_millis(100)));
+    beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let redraw = arguments.printing.output == Format::Table && isatty(std::io::stdout());
+    loop {
+        tokio::select! {
+            _ = beats.tick() => {}
+            () = context.stop.cancelled() => return Err(Failure::interrupted()),
+        }
+        let status = context.client.status().await;
+        if redraw {
+            output.bytes(CLEAR.as_bytes())?;
+        }
+        match status {
+            Ok(status) => show_status(&mut output, &arguments, &status)?,
+            // Watching is for the bad days: it goes on.
+            Err(error) => eprintln!("{}", error.report()),
+        }
+        output.flush()?;
+    }
+}
+
+fn show_status(output: &mut Output, arguments: &args::Status, status: &Status) -> Result<(), Failure> {
+    match arguments.printing.output {
+        format @ (Format::Json | Format::Jsonl) => output.object(format, &StatusRecord::new(status)),
+        Format::Table => output.bytes(render(status, arguments.bytes).as_bytes()),
+    }
+}
+
+/// The status screen.
+fn render(status: &Status, exact: bool) -> String {
+    let leader = status
+        .leader
+        .map_or_else(|| "none".to_owned(), |leader| format!("m{leader}"));
+    format!(
+        "cluster   {}\nleader    {leader}, term {}, log {}, applied {}, snapshot {}\nfiles     {}\nhealth    {}\n\n{}\n{}\n{}",
+        status.cluster,
+        status.term,
+        status.last_log,
+        status.applied,
+        status
+            .snapshot
+            .map_or_else(|| "none yet".to_owned(), |index| index.to_string()),
+        contents(status, exact),
+        health(status),
+        masters(status),
+        servers(status, exact),
+        copies(status),
+    )
+}
+
+fn contents(status: &Status, exact: bool) -> String {
+    let files = text::count(status.files, "file");
+    let directories = text::count(status.directories, "directory");
+    format!("{files} in {directories}, {}", text::size_or_bytes(status.bytes, exact))
+}
+
+/// One line that says whether somebody has to get up.
+fn health(status: &Status) -> String {
+    let mut troubles = Vec::new();
+    let mut add = |number: u64, what: &str| {
+        if number > 0 {
+            troubles.push(format!("{number} {what}"));
+        }
+    };
+    let with = |health: Health| status.servers.iter().filter(|server| server.health == health).count() as u64;
+    add(u64::from(status.leader.is_none()), "leader missing");
+    add(with(Health::Suspect), "chunkservers suspect");
+    add(with(Health::Lost), "chunkservers lost");
+    add(
+        status
+            .servers
+            .iter()
+            .map(|server| u64::from(server.load.disks_failed))
+            .sum(),
+        "disks failed",
+    );
+    add(
+        status.copies.first().copied().unwrap_or(0),
+        "chunks without a live copy",
+    );
+    add(status.under_replicated, "chunks with fewer copies than wanted");
+    add(status.damaged, "copies reported damaged");
+    if troubles.is_empty() {
+        return "ok".to_owned();
+    }
+    troubles.join(", ")
+}
+
+fn masters(status: &Status) -> Table {
+    use Column::{Numbers, Words};
+    let mut table = Table::new(&[
+        Words("master"),
+        Words("role"),
+        Numbers("matched"),
+        Numbers("lag"),
+        Words("clients"),
+        Words("masters"),
+    ]);
+    for master in &status.masters {
+        let record = MasterRecord::new(master, status);
+        table.row([
+            format!("m{}", record.id),
+            record.role.to_owned(),
+            or_dash(record.matched),
+            or_dash(record.lag),
+            text::printable(&record.client_address).into_owned(),
+            text::printable(&record.raft_address).into_owned(),
+        ]);
+    }
+    table
+}
+
+fn servers(status: &Status, exact: bool) -> Table {
+    use Column::{Numbers, Words};
+    let mut table = Table::new(&[
+        Words("server"),
+        Words("health"),
+        Numbers("last beat"),
+        Numbers("used"),
+        Numbers("free"),
+        Numbers("chunks"),
+        Numbers("streams"),
+        Words("disks"),
+        Words("rack"),
+        Words("address"),
+    ]);
+    for server in &status.servers {
+        let record = ServerRecord::new(server);
+        let beat = record.beat_age_ms.map(Duration::from_millis);
+        let disks = match record.disks_failed {
+            0 => format!("{} ok", record.disks_ok),
+            failed => format!("{} ok, {failed} failed", record.disks_ok),
+        };
+        table.row([
+            text::printable(&record.name).into_owned(),
+            record.health.to_owned(),
+            beat.map_or_else(|| "never".to_owned(), |age| format!("{} ago", text::span(age))),
+            text::size_or_bytes(record.bytes_total.saturating_sub(record.bytes_free), exact),
+            text::size_or_bytes(record.bytes_free, exact),
+            record.chunks.to_string(),
+            record.streams.to_string(),
+            disks,
+            text::printable(&record.rack).into_owned(),
+            text::printable(&record.address).into_owned(),
+        ]);
+    }
+    table
+}
+
+fn copies(status: &Status) -> Table {
+    let mut table = Table::new(&[Column::Numbers("live copies"), Column::Numbers("chunks")]);
+    for (number, chunks) in status.copies.iter().enumerate().filter(|(_, chunks)| **chunks > 0) {
+        table.row([number.to_string(), chunks.to_string()]);
+    }
+    table
+}
+
+fn or_dash(number: Option<u64>) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| number.to_string())
+}
+
+#[derive(Serialize)]
+struct RaftRecord {
+    leader: Option<u64>,
+    term: u64,
+    last_log: u64,
+    applied: u64,
+    snapshot: Option<u64>,
+    masters: Vec<RaftMember>,
+}
+
+/// A master as the leader and as it itself sees it.
+#[derive(Serialize)]
+struct RaftMember {
+    #[serde(flatten)]
+    seen_by_leader: MasterRecord,
+    answers: bool,
+    term: Option<u64>,
+    last_log: Option<u64>,
+    applied: Option<u64>,
+    snapshot: Option<u64>,
+    /// Why it does not answer.
+    error: Option<String>,
+}
+
+pub(crate) async fn raft_status(context: &Context, arguments: RaftStatus) -> Result<(), Failure> {
+    let status = context.client.status().await?;
+    // All at once: a silent one must not make the others wait.
+    let asked = status.masters.iter().map(|master| async {
+        let own = context.client.status_of(master.id).await;
+        let error = own.as_ref().err().map(ToString::to_string);
+        let own = own.ok();
+        RaftMember {
+            seen_by_leader: MasterRecord::new(master, &status),
+            answers: own.is_some(),
+            term: own.as_ref().map(|own| own.term),
+            last_log: own.as_ref().map(|own| own.last_log),
+            applied: own.as_ref().map(|own| own.applied),
+            snapshot: own.and_then(|own| own.snapshot),
+            error,
+        }
+    });
+    let record = RaftRecord {
+        leader: status.leader.map(|leader| leader.0),
+        term: status.term,
+        last_log: status.last_log,
+        applied: status.applied,
+        snapshot: status.snapshot,
+        masters: futures_util::future::join_all(asked).await,
+    };
+    let mut output = Output::stdout();
+    match arguments.printing.output {
+        format @ (Format::Json | Format::Jsonl) => output.object(format, &record)?,
+        Format::Table => output.table(&raft_table(&record))?,
+    }
+    output.flush()?;
+    for member in &record.masters {
+        if let Some(error) = &member.error {
+            context.say(&format!("m{} does not answer: {error}", member.seen_by_leader.id));
+        }
+    }
+    Ok(())
+}
+
+fn raft_table(record: &RaftRecord) -> Table {
+    use Column::{Numbers, Words};
+    let mut table = Table::new(&[
+        Words("master"),
+        Words("role"),
+        Words("answers"),
+        Numbers("term"),
+        Numbers("log"),
+        Numbers("applied"),
+        Numbers("snapshot"),
+        Numbers("lag"),
+        Words("masters"),
+    ]);
+    for member in &record.masters {
+        let seen = &member.seen_by_leader;
+        table.row([
+            format!("m{}", seen.id),
+            seen.role.to_owned(),
+            if member.answers { "yes" } else { "no" }.to_owned(),
+            or_dash(member.term),
+            or_dash(member.last_log),
+            or_dash(member.applied),
+            or_dash(member.snapshot),
+            or_dash(seen.lag),
+            text::printable(&seen.raft_address).into_owned(),
+        ]);
+    }
+    table
+}
+
+pub(crate) async fn raft_add(context: &Context, add: RaftAdd) -> Result<(), Failure> {
+    let status = context.client.status().await?;
+    if status.masters.iter().any(|master| master.id.0 == add.id) {
+        return Err(Failure::code(
+            ErrorCode::Exists,
+            format!("cannot add m{}: it is a member already", add.id),
+            "see: gabion admin raft status; a master that lost its directory joins under a new id",
+        ));
+    }
+    if let Some(replaced) = add.replaces {
+        require_member(&status, replaced)?;
+    }
+    let replaced = add
+        .replaces
+        .map(|id| format!(", and m{id} is removed for ever"))
+        .unwrap_or_default();
+    context.say(&format!(
+        "plan: m{} ({}) copies the state, then gets a vote{replaced}\n{}",
+        add.id,
+        add.raft,
+        votes(&status, 1, add.replaces.iter().count())
+    ));
+    if !add.apply {
+        context.say("nothing is changed yet: run the same command with --apply");
+        return Ok(());
+    }
+    let request = Admin::AddMaster {
+        id: MasterId(add.id),
+        raft_address: add.raft,
+        client_address: add.client,
+        replaces: add.replaces.map(MasterId),
+    };
+    context.client.admin(request).await?;
+    context.say(&format!("m{} is a voter now", add.id));
+    Ok(())
+}
+
+pub(crate) async fn raft_remove(context: &Context, remove: RaftRemove) -> Result<(), Failure> {
+    let status = context.client.status().await?;
+    require_member(&status, remove.id)?;
+    context.say(&format!(
+        "plan: m{} is removed; its id is never used again\n{}",
+        remove.id,
+        votes(&status, 0, 1)
+    ));
+    if !remove.apply {
+        context.say("nothing is changed yet: run the same command with --apply");
+        return Ok(());
+    }
+    context
+        .client
+        .admin(Admin::RemoveMaster {
+            id: MasterId(remove.id),
+        })
+        .await?;
+    context.say(&format!(
+        "m{} is removed; stop it, and delete its directory when you like",
+        remove.id
+    ));
+    Ok(())
+}
+
+fn require_member(status: &Status, id: u64) -> Result<(), Failure> {
+    if status.masters.iter().any(|master| master.id.0 == id) {
+        return Ok(());
+    }
+    let known: Vec<_> = status.masters.iter().map(|master| format!("m{}", master.id)).collect();
+    Err(Failure::code(
+        ErrorCode::NotFound,
+        format!("there is no master m{id}"),
+        format!("the masters are {}", known.join(", ")),
+    ))
+}
+
+/// What a change does to the majority.
+fn votes(status: &Status, added: usize, removed: usize) -> String {
+    let now = status.masters.iter().filter(|master| master.voter).count();
+    let then = (now + added).saturating_sub(removed);
+    let spare = then.saturating_sub(1) / 2;
+    format!("      voters: {now} now, {then} then, of which {spare} may fail")
+}
+
+pub(crate) async fn transfer_leader(context: &Context, transfer: TransferLeader) -> Result<(), Failure> {
+    if let Some(to) = transfer.to {
+        require_member(&context.client.status().await?, to)?;
+    }
+    let to = transfer.to.map(MasterId);
+    context.client.admin(Admin::TransferLeader { to }).await?;
+    let leader = context.client.status().await?.leader;
+    context.say(&leader.map_or_else(|| "no master leads yet".to_owned(), |leader| format!("m{leader} leads")));
+    Ok(())
+}
+
+pub(crate) async fn snapshot(context: &Context) -> Result<(), Failure> {
+    context.client.admin(Admin::Snapshot).await?;
+    context.say("the leader builds a snapshot; see: gabion admin raft status");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use gabion_protocol::messages::master::Load;
+    use gabion_protocol::{ClusterId, ServerId, StateTime};
+
+    use super::*;
+
+    fn status_of_three() -> Status {
+        let master = |id: u64, matched| MasterInfo {
+            id: MasterId(id),
+            raft_address: format!("h{id}:7101"),
+            client_address: format!("h{id}:7001"),
+            voter: true,
+            matched,
+        };
+        let server = |id: u32, health, beat_age_ms| ServerInfo {
+            server: ServerId(id),
+            name: format!("c{id}"),
+            address: format!("h{id}:7201"),
+            rack: "r1".to_owned(),
+            health,
+            beat_age_ms,
+            load: Load {
+                bytes_total: 100 << 30,
+                bytes_free: 60 << 30,
+                chunks: 20,
+                streams: 1,
+                disks_failed: 0,
+                disks_ok: 1,
+            },
+        };
+        Status {
+            cluster: ClusterId([7; 16]),
+            answered_by: MasterId(2),
+            leader: Some(MasterId(2)),
+            term: 4,
+            last_log: 100,
+            applied: 99,
+            snapshot: None,
+            now: StateTime(5),
+            level: 1,
+            masters: vec![master(1, Some(98)), master(2, Some(100)), master(3, None)],
+            servers: vec![server(1, Health::Alive, Some(120)), server(2, Health::Lost, None)],
+            files: 3,
+            directories: 1,
+            bytes: 1_288_490_189,
+            copies: vec![0, 0, 2, 18],
+            under_replicated: 2,
+            damaged: 0,
+        }
+    }
+
+    #[test]
+    fn the_status_screen_is_pinned() {
+        let expected = "\
+cluster   07070707070707070707070707070707
+leader    m2, term 4, log 100, applied 99, snapshot none yet
+files     3 files in 1 directory, 1.2 GiB
+health    1 chunkservers lost, 2 chunks with fewer copies than wanted
+
+MASTER  ROLE      MATCHED  LAG  CLIENTS  MASTERS
+m1      follower       98    2  h1:7001  h1:7101
+m2      leader        100    0  h2:7001  h2:7101
+m3      follower        -    -  h3:7001  h3:7101
+
+SERVER  HEALTH   LAST BEAT    USED    FREE  CHUNKS  STREAMS  DISKS  RACK  ADDRESS
+c1      alive   120 ms ago  40 GiB  60 GiB      20        1  1 ok   r1    h1:7201
+c2      lost         never  40 GiB  60 GiB      20        1  1 ok   r1    h2:7201
+
+LIVE COPIES  CHUNKS
+          2       2
+          3      18
+";
+        assert_eq!(render(&status_of_three(), false), expected);
+    }
+
+    #[test]
+    fn json_has_the_same_facts() {
+        let json = serde_json::to_value(StatusRecord::new(&status_of_three())).unwrap();
+        assert_eq!(json["masters"][0]["lag"], 2);
+        assert_eq!(json["servers"][1]["health"], "lost");
+        assert_eq!(json["chunks_by_copies"][3], 18);
+        assert_eq!(json["leader"], 2);
+    }
+
+    #[test]
+    fn a_healthy_cluster_says_ok_and_plans_count_votes() {
+        let mut status = status_of_three();
+        status.servers.pop();
+        status.under_replicated = 0;
+        assert_eq!(health(&status), "ok");
+        assert_eq!(votes(&status, 0, 1), "      voters: 3 now, 2 then, of which 0 may fail");
+        assert_eq!(votes(&status, 1, 1), "      voters: 3 now, 3 then, of which 1 may fail");
+        assert_eq!(require_member(&status, 9).unwrap_err().exit_code(), 3);
+    }
+}

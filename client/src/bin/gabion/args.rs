@@ -1,0 +1,485 @@
+//! The command line: every verb, option and default, and the help a newcomer reads.
+//!
+//! Which argument is on the cluster follows from the verb, never from what exists where: `upload` takes local
+//! sources and a remote target last, `download` takes remote sources and a local target last, everything else takes
+//! remote paths. Remote paths are absolute; `gabion:/path` says the same.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use gabion_client::terminal::Format;
+use gabion_protocol::FsPath;
+use gabion_protocol::config::{Size, Span};
+use gabion_protocol::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, REPLICAS_MAX};
+
+const AFTER_HELP: &str = "\
+Examples:
+  gabion upload report.pdf /reports/          store a file in a directory
+  gabion upload -r photos /                   store a tree as /photos
+  tar c data | gabion upload - /backup.tar    store what a pipe brings
+  gabion list -l /reports                     show what is there
+  gabion download -r /photos .                fetch a tree into this directory
+  gabion download /backup.tar - | tar x       fetch into a pipe
+
+Settings, first found wins: option, environment, ~/.config/gabion/config.toml, /etc/gabion/client.toml.
+
+Exit codes: 0 ok, 1 other, 2 usage, 3 not found, 4 exists or precondition failed, 5 unavailable for now,
+6 not authorised, 7 data damaged, 8 partial or degraded, 9 no space, 130 interrupted.";
+
+/// Stores, lists and returns files in a Gabion cluster.
+#[derive(Debug, Parser)]
+#[command(name = "gabion", version, after_help = AFTER_HELP, max_term_width = 110, disable_help_subcommand = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// How to reach the cluster, and how much to say.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Common options")]
+pub(crate) struct Connection {
+    /// Client addresses of the masters, separated by commas; any one that is up will do
+    #[arg(
+        long,
+        global = true,
+        env = "GABION_MASTERS",
+        value_name = "HOST:PORT,…",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
+    pub(crate) masters: Vec<String>,
+    /// File that holds this user's key
+    #[arg(
+        long,
+        global = true,
+        env = "GABION_KEY_FILE",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub(crate) key_file: Option<PathBuf>,
+    /// How long to try again while the cluster is unavailable: 500ms, 5m [default: 30s]
+    #[arg(
+        long,
+        global = true,
+        env = "GABION_WAIT",
+        value_name = "TIME",
+        hide_env_values = true
+    )]
+    pub(crate) wait: Option<Span>,
+    /// Say nothing but errors: no progress, no summary
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Log what the client does on standard error (RUST_LOG chooses what)
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+}
+
+/// How data is printed.
+#[derive(Debug, Args)]
+pub(crate) struct Printing {
+    /// How to print: table, json or jsonl (one JSON document per line)
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Store local files in the cluster
+    #[command(visible_alias = "put")]
+    Upload(Upload),
+    /// Fetch files from the cluster, verified against the checksums its masters hold
+    #[command(visible_alias = "get")]
+    Download(Download),
+    /// Show what directories hold
+    #[command(visible_alias = "ls")]
+    List(List),
+    /// Make directories
+    Mkdir(Mkdir),
+    /// Show all that is known of files and directories
+    Stat(Stat),
+    /// Move or rename files and directories
+    Mv(Move),
+    /// Remove files, and directories with -r
+    Rm(Remove),
+    /// Write files to standard output
+    Cat(Cat),
+    /// Show the checksums of files as the masters hold them
+    Checksum(Checksum),
+    /// Show the chunks of a file and where their copies are
+    Chunks(Chunks),
+    /// Look at and change the cluster itself
+    #[command(subcommand)]
+    Admin(Admin),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Upload {
+    /// Local files, or `-` for standard input; then the remote target. A target that is a directory, or ends in `/`,
+    /// takes each source under its own name. `DIR/.` stands for what DIR holds
+    #[arg(value_names = ["SRC", "DST"], num_args = 2.., required = true, allow_hyphen_values = false)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Store directories with all they hold; symbolic links and devices inside are skipped with a note
+    #[arg(short, long)]
+    pub(crate) recursive: bool,
+    /// Replace files that exist
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Make missing directories above the target
+    #[arg(short, long)]
+    pub(crate) parents: bool,
+    /// Copies of each chunk [default: the cluster's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(REPLICAS_MAX)))]
+    pub(crate) replicas: Option<u8>,
+    /// Size of a chunk, for example 64MiB [default: the cluster's]
+    #[arg(long, value_name = "SIZE", value_parser = chunk_size)]
+    pub(crate) chunk_size: Option<Size>,
+    /// Files stored at the same time
+    #[arg(short, long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub(crate) jobs: u8,
+    /// Show what would be stored, and store nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Download {
+    /// Remote files; then the local target, or `-` for standard output. A target that is a directory, or ends in
+    /// `/`, takes each source under its own name. `DIR/.` stands for what DIR holds
+    #[arg(value_names = ["SRC", "DST"], num_args = 2.., required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Fetch directories with all they hold
+    #[arg(short, long)]
+    pub(crate) recursive: bool,
+    /// Replace local files that exist
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Sync each file to the local disk before it appears under its name
+    #[arg(long)]
+    pub(crate) sync: bool,
+    /// Files fetched at the same time
+    #[arg(short, long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub(crate) jobs: u8,
+    /// Show what would be fetched, and fetch nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Files and directories
+    #[arg(value_name = "PATH", default_value = "/", value_parser = remote_path)]
+    pub(crate) paths: Vec<FsPath>,
+    /// Show also mode, chunks, chunk size and checksum
+    #[arg(short, long)]
+    pub(crate) long: bool,
+    /// Show what directories hold at every depth (also -R)
+    #[arg(short, long, visible_short_alias = 'R')]
+    pub(crate) recursive: bool,
+    /// Newest first
+    #[arg(short = 't', long, conflicts_with = "by_size")]
+    pub(crate) by_time: bool,
+    /// Largest first
+    #[arg(short = 'S', long)]
+    pub(crate) by_size: bool,
+    /// The other way round
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// Show directories themselves, not what they hold
+    #[arg(short, long, conflicts_with = "recursive")]
+    pub(crate) directory: bool,
+    /// Names only, one per line
+    #[arg(short = '1', long, conflicts_with = "long")]
+    pub(crate) names: bool,
+    /// Sizes in exact bytes
+    #[arg(long)]
+    pub(crate) bytes: bool,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Mkdir {
+    /// Directories to make
+    #[arg(value_name = "PATH", required = true, value_parser = remote_path)]
+    pub(crate) paths: Vec<FsPath>,
+    /// Make missing directories above too, and take existing ones as they are
+    #[arg(short, long)]
+    pub(crate) parents: bool,
+    /// Permission bits
+    #[arg(short, long, value_name = "OCTAL", default_value = "755", value_parser = octal)]
+    pub(crate) mode: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stat {
+    /// Files and directories
+    #[arg(value_name = "PATH", required = true, value_parser = remote_path)]
+    pub(crate) paths: Vec<FsPath>,
+    /// Sizes in exact bytes
+    #[arg(long)]
+    pub(crate) bytes: bool,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Move {
+    /// What to move; then where to, which may be a directory
+    #[arg(value_names = ["SRC", "DST"], num_args = 2.., required = true)]
+    pub(crate) paths: Vec<String>,
+    /// Replace a file that exists
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Take DST as the new name, also if it is a directory
+    #[arg(short = 'T', long)]
+    pub(crate) no_target_directory: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    /// Files and directories
+    #[arg(value_name = "PATH", required = true, value_parser = remote_path)]
+    pub(crate) paths: Vec<FsPath>,
+    /// Remove directories with all they hold
+    #[arg(short, long)]
+    pub(crate) recursive: bool,
+    /// Take what does not exist as removed
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Show what would be removed, and remove nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cat {
+    /// Files
+    #[arg(value_name = "PATH", required = true, value_parser = remote_path)]
+    pub(crate) paths: Vec<FsPath>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Checksum {
+    /// Files
+    #[arg(value_name = "PATH", required = true, value_parser = remote_path)]
+    pub(crate) paths: Vec<FsPath>,
+    /// Read every byte and compare it too, not only show what the masters hold
+    #[arg(long)]
+    pub(crate) deep: bool,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Chunks {
+    /// Files
+    #[arg(value_name = "PATH", required = true, value_parser = remote_path)]
+    pub(crate) paths: Vec<FsPath>,
+    /// Sizes in exact bytes
+    #[arg(long)]
+    pub(crate) bytes: bool,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Admin {
+    /// Show the cluster at a glance: masters, chunkservers, copies
+    Status(Status),
+    /// Look at and change the group of masters
+    #[command(subcommand)]
+    Raft(Raft),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Show it again every so often until interrupted
+    #[arg(short, long, value_name = "TIME", num_args = 0..=1, default_missing_value = "2s")]
+    pub(crate) watch: Option<Span>,
+    /// Sizes in exact bytes
+    #[arg(long)]
+    pub(crate) bytes: bool,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Raft {
+    /// Show each master: role, term, log index
+    Status(RaftStatus),
+    /// Add a master that was started with `join = true`; shows the plan, and acts with --apply
+    Add(RaftAdd),
+    /// Remove a master for ever; shows the plan, and acts with --apply
+    Remove(RaftRemove),
+    /// Hand leadership to another master
+    TransferLeader(TransferLeader),
+    /// Have the leader build a snapshot now
+    Snapshot,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RaftStatus {
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RaftAdd {
+    /// Its id: a number no master ever had
+    #[arg(value_name = "ID")]
+    pub(crate) id: u64,
+    /// Where it listens to masters
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) raft: String,
+    /// Where it listens to clients
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) client: String,
+    /// The master it takes the place of, which is removed in the same change
+    #[arg(long, value_name = "ID")]
+    pub(crate) replaces: Option<u64>,
+    /// Do it
+    #[arg(long)]
+    pub(crate) apply: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RaftRemove {
+    /// Its id, which is never used again
+    #[arg(value_name = "ID")]
+    pub(crate) id: u64,
+    /// Do it
+    #[arg(long)]
+    pub(crate) apply: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TransferLeader {
+    /// To which master [default: the one whose log is longest]
+    #[arg(long, value_name = "ID", action = ArgAction::Set)]
+    pub(crate) to: Option<u64>,
+}
+
+/// A path on the cluster, `/a/b` or `gabion:/a/b`.
+pub(crate) fn remote_path(text: &str) -> Result<FsPath, String> {
+    let path = text.strip_prefix("gabion:").unwrap_or(text);
+    FsPath::parse(path).map_err(|error| match error {
+        gabion_protocol::path::PathError::Relative => {
+            format!("{error}: remote paths are absolute, for example /{path}")
+        }
+        _ => error.to_string(),
+    })
+}
+
+fn octal(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o7777)
+        .ok_or_else(|| "expected permission bits in octal, for example 755".to_owned())
+}
+
+fn chunk_size(text: &str) -> Result<Size, String> {
+    let size: Size = text.parse()?;
+    let (least, most) = (Size(CHUNK_BYTES_MIN), Size(CHUNK_BYTES_MAX));
+    if !(least..=most).contains(&size) {
+        return Err(format!("a chunk has {least} to {most}"));
+    }
+    Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn uploads_take_what_cp_takes() {
+        let Verb::Upload(upload) = parse("gabion put -rf -j 4 --replicas 2 --chunk-size 1MiB a - b gabion:/c/")
+            .unwrap()
+            .verb
+        else {
+            panic!("not an upload");
+        };
+        assert_eq!(upload.paths.len(), 4);
+        assert!(upload.recursive && upload.force && !upload.dry_run);
+        assert_eq!(
+            (upload.jobs, upload.replicas, upload.chunk_size),
+            (4, Some(2), Some(Size(1 << 20)))
+        );
+    }
+
+    #[test]
+    fn familiar_words_and_letters_work() {
+        for line in [
+            "gabion get -n /a /b .",
+            "gabion download --sync /a -",
+            "gabion ls",
+            "gabion list -lRt /",
+            "gabion list -r -S --reverse --bytes -o json /a /b",
+            "gabion ls -1",
+            "gabion ls -d /a",
+            "gabion mkdir -p -m 700 /a/b",
+            "gabion stat -o jsonl /a",
+            "gabion mv -f /a /b",
+            "gabion rm -rf /a",
+            "gabion cat gabion:/a",
+            "gabion checksum --deep /a",
+            "gabion chunks /a",
+            "gabion admin status --watch",
+            "gabion admin status --watch 1s -o jsonl",
+            "gabion admin raft status",
+            "gabion admin raft add 4 --raft h:1 --client h:2 --replaces 2 --apply",
+            "gabion admin raft remove 2",
+            "gabion admin raft transfer-leader --to 3",
+            "gabion admin raft snapshot --wait 5m",
+            "gabion --masters a:1,b:2 --key-file k --wait 500ms list /",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        for (line, said) in [
+            ("gabion", "Usage"),
+            ("gabion upload a", "values"),
+            ("gabion list a", "remote paths are absolute, for example /a"),
+            ("gabion list /a/../b", "no . or .."),
+            ("gabion list -tS", "cannot be used with"),
+            ("gabion list -o yaml", "expected table, json or jsonl"),
+            ("gabion upload --chunk-size 1KiB a /b", "a chunk has 1MiB to 256MiB"),
+            ("gabion upload --chunk-size 5 a /b", "a chunk has"),
+            ("gabion upload --replicas 0 a /b", "1..=10"),
+            ("gabion upload -j 0 a /b", "1..=32"),
+            ("gabion mkdir -m 999 /a", "octal"),
+            ("gabion list --wait never", "span of time"),
+            ("gabion cat", "required"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(said), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn remote_paths_have_two_spellings() {
+        assert_eq!(remote_path("gabion:/a//b/").unwrap().as_str(), "/a/b");
+        assert_eq!(remote_path("/").unwrap(), FsPath::root());
+        assert!(remote_path("gabion:a").is_err());
+    }
+}

@@ -1,0 +1,120 @@
+//! The command `gabion`: stores, lists and returns files of a Gabion cluster.
+//!
+//! Standard output is data and nothing else; progress, notes and errors go to standard error. Each verb is a module
+//! with one `run`; what they share is in [`context`]. The exit codes are one table for all of Gabion's binaries,
+//! [`gabion_protocol::ErrorCode::exit_code`].
+//!
+//! Start reading at [`args`].
+
+mod admin;
+mod args;
+mod content;
+mod context;
+mod download;
+mod download_plan;
+mod list;
+mod local;
+mod names;
+mod records;
+mod upload;
+mod upload_plan;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser as _;
+use gabion_client::terminal::Failure;
+use gabion_protocol::process;
+use tokio_util::sync::CancellationToken;
+
+use args::{Admin, Arguments, Raft, Verb};
+use context::Context;
+
+/// How long a stopped command may take to clear up after itself.
+const GRACE: Duration = Duration::from_secs(3);
+/// How long the end of the process waits for a thread that still reads a file.
+const LINGER: Duration = Duration::from_millis(200);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.connection.verbose {
+        process::init_logging();
+    }
+    let ended = runtime(&arguments.verb)
+        .map_err(|error| Failure::local("start", "the runtime", &error))
+        .and_then(|runtime| {
+            let ended = runtime.block_on(run_until_stopped(arguments));
+            // Dropping it would wait for a read of standard input that may never come.
+            runtime.shutdown_timeout(LINGER);
+            ended
+        });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Some(report) = failure.report() {
+                eprintln!("{report}");
+            }
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// One thread for a question and its answer; several where checksums and network compete for the CPU.
+fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = match verb {
+        Verb::Upload(_) | Verb::Download(_) | Verb::Cat(_) | Verb::Checksum(_) => {
+            tokio::runtime::Builder::new_multi_thread()
+        }
+        Verb::List(_)
+        | Verb::Mkdir(_)
+        | Verb::Stat(_)
+        | Verb::Mv(_)
+        | Verb::Rm(_)
+        | Verb::Chunks(_)
+        | Verb::Admin(_) => tokio::runtime::Builder::new_current_thread(),
+    };
+    builder.enable_all().build()
+}
+
+/// Runs the command; when the user stops it, lets it clear up.
+async fn run_until_stopped(arguments: Arguments) -> Result<(), Failure> {
+    let stop = CancellationToken::new();
+    let mut work = Box::pin(run(arguments, stop.clone()));
+    tokio::select! {
+        ended = &mut work => return ended,
+        asked = process::stop_requested() => {
+            asked.map_err(|error| Failure::local("watch for", "signals", &error))?;
+        }
+    }
+    stop.cancel();
+    // A command that was done when the signal came is done; of any other, the user knows that he stopped it.
+    match tokio::time::timeout(GRACE, work).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(failure)) if failure.is_interrupt() => Err(failure),
+        Ok(Err(_)) | Err(_) => Err(Failure::interrupted()),
+    }
+}
+
+async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failure> {
+    let context = Context::connect(&arguments.connection, stop).await?;
+    match arguments.verb {
+        Verb::Upload(upload) => upload::run(&context, upload).await,
+        Verb::Download(download) => download::run(&context, download).await,
+        Verb::List(list) => list::run(&context, list).await,
+        Verb::Mkdir(mkdir) => names::make_directories(&context, mkdir).await,
+        Verb::Stat(stat) => names::stat(&context, stat).await,
+        Verb::Mv(moves) => names::move_all(&context, moves).await,
+        Verb::Rm(remove) => names::remove(&context, remove).await,
+        Verb::Cat(cat) => content::cat(&context, cat).await,
+        Verb::Checksum(checksum) => content::checksum(&context, checksum).await,
+        Verb::Chunks(chunks) => content::chunks(&context, chunks).await,
+        Verb::Admin(Admin::Status(status)) => admin::status(&context, status).await,
+        Verb::Admin(Admin::Raft(raft)) => match raft {
+            Raft::Status(status) => admin::raft_status(&context, status).await,
+            Raft::Add(add) => admin::raft_add(&context, add).await,
+            Raft::Remove(remove) => admin::raft_remove(&context, remove).await,
+            Raft::TransferLeader(transfer) => admin::transfer_leader(&context, transfer).await,
+            Raft::Snapshot => admin::snapshot(&context).await,
+        },
+    }
+}

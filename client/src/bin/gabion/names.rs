@@ -1,0 +1,336 @@
+//! Verbs on names: `mkdir`, `stat`, `mv`, `rm`.
+
+use gabion_client::Walk;
+use gabion_client::terminal::{Failure, Format, Output, Tally, text};
+use gabion_protocol::messages::master::{Entry, EntryKind};
+use gabion_protocol::{ErrorCode, FsPath};
+use serde::Serialize;
+
+use crate::args::{self, Mkdir, Move, Remove, Stat};
+use crate::context::Context;
+use crate::records::{self, EntryRecord};
+
+/// Ends a verb that worked on several paths.
+fn end(tally: Tally, verb: &str) -> Result<(), Failure> {
+    tally.finish("path", verb, &mut |line| eprintln!("{line}"))
+}
+
+pub(crate) async fn make_directories(context: &Context, mkdir: Mkdir) -> Result<(), Failure> {
+    let mut tally = Tally::default();
+    for path in &mkdir.paths {
+        if tally.is_hopeless() {
+            tally.skipped();
+            continue;
+        }
+        match context.client.mkdir(path, mkdir.parents, mkdir.mode).await {
+            Ok(_) => tally.succeeded(),
+            Err(error) => {
+                let mut error = error.into_details();
+                if error.help.is_none() && error.code == ErrorCode::NotFound {
+                    error = error.help("make the directories above it too: --parents");
+                }
+                tally.failed(path.as_str(), error.into());
+            }
+        }
+    }
+    end(tally, "made")
+}
+
+#[derive(Serialize)]
+struct Entries {
+    entries: Vec<EntryRecord>,
+}
+
+pub(crate) async fn stat(context: &Context, stat: Stat) -> Result<(), Failure> {
+    let mut tally = Tally::default();
+    let mut found = Vec::new();
+    for path in &stat.paths {
+        if tally.is_hopeless() {
+            tally.skipped();
+            continue;
+        }
+        match context.client.stat(path).await {
+            Ok(entry) => {
+                tally.succeeded();
+                found.push((path, entry));
+            }
+            Err(error) => tally.failed(path.as_str(), error.into()),
+        }
+    }
+    let mut output = Output::stdout();
+    let mut records = found.iter().map(|(path, entry)| EntryRecord::new(path, entry));
+    match stat.printing.output {
+        Format::Json => {
+            let entries = records.collect();
+            output.object(Format::Json, &Entries { entries })?;
+        }
+        Format::Jsonl => records.try_for_each(|record| output.object(Format::Jsonl, &record))?,
+        Format::Table => {
+            for (i, (path, entry)) in found.iter().enumerate() {
+                if i > 0 {
+                    output.line("")?;
+                }
+                output.bytes(describe(path, entry, stat.bytes).as_bytes())?;
+            }
+        }
+    }
+    output.flush()?;
+    end(tally, "shown")
+}
+
+/// All that is known of an entry, a fact per line.
+fn describe(path: &FsPath, entry: &Entry, exact: bool) -> String {
+    let mut lines = vec![
+        ("path", text::printable(path.as_str()).into_owned()),
+        ("kind", records::kind(entry.kind).to_owned()),
+    ];
+    match entry.kind {
+        EntryKind::File => {
+            let copies = if entry.degraded {
+                format!("{} wanted, some chunk has fewer for now", entry.replicas)
+            } else {
+                entry.replicas.to_string()
+            };
+            let chunk_size = text::size_or_bytes(entry.chunk_bytes, exact);
+            lines.extend([
+                ("size", size(entry.length, exact)),
+                ("crc32", records::crc32(entry.crc)),
+                ("chunks", format!("{} of at most {chunk_size}", entry.children)),
+                ("copies", copies),
+            ]);
+        }
+        EntryKind::Directory => lines.extend([
+            ("holds", text::count(entry.children, "entry")),
+            ("size", size(entry.length, exact)),
+        ]),
+    }
+    lines.extend([
+        ("mode", format!("{:04o} ({})", entry.mode, text::mode(entry.mode))),
+        ("modified", text::rfc3339(entry.modified_ms)),
+        ("inode", entry.ino.to_string()),
+    ]);
+    lines
+        .into_iter()
+        .map(|(name, value)| format!("{name:<8}  {value}\n"))
+        .collect()
+}
+
+fn size(bytes: u64, exact: bool) -> String {
+    if exact || bytes < 1024 {
+        return bytes.to_string() + if exact { "" } else { " B" };
+    }
+    format!("{} ({bytes} bytes)", text::size(bytes))
+}
+
+pub(crate) async fn move_all(context: &Context, moves: Move) -> Result<(), Failure> {
+    let wrong = |path: &str, why: String| {
+        Failure::code(
+            ErrorCode::InvalidPath,
+            format!("{path:?} is no remote path: {why}"),
+            "gabion mv SRC… DST, all on the cluster",
+        )
+    };
+    let mut paths = Vec::new();
+    for path in &moves.paths {
+        paths.push(args::remote_path(path).map_err(|why| wrong(path, why))?);
+    }
+    let (Some(target), Some(last)) = (paths.pop(), moves.paths.last()) else {
+        return Err(Failure::usage("nothing to move", "gabion mv SRC… DST"));
+    };
+    let must_be_directory = paths.len() > 1 || last.ends_with('/');
+    let into = if moves.no_target_directory {
+        false
+    } else {
+        is_directory(context, &target, must_be_directory).await?
+    };
+    let mut tally = Tally::default();
+    for source in &paths {
+        if tally.is_hopeless() {
+            tally.skipped();
+            continue;
+        }
+        match move_one(context, source, &target, into, moves.force).await {
+            Ok(()) => tally.succeeded(),
+            Err(failure) => tally.failed(source.as_str(), failure),
+        }
+    }
+    end(tally, "moved")
+}
+
+async fn is_directory(context: &Context, target: &FsPath, required: bool) -> Result<bool, Failure> {
+    match context.find(target).await? {
+        Some(entry) if entry.kind == EntryKind::Directory => Ok(true),
+        None if !required => Ok(false),
+        Some(_) if !required => Ok(false),
+        None => Err(Failure::code(
+            ErrorCode::NotFound,
+            format!("cannot move into {target}: there is no such directory"),
+            format!("make it: gabion mkdir {target}"),
+        )),
+        Some(_) => Err(Failure::code(
+            ErrorCode::NotDirectory,
+            format!("cannot move into {target}: it is a file"),
+            "name a directory as the target",
+        )),
+    }
+}
+
+async fn move_one(context: &Context, source: &FsPath, target: &FsPath, into: bool, force: bool) -> Result<(), Failure> {
+    let to = match source.name() {
+        Some(name) if into => target.join(name).map_err(gabion_client::Error::from)?,
+        _ => target.clone(),
+    };
+    let moved = context.client.rename(source, &to, force).await;
+    moved.map(drop).map_err(|error| {
+        let mut error = error.into_details();
+        if error.help.is_none() && error.code == ErrorCode::Exists {
+            error = error.help("replace it with --force, or choose another name");
+        }
+        error.into()
+    })
+}
+
+pub(crate) async fn remove(context: &Context, remove: Remove) -> Result<(), Failure> {
+    let mut tally = Tally::default();
+    let mut removed = gabion_client::Removed::default();
+    for path in &remove.paths {
+        if tally.is_hopeless() {
+            tally.skipped();
+            continue;
+        }
+        match remove_one(context, path, &remove).await {
+            Ok(gone) => {
+                tally.succeeded();
+                removed.files += gone.files;
+                removed.directories += gone.directories;
+                removed.bytes += gone.bytes;
+            }
+            Err(failure) => tally.failed(path.as_str(), failure),
+        }
+    }
+    let verb = if remove.dry_run { "would remove" } else { "removed" };
+    if remove.dry_run || tally.done > 0 {
+        context.say(&removed_summary(verb, &removed));
+    }
+    end(tally, "removed")
+}
+
+fn removed_summary(verb: &str, removed: &gabion_client::Removed) -> String {
+    let directories = match removed.directories {
+        0 => String::new(),
+        number => format!(" and {}", text::count(number, "directory")),
+    };
+    format!(
+        "{verb} {}{directories}, {}",
+        text::count(removed.files, "file"),
+        text::size(removed.bytes)
+    )
+}
+
+async fn remove_one(context: &Context, path: &FsPath, remove: &Remove) -> Result<gabion_client::Removed, Failure> {
+    if path.is_root() {
+        return Err(Failure::code(
+            ErrorCode::InvalidArgument,
+            "cannot remove /: the root directory always exists",
+            "name what is in it: gabion list /",
+        ));
+    }
+    let result = if remove.dry_run {
+        look_at(context, path, remove.recursive).await
+    } else {
+        context.client.remove(path, remove.recursive).await.map_err(|error| {
+            let mut error = error.into_details();
+            let about_directory = matches!(error.code, ErrorCode::IsDirectory | ErrorCode::NotEmpty);
+            if error.help.is_none() && about_directory {
+                error = error.help("remove it with all it holds: -r");
+            }
+            error.into()
+        })
+    };
+    match result {
+        Err(Failure::Cluster(error)) if remove.force && error.code == ErrorCode::NotFound => {
+            Ok(gabion_client::Removed::default())
+        }
+        other => other,
+    }
+}
+
+/// What a removal would take away; says each path on standard output.
+async fn look_at(context: &Context, path: &FsPath, recursive: bool) -> Result<gabion_client::Removed, Failure> {
+    let mut output = Output::stdout();
+    let entry = context.client.stat(path).await?;
+    let mut found = gabion_client::Removed::default();
+    let mut add = |path: &FsPath, entry: &Entry| {
+        match entry.kind {
+            EntryKind::File => {
+                found.files += 1;
+                found.bytes += entry.length;
+            }
+            EntryKind::Directory => found.directories += 1,
+        }
+        output.line(&text::printable(path.as_str()))
+    };
+    add(path, &entry)?;
+    if entry.kind == EntryKind::Directory {
+        if entry.children > 0 && !recursive {
+            return Err(Failure::code(
+                ErrorCode::NotEmpty,
+                format!(
+                    "cannot remove {path}: it holds {}",
+                    text::count(entry.children, "entry")
+                ),
+                "remove it with all it holds: -r",
+            ));
+        }
+        let mut walk = Walk::new(context.client.clone(), path.clone());
+        while let Some(next) = walk.next().await {
+            let (path, entry) = next?;
+            add(&path, &entry)?;
+        }
+    }
+    output.flush()?;
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::tests::entry;
+
+    #[test]
+    fn a_description_is_pinned() {
+        let path = FsPath::parse("/d/a").unwrap();
+        let file = entry("a", EntryKind::File, 1_288_490_189, 1_500);
+        let expected = "\
+path      /d/a
+kind      file
+size      1.2 GiB (1288490189 bytes)
+crc32     cbf43926
+chunks    2 of at most 64 MiB
+copies    3
+mode      0644 (rw-r--r--)
+modified  1970-01-01T00:00:01.5Z
+inode     7
+";
+        assert_eq!(describe(&path, &file, false), expected);
+        let directory = entry("/", EntryKind::Directory, 9, 0);
+        assert!(describe(&FsPath::root(), &directory, true).contains("holds     2 entries\nsize      9\n"));
+    }
+
+    #[test]
+    fn removals_are_summed_up() {
+        let removed = gabion_client::Removed {
+            files: 2000,
+            directories: 1,
+            bytes: 4096,
+        };
+        assert_eq!(
+            removed_summary("removed", &removed),
+            "removed 2000 files and 1 directory, 4.0 KiB"
+        );
+        assert_eq!(
+            removed_summary("would remove", &gabion_client::Removed::default()),
+            "would remove 0 files, 0 B"
+        );
+    }
+}

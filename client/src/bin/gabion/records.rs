@@ -1,0 +1,216 @@
+//! Files and directories as JSON shows them: integers in bytes, times in RFC 3339, checksums as eight hexadecimal
+//! digits. A field is never renamed without a new schema number.
+
+use std::time::Duration;
+
+use gabion_client::terminal::{Failure, failure, text};
+use gabion_protocol::messages::master::{Entry, EntryKind};
+use gabion_protocol::{ErrorCode, FsPath};
+use serde::Serialize;
+
+/// A file or directory.
+#[derive(Debug, Serialize)]
+pub(crate) struct EntryRecord {
+    path: String,
+    name: String,
+    kind: &'static str,
+    /// Of the file, or of all files below a directory.
+    bytes: u64,
+    /// `null` for a directory.
+    crc32: Option<String>,
+    replicas: Option<u8>,
+    chunk_bytes: Option<u64>,
+    chunks: Option<u64>,
+    /// Files and directories below a directory; `null` for a file.
+    entries: Option<u64>,
+    mode: String,
+    modified: String,
+    degraded: bool,
+    inode: u64,
+}
+
+impl EntryRecord {
+    pub(crate) fn new(path: &FsPath, entry: &Entry) -> Self {
+        let is_file = entry.kind == EntryKind::File;
+        Self {
+            path: path.to_string(),
+            name: entry.name.clone(),
+            kind: kind(entry.kind),
+            bytes: entry.length,
+            crc32: is_file.then(|| crc32(entry.crc)),
+            replicas: is_file.then_some(entry.replicas),
+            chunk_bytes: is_file.then_some(entry.chunk_bytes),
+            chunks: is_file.then_some(entry.children),
+            entries: (!is_file).then_some(entry.children),
+            mode: format!("{:04o}", entry.mode),
+            modified: text::rfc3339(entry.modified_ms),
+            degraded: entry.degraded,
+            inode: entry.ino.0,
+        }
+    }
+}
+
+/// The word for a kind.
+pub(crate) fn kind(kind: EntryKind) -> &'static str {
+    match kind {
+        EntryKind::File => "file",
+        EntryKind::Directory => "directory",
+    }
+}
+
+/// A checksum as people compare it.
+pub(crate) fn crc32(crc: u32) -> String {
+    format!("{crc:08x}")
+}
+
+/// Copies wanted, with `<` in front while there are fewer.
+pub(crate) fn replicas(entry: &Entry) -> String {
+    match entry.kind {
+        EntryKind::Directory => "-".to_owned(),
+        EntryKind::File if entry.degraded => format!("<{}", entry.replicas),
+        EntryKind::File => entry.replicas.to_string(),
+    }
+}
+
+/// Refuses a directory where only a file has content.
+pub(crate) fn require_file(path: &FsPath, entry: &Entry) -> Result<(), Failure> {
+    match entry.kind {
+        EntryKind::File => Ok(()),
+        EntryKind::Directory => Err(Failure::code(
+            ErrorCode::IsDirectory,
+            format!("cannot read {path}: it is a directory"),
+            format!("see what it holds: gabion list {path}"),
+        )),
+    }
+}
+
+/// What an upload or download has brought, for its one summary line.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) files: u64,
+    pub(crate) directories: u64,
+    bytes: u64,
+    chunks: u64,
+    degraded: u64,
+    /// Fewest and most copies wanted of any file.
+    replicas: Option<(u8, u8)>,
+}
+
+impl Totals {
+    /// One more file.
+    pub(crate) fn add(&mut self, entry: &Entry) {
+        self.files += 1;
+        self.bytes += entry.length;
+        self.chunks += entry.children;
+        self.degraded += u64::from(entry.degraded);
+        let (least, most) = self.replicas.unwrap_or((entry.replicas, entry.replicas));
+        self.replicas = Some((least.min(entry.replicas), most.max(entry.replicas)));
+    }
+
+    /// `uploaded 3 files, 1.2 GiB in 4.1 s (300 MiB/s), 20 chunks × 3 copies, crc32 verified`.
+    pub(crate) fn summary(&self, verb: &str, took: Duration) -> String {
+        let files = text::count(self.files, "file");
+        let directories = match self.directories {
+            0 => String::new(),
+            number => format!(" and {}", text::count(number, "directory")),
+        };
+        let bytes = text::size(self.bytes);
+        let rate = text::rate(self.bytes, took);
+        let copies = match self.replicas {
+            Some((least, most)) if self.chunks > 0 => {
+                let range = if least == most {
+                    least.to_string()
+                } else {
+                    format!("{least}–{most}")
+                };
+                let noun = if most == 1 { "copy" } else { "copies" };
+                format!(", {} × {range} {noun}", text::count(self.chunks, "chunk"))
+            }
+            _ => String::new(),
+        };
+        format!(
+            "{verb} {files}{directories}, {bytes} in {} ({rate}){copies}, crc32 verified",
+            text::span(took)
+        )
+    }
+
+    /// Fewer copies than asked for are a success with a warning and an exit code of its own.
+    pub(crate) fn check_degraded(&self) -> Result<(), Failure> {
+        if self.degraded == 0 {
+            return Ok(());
+        }
+        let have = if self.degraded == 1 { "has" } else { "have" };
+        eprintln!(
+            "degraded: {} {have} fewer copies than asked for, because too few chunkservers could take one; \
+             see: gabion admin status",
+            text::count(self.degraded, "file")
+        );
+        Err(Failure::Told {
+            exit_code: failure::PARTIAL,
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use gabion_protocol::Ino;
+
+    use super::*;
+
+    /// An entry with easily recognised values.
+    pub(crate) fn entry(name: &str, kind: EntryKind, length: u64, modified_ms: i64) -> Entry {
+        let is_file = kind == EntryKind::File;
+        Entry {
+            name: name.to_owned(),
+            ino: Ino(7),
+            kind,
+            length,
+            crc: if is_file { 0xcbf4_3926 } else { 0 },
+            replicas: if is_file { 3 } else { 0 },
+            chunk_bytes: if is_file { 64 << 20 } else { 0 },
+            children: 2,
+            mode: 0o644,
+            modified_ms,
+            degraded: false,
+        }
+    }
+
+    #[test]
+    fn json_of_a_file_is_pinned() {
+        let path = FsPath::parse("/d/a").unwrap();
+        let record = EntryRecord::new(&path, &entry("a", EntryKind::File, 9, 1_500));
+        let expected = r#"{"path":"/d/a","name":"a","kind":"file","bytes":9,"crc32":"cbf43926","replicas":3,"chunk_bytes":67108864,"chunks":2,"entries":null,"mode":"0644","modified":"1970-01-01T00:00:01.5Z","degraded":false,"inode":7}"#;
+        assert_eq!(serde_json::to_string(&record).unwrap(), expected);
+    }
+
+    #[test]
+    fn json_of_a_directory_is_pinned() {
+        let record = EntryRecord::new(&FsPath::root(), &entry("/", EntryKind::Directory, 9, 0));
+        let expected = r#"{"path":"/","name":"/","kind":"directory","bytes":9,"crc32":null,"replicas":null,"chunk_bytes":null,"chunks":null,"entries":2,"mode":"0644","modified":"1970-01-01T00:00:00Z","degraded":false,"inode":7}"#;
+        assert_eq!(serde_json::to_string(&record).unwrap(), expected);
+    }
+
+    #[test]
+    fn summaries_read_as_promised() {
+        let mut totals = Totals::default();
+        for (length, children) in [(1 << 30, 16), (214_748_364, 3), (5, 1)] {
+            let mut file = entry("a", EntryKind::File, length, 0);
+            file.children = children;
+            totals.add(&file);
+        }
+        assert_eq!(
+            totals.summary("uploaded", Duration::from_millis(4_100)),
+            "uploaded 3 files, 1.2 GiB in 4.1 s (300 MiB/s), 20 chunks × 3 copies, crc32 verified"
+        );
+        assert!(totals.check_degraded().is_ok());
+        let mut single = entry("b", EntryKind::File, 0, 0);
+        (single.replicas, single.degraded) = (1, true);
+        totals.add(&single);
+        totals.directories = 2;
+        assert_eq!(
+            totals.summary("downloaded", Duration::from_secs(60)),
+            "downloaded 4 files and 2 directories, 1.2 GiB in 1 min 0 s (20 MiB/s), 20 chunks × 1–3 copies, crc32 verified"
+        );
+        assert_eq!(totals.check_degraded().unwrap_err().exit_code(), 8);
+    }
+}

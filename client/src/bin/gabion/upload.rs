@@ -1,0 +1,352 @@
+//! `gabion upload`: stores files whole or not at all, several at a time.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use gabion_client::terminal::{Column, Failure, FileProgress, Format, Output, Progress, Table, Tally, text};
+use gabion_client::{CreateOptions, FileWriter};
+use gabion_protocol::messages::master::{Entry, EntryKind};
+use gabion_protocol::{ErrorCode, FsPath};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{self, Upload};
+use crate::context::Context;
+use crate::local;
+use crate::records::{EntryRecord, Totals};
+use crate::upload_plan::{Job, Plan, Source, Target};
+
+/// Permission bits of directories made on the way.
+const DIRECTORY_MODE: u32 = 0o755;
+/// Permission bits of a file that comes from a pipe.
+const FILE_MODE: u32 = 0o644;
+/// How long giving an upload up may take; its lease ends it anyway.
+const ABORT_WAIT: Duration = Duration::from_secs(2);
+
+/// A stored file, as JSON.
+#[derive(Debug, Serialize)]
+struct Stored {
+    source: String,
+    #[serde(flatten)]
+    entry: EntryRecord,
+}
+
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    files: &'a [Stored],
+}
+
+pub(crate) async fn run(context: &Context, upload: Upload) -> Result<(), Failure> {
+    let plan = make_plan(context, &upload).await?;
+    for note in plan.notes.iter().filter(|_| !context.quiet) {
+        eprintln!("{note}");
+    }
+    if upload.dry_run {
+        return show(plan, upload.printing.output);
+    }
+    let progress = Progress::new(context.quiet, plan.files.len() as u64, plan.bytes());
+    let mut tally = Tally::default();
+    let mut totals = Totals::default();
+    for (source, failure) in plan.failures {
+        tally.failed(source, failure);
+    }
+    make_directories(context, &upload, &plan.directories, &mut tally, &mut totals).await;
+    let stored = store_all(context, &upload, plan.files, &progress, &mut tally, &mut totals).await;
+    let took = progress.finish();
+    print(&stored, upload.printing.output)?;
+    if totals.files + totals.directories > 0 {
+        context.say(&totals.summary("uploaded", took));
+    }
+    tally.finish("file", "uploaded", &mut |line| eprintln!("{line}"))?;
+    totals.check_degraded()
+}
+
+async fn make_plan(context: &Context, upload: &Upload) -> Result<Plan, Failure> {
+    let Some((target, sources)) = upload.paths.split_last() else {
+        return Err(Failure::usage("nothing to upload", "gabion upload SRC… DST"));
+    };
+    let (target, slash) = remote_target(target)?;
+    let found = match context.find(&target).await? {
+        None => Target::Absent,
+        Some(entry) if entry.kind == EntryKind::Directory => Target::Directory,
+        Some(_) => Target::File,
+    };
+    Plan::make(sources, &target, found, slash, upload.recursive)
+}
+
+fn remote_target(target: &Path) -> Result<(FsPath, bool), Failure> {
+    let wrong = |why: String| {
+        Failure::code(
+            ErrorCode::InvalidPath,
+            format!("{:?} cannot be the target: {why}", target.display().to_string()),
+            "the last argument is the remote target: gabion upload SRC… DST",
+        )
+    };
+    let text = target.to_str().ok_or_else(|| wrong("it is not UTF-8".to_owned()))?;
+    Ok((args::remote_path(text).map_err(wrong)?, text.ends_with('/')))
+}
+
+/// Directories are made before the files in them, so that a tree's empty ones appear too.
+async fn make_directories(
+    context: &Context,
+    upload: &Upload,
+    directories: &[FsPath],
+    tally: &mut Tally,
+    totals: &mut Totals,
+) {
+    for directory in directories {
+        if context.stop.is_cancelled() || tally.is_hopeless() {
+            return;
+        }
+        // A tree brings its directories; a target that ends in a slash is made only if its parent is there.
+        let parents = upload.recursive || upload.parents;
+        match context.client.mkdir(directory, parents, DIRECTORY_MODE).await {
+            Ok(_) => totals.directories += u64::from(upload.recursive),
+            Err(error) => tally.failed(directory.as_str(), error.into()),
+        }
+    }
+}
+
+async fn store_all(
+    context: &Context,
+    upload: &Upload,
+    jobs: Vec<Job>,
+    progress: &Progress,
+    tally: &mut Tally,
+    totals: &mut Totals,
+) -> Vec<Stored> {
+    let options = CreateOptions {
+        replicas: upload.replicas,
+        chunk_bytes: upload.chunk_size.map(|size| size.0),
+        replace: upload.force,
+        parents: upload.parents,
+        ..CreateOptions::default()
+    };
+    // Set by the first failure that would meet every other file too.
+    let hopeless = CancellationToken::new();
+    if tally.is_hopeless() {
+        hopeless.cancel();
+    }
+    let mut running = futures_util::stream::iter(jobs)
+        .map(|job| {
+            let context = context.clone();
+            let (options, progress, hopeless) = (options.clone(), progress.clone(), hopeless.clone());
+            async move {
+                if hopeless.is_cancelled() || context.stop.is_cancelled() {
+                    return (job, None);
+                }
+                let bar = progress.file(job.target.as_str(), job.length.unwrap_or(0));
+                let of_job = job.clone();
+                // A task of its own: its checksums are made on another thread than its neighbours'.
+                let task = tokio::spawn(async move { store(&context, &of_job, options, bar).await });
+                let stored = task.await.unwrap_or_else(|panic| Err(Failure::defect(panic)));
+                (job, Some(stored))
+            }
+        })
+        .buffer_unordered(usize::from(upload.jobs));
+    let mut stored = Vec::new();
+    while let Some((job, result)) = running.next().await {
+        match result {
+            None => tally.skipped(),
+            Some(Ok(entry)) => {
+                tally.succeeded();
+                totals.add(&entry);
+                stored.push(Stored {
+                    source: job.source.to_string(),
+                    entry: EntryRecord::new(&job.target, &entry),
+                });
+            }
+            Some(Err(failure)) => {
+                if failure.concerns_all() {
+                    hopeless.cancel();
+                }
+                tally.failed(job.source.to_string(), failure);
+            }
+        }
+    }
+    stored.sort_by(|a, b| a.source.cmp(&b.source));
+    stored
+}
+
+/// Stores one file.
+async fn store(context: &Context, job: &Job, mut options: CreateOptions, bar: FileProgress) -> Result<Entry, Failure> {
+    let (file, before) = open(&job.source)?;
+    let Some(before) = before.filter(std::fs::Metadata::is_file) else {
+        options.mode = FILE_MODE;
+        return store_pipe(context, job, options, file, &bar).await;
+    };
+    options.mode = mode_of(&before);
+    options.modified_ms = local::modified_ms(&before);
+    options.length_hint = Some(before.len());
+    let same_file = file
+        .try_clone()
+        .map_err(|error| Failure::local("read", &job.source, &error))?;
+    let progress = move |done| bar.reach(done);
+    tokio::select! {
+        stored = context.client.upload_file(&job.target, options, file, before.len(), progress) => {
+            let entry = stored.map_err(with_advice)?;
+            require_unchanged(job, &before, &same_file)?;
+            Ok(entry)
+        }
+        () = context.stop.cancelled() => Err(Failure::interrupted()),
+    }
+}
+
+/// Stores what a pipe brings, which can be read only once.
+async fn store_pipe(
+    context: &Context,
+    job: &Job,
+    options: CreateOptions,
+    file: File,
+    bar: &FileProgress,
+) -> Result<Entry, Failure> {
+    let mut writer = tokio::select! {
+        created = context.client.create(&job.target, options) => created.map_err(with_advice)?,
+        () = context.stop.cancelled() => return Err(Failure::interrupted()),
+    };
+    let copied = tokio::select! {
+        copied = copy(file, job, &mut writer, bar) => copied,
+        () = context.stop.cancelled() => Err(Failure::interrupted()),
+    };
+    match copied {
+        // From here on it is the masters' to decide: an interrupt waits for their word.
+        Ok(()) => writer.finish().await.map_err(with_advice),
+        Err(failure) => {
+            // If the masters cannot be told, the upload's lease ends it.
+            let _ = tokio::time::timeout(ABORT_WAIT, writer.abort()).await;
+            Err(failure)
+        }
+    }
+}
+
+async fn copy(file: File, job: &Job, writer: &mut FileWriter, bar: &FileProgress) -> Result<(), Failure> {
+    let mut parts = local::read_ahead(file);
+    while let Some(part) = parts.recv().await {
+        let part = part.map_err(|error| Failure::local("read", &job.source, &error))?;
+        writer.write(&part).await?;
+        bar.advance(part.len() as u64);
+    }
+    Ok(())
+}
+
+/// What a person may do about errors that options of this command remedy.
+fn with_advice(error: gabion_client::Error) -> Failure {
+    let mut error = error.into_details();
+    if error.help.is_none() {
+        error.help = match error.code {
+            ErrorCode::Exists => Some("replace it with --force, or choose another name".to_owned()),
+            ErrorCode::NotFound => Some("make the directories above it too: --parents".to_owned()),
+            _ => None,
+        };
+    }
+    error.into()
+}
+
+/// Tells of a file that was written to while it was read: what is stored may be neither its old nor its new content.
+fn require_unchanged(job: &Job, before: &std::fs::Metadata, file: &File) -> Result<(), Failure> {
+    let after = file
+        .metadata()
+        .map_err(|error| Failure::local("read", &job.source, &error))?;
+    if after.len() == before.len() && after.modified().ok() == before.modified().ok() {
+        return Ok(());
+    }
+    Err(Failure::code(
+        ErrorCode::Conflict,
+        format!(
+            "{} changed while it was read: what is stored as {} may mix old and new",
+            job.source, job.target
+        ),
+        "store it again with --force when nothing writes to it",
+    ))
+}
+
+fn open(source: &Source) -> Result<(File, Option<std::fs::Metadata>), Failure> {
+    let Source::File(path) = source else {
+        let wrong = |error: std::io::Error| Failure::local("read", "standard input", &error);
+        let stdin = rustix::io::dup(std::io::stdin()).map_err(|error| wrong(error.into()))?;
+        return Ok((stdin.into(), None));
+    };
+    let wrong = |error: std::io::Error| Failure::local("read", path.display(), &error);
+    let file = File::open(path).map_err(wrong)?;
+    let found = file.metadata().map_err(wrong)?;
+    if found.is_dir() {
+        return Err(wrong(std::io::ErrorKind::IsADirectory.into()));
+    }
+    Ok((file, Some(found)))
+}
+
+fn mode_of(found: &std::fs::Metadata) -> u32 {
+    use std::os::unix::fs::PermissionsExt as _;
+    found.permissions().mode() & 0o777
+}
+
+fn show(plan: Plan, format: Format) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Planned {
+        source: String,
+        target: String,
+        bytes: Option<u64>,
+    }
+    #[derive(Serialize)]
+    struct Plans {
+        dry_run: bool,
+        directories: Vec<String>,
+        files: Vec<Planned>,
+    }
+    let mut output = Output::stdout();
+    let planned = plan.files.iter().map(|job| Planned {
+        source: job.source.to_string(),
+        target: job.target.to_string(),
+        bytes: job.length,
+    });
+    match format {
+        Format::Json => {
+            let plans = Plans {
+                dry_run: true,
+                directories: plan.directories.iter().map(FsPath::to_string).collect(),
+                files: planned.collect(),
+            };
+            output.object(format, &plans)?;
+        }
+        Format::Jsonl => planned
+            .into_iter()
+            .try_for_each(|planned| output.object(format, &planned))?,
+        Format::Table => {
+            let mut table = Table::new(&[
+                Column::Numbers("size"),
+                Column::Words("source"),
+                Column::Words("target"),
+            ]);
+            for job in &plan.files {
+                let size = job.length.map_or_else(|| "?".to_owned(), text::size);
+                let source = job.source.to_string();
+                table.row([
+                    size,
+                    text::printable(&source).into_owned(),
+                    text::printable(job.target.as_str()).into_owned(),
+                ]);
+            }
+            output.table(&table)?;
+        }
+    }
+    output.flush()?;
+    let mut tally = Tally::default();
+    tally.done = plan.files.len() as u64;
+    for (source, failure) in plan.failures {
+        tally.failed(source, failure);
+    }
+    tally.finish("file", "uploaded", &mut |line| eprintln!("{line}"))
+}
+
+fn print(stored: &[Stored], format: Format) -> Result<(), Failure> {
+    let mut output = Output::stdout();
+    match format {
+        // Nothing was asked for but the files themselves; the summary is on standard error.
+        Format::Table => {}
+        Format::Json => output.object(format, &Report { files: stored })?,
+        Format::Jsonl => stored.iter().try_for_each(|stored| output.object(format, stored))?,
+    }
+    output.flush()
+}
