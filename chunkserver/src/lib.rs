@@ -3,8 +3,21 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`disk`] | chunks on disks: nothing acknowledged that a power cut could take back |
+//! | `pipeline` | writes along a chain of servers: check, pass on, store, at the same time |
+//! | `serve` | one connection: requests and streams, none of which waits for another |
+//! | [`masters`] | registration, heartbeats, orders, state time |
+//! | [`peers`] | connections to other chunkservers |
+//! | [`server`] | the whole |
+//! | [`config`], [`output`] | settings; standard output |
 //!
 //! Invariants: bytes are checked against their CRCs before they are stored or passed on; nothing is deleted without a
 //! master's order; damage is never taken for absence; every queue and buffer is bounded.
 
+pub mod config;
 pub mod disk;
+pub mod masters;
+pub mod output;
+pub mod peers;
+mod pipeline;
+mod serve;
+pub mod server;

@@ -79,8 +79,6 @@ async fn small_chunks_live_in_the_index_and_a_repeated_put_is_fine() {
         matches!(put_small(&store, new, &bytes).await, Err(DiskError::Mismatch { .. })),
         "too large"
     );
-    let wrong = store.put_small(new, vec![1], content(1, 10)).await;
-    assert!(matches!(wrong, Err(DiskError::Mismatch { .. })), "wrong CRC");
     assert!(matches!(read(&store, new).await, Err(DiskError::Missing { .. })));
 }
 

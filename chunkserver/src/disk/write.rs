@@ -162,14 +162,12 @@ impl Store {
     ///
     /// # Errors
     /// As [`Self::open_write`], and [`DiskError::Mismatch`].
-    pub async fn put_small(&self, new: NewChunk, crcs: Vec<u32>, bytes: Bytes) -> Result<(u64, u32), DiskError> {
-        let chunk = new.chunk;
-        let length = bytes.len() as u64;
-        if length > SMALL_CHUNK_BYTES || length > new.bytes_max {
+    pub async fn put_small(&self, new: NewChunk, packet: Packet) -> Result<(u64, u32), DiskError> {
+        let length = packet.bytes.len() as u64;
+        if packet.offset != 0 || length > SMALL_CHUNK_BYTES || length > new.bytes_max {
             let what = format!("{length} bytes are too many for a small chunk");
-            return Err(DiskError::Mismatch { chunk, what });
+            return Err(DiskError::Mismatch { chunk: new.chunk, what });
         }
-        let packet = Packet::verify(chunk, 0, crcs, bytes)?;
         let store = self.clone();
         self.to_the_end(async move { store.put_claimed(new, packet).await })
             .await
@@ -263,23 +261,31 @@ impl OpenChunk {
         }
     }
 
+    /// Whether a seal fits what was taken.
+    ///
+    /// # Errors
+    /// [`DiskError::Mismatch`].
+    pub fn check_seal(&self, length: u64, crc: u32) -> Result<(), DiskError> {
+        if (length, crc) == (self.length(), self.crc()) {
+            return Ok(());
+        }
+        Err(DiskError::Mismatch {
+            chunk: self.new.chunk,
+            what: format!(
+                "a seal of {length} bytes with checksum {crc:08x} does not fit {} bytes with {:08x}",
+                self.length(),
+                self.crc()
+            ),
+        })
+    }
+
     /// Seals the chunk: data, length and name are durable, then the record is.
     ///
     /// # Errors
     /// [`DiskError::Mismatch`] if length or CRC differ from what was taken; then, and after any failed sync, the chunk
     /// is not sealed and never will be by this writer.
     pub async fn seal(self, length: u64, crc: u32) -> Result<(), DiskError> {
-        if (length, crc) != (self.length(), self.crc()) {
-            let what = format!(
-                "a seal of {length} bytes with checksum {crc:08x} does not fit {} bytes with {:08x}",
-                self.length(),
-                self.crc()
-            );
-            return Err(DiskError::Mismatch {
-                chunk: self.new.chunk,
-                what,
-            });
-        }
+        self.check_seal(length, crc)?;
         let store = self.store.clone();
         store.to_the_end(self.seal_claimed()).await
     }

@@ -1,6 +1,8 @@
 //! What the chunkserver's tests share: stores in directories of their own, and bytes to put there.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod cluster;
+
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -108,5 +110,6 @@ pub(crate) async fn read(store: &Store, new: NewChunk) -> Result<Vec<u8>, DiskEr
 }
 
 pub(crate) async fn put_small(store: &Store, new: NewChunk, bytes: &Bytes) -> Result<(u64, u32), DiskError> {
-    store.put_small(new, block_crcs(bytes), bytes.clone()).await
+    let packet = Packet::verify(new.chunk, 0, block_crcs(bytes), bytes.clone())?;
+    store.put_small(new, packet).await
 }

@@ -1,0 +1,238 @@
+//! The tasks that talk: one per master, and one that carries out orders.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gabion_protocol::frame::Kind;
+use gabion_protocol::limits::BATCH_ROWS_MAX;
+use gabion_protocol::messages::master::{Beat, Order, OrderDone, Registration, Request, Response};
+use gabion_protocol::net::{Connection, dial};
+use gabion_protocol::{Action, ChunkId, Epoch, ReplicaNumber, ServerId, WireError};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{ANSWER, Masters};
+
+/// Between beats to the leader: a lost server is noticed within a few of them.
+const BEAT_LEADER: Duration = Duration::from_millis(500);
+/// Between beats to a follower: it only has to be warm when it becomes leader.
+const BEAT_FOLLOWER: Duration = Duration::from_millis(1000);
+/// Between attempts to reach a master or to register.
+const AGAIN: Duration = Duration::from_millis(300);
+/// Longest wait for a connection.
+const DIAL: Duration = Duration::from_secs(2);
+
+type Orders = Vec<(ChunkId, ReplicaNumber)>;
+
+impl Masters {
+    /// Talks to the masters until `stop`.
+    ///
+    /// # Errors
+    /// The masters' refusal of this server, if it is final: another life of its directory is known under its number,
+    /// its key is wrong, and the like.
+    pub async fn run(&self, stop: CancellationToken) -> Result<(), WireError> {
+        let (orders, waiting) = mpsc::channel(1);
+        let stopped = stop.clone();
+        let talk = async {
+            let mut tasks = tokio::task::JoinSet::new();
+            tasks.spawn(obey(self.clone(), waiting));
+            let server = self.register().await?;
+            for address in self.0.options.addresses.clone() {
+                tasks.spawn(keep_beating(self.clone(), server, address, orders.clone()));
+            }
+            // Tasks end only by being dropped with the set.
+            tasks.join_next().await;
+            Ok(())
+        };
+        stopped.run_until_cancelled(talk).await.unwrap_or(Ok(()))
+    }
+
+    /// Asks the masters in turn, following redirects, until one has registered this server.
+    async fn register(&self) -> Result<ServerId, WireError> {
+        let mut addresses = self.0.options.addresses.clone();
+        let configured = addresses.len();
+        let mut next = 0;
+        loop {
+            let address = addresses[next % addresses.len()].clone();
+            match self.register_at(&address).await {
+                Ok(server) => {
+                    self.0.store.set_server(server).await.map_err(|e| e.to_wire())?;
+                    self.0.server.send_replace(Some(server));
+                    tracing::info!(%server, "registered");
+                    return Ok(server);
+                }
+                Err(error) if error.action == Action::GiveUp => return Err(error),
+                Err(error) => {
+                    tracing::debug!(%address, %error, "not registered yet");
+                    addresses.truncate(configured);
+                    next = (next + 1) % configured;
+                    if let Some(leader) = error.leader {
+                        next = addresses.iter().position(|known| *known == leader).unwrap_or_else(|| {
+                            addresses.push(leader);
+                            configured
+                        });
+                    }
+                    sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+
+    async fn register_at(&self, address: &str) -> Result<ServerId, WireError> {
+        let connection = dial(address, &self.0.options.dialer, DIAL).await?;
+        let identity = self.0.store.identity().map_err(|e| e.to_wire())?;
+        let registration = Request::Register(Registration {
+            server: identity.server,
+            incarnation: identity.incarnation,
+            boot: identity.boot,
+            address: self.0.options.advertise.clone(),
+            rack: self.0.options.rack.clone(),
+        });
+        match connection
+            .call(Kind::MasterRequest, &registration, Bytes::new(), ANSWER * 2)
+            .await?
+        {
+            (Response::Registered { server }, _) => Ok(server),
+            _ => Err(unexpected(address)),
+        }
+    }
+
+    /// One beat; tells whether the master leads.
+    async fn beat(
+        &self,
+        connection: &Connection,
+        server: ServerId,
+        orders: &mpsc::Sender<Orders>,
+    ) -> Result<bool, WireError> {
+        let inner = &self.0;
+        let identity = inner.store.identity().map_err(|e| e.to_wire())?;
+        let done: Vec<_> = inner.done.lock().iter().copied().collect();
+        let damaged = inner.store.damage();
+        let mut load = inner.store.load();
+        load.streams = inner.streams.load(Ordering::Relaxed);
+        let request = Request::Beat(Beat {
+            server,
+            incarnation: identity.incarnation,
+            epoch: *inner.epoch.lock(),
+            load,
+            done: done
+                .iter()
+                .map(|(chunk, replica)| OrderDone::Dropped {
+                    chunk: *chunk,
+                    replica: *replica,
+                })
+                .collect(),
+            damaged: damaged.clone(),
+        });
+        let answer = connection
+            .call(Kind::MasterRequest, &request, Bytes::new(), ANSWER)
+            .await?;
+        let (
+            Response::BeatAnswer {
+                epoch,
+                now,
+                orders: ordered,
+            },
+            _,
+        ) = answer
+        else {
+            return Err(unexpected(&connection.peer().address));
+        };
+        inner.clock.hear(now, epoch.is_some());
+        let Some(epoch) = epoch else {
+            return Ok(false);
+        };
+        if self.accept(epoch).await? {
+            inner.done.lock().retain(|one| !done.contains(one));
+            inner.store.damage_taken(&damaged);
+            let drops: Orders = ordered
+                .iter()
+                .take(BATCH_ROWS_MAX)
+                .map(|Order::Drop { chunk, replica }| (*chunk, *replica))
+                .collect();
+            if !drops.is_empty() {
+                // While a batch is under way the next is not taken: the master repeats it.
+                let _ = orders.try_send(drops);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether orders of `epoch` are to be obeyed; a higher one than ever is made durable first.
+    async fn accept(&self, epoch: Epoch) -> Result<bool, WireError> {
+        let highest = *self.0.epoch.lock();
+        if epoch < highest {
+            tracing::warn!(%epoch, %highest, "orders of an overruled leader are not obeyed");
+            return Ok(false);
+        }
+        if epoch > highest {
+            self.0.store.set_epoch(epoch).await.map_err(|e| e.to_wire())?;
+            let mut kept = self.0.epoch.lock();
+            *kept = epoch.max(*kept);
+        }
+        Ok(true)
+    }
+}
+
+fn unexpected(address: &str) -> WireError {
+    WireError::new(
+        gabion_protocol::ErrorCode::Protocol,
+        format!("master {address} answered something else"),
+    )
+    .action(Action::Retry { after_ms: 1000 })
+}
+
+async fn keep_beating(masters: Masters, server: ServerId, address: String, orders: mpsc::Sender<Orders>) {
+    loop {
+        match dial(&address, &masters.0.options.dialer, DIAL).await {
+            Ok(connection) => {
+                masters.0.connections.lock().insert(address.clone(), connection.clone());
+                let error = beat_on(&masters, server, &connection, &orders).await;
+                masters.0.connections.lock().remove(&address);
+                tracing::debug!(%address, %error, "a master does not answer");
+            }
+            Err(error) => tracing::debug!(%address, %error, "a master cannot be reached"),
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+/// Beats until an error, which it returns.
+async fn beat_on(
+    masters: &Masters,
+    server: ServerId,
+    connection: &Connection,
+    orders: &mpsc::Sender<Orders>,
+) -> WireError {
+    let mut leads = false;
+    let mut ticks = ticks(BEAT_LEADER);
+    let mut skipped = false;
+    loop {
+        ticks.tick().await;
+        // Ticks come at the leader's pace; a follower hears every second of them.
+        skipped = !leads && !skipped && BEAT_FOLLOWER > BEAT_LEADER;
+        if skipped {
+            continue;
+        }
+        match masters.beat(connection, server, orders).await {
+            Ok(now_leads) => leads = now_leads,
+            Err(error) => return error,
+        }
+    }
+}
+
+fn ticks(period: Duration) -> tokio::time::Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// Carries out orders, batch by batch.
+async fn obey(masters: Masters, mut orders: mpsc::Receiver<Orders>) {
+    while let Some(batch) = orders.recv().await {
+        let done = masters.0.store.drop_copies(&batch).await;
+        masters.confirm(done);
+    }
+}

@@ -1,0 +1,133 @@
+//! Writing along a chain: what comes from above is checked, passed on and stored at the same time.
+//!
+//! * [`open`] decides whether a stream may begin: token, then memory, then disk and the next hop side by side;
+//! * [`stream`] runs it: packets down, acks up, one seal;
+//! * [`small`] writes a whole small chunk along the chain in one request.
+//!
+//! Invariants: nothing touches a disk before its token was checked; nothing is stored or passed on before its CRCs
+//! were; an answer goes up only after this server's own part is durable *and* the answer from below came, so the
+//! head's word speaks for the whole chain; memory is reserved when a stream opens, and a peer that sends beyond it
+//! loses its stream, so no stream can make another wait.
+
+mod open;
+mod progress;
+mod small;
+mod stream;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use gabion_protocol::limits::{CHAIN_HOPS_MAX, CHUNK_BYTES_MAX};
+use gabion_protocol::messages::data::WriteSpec;
+use gabion_protocol::token::{Grant, Mode};
+use gabion_protocol::{ErrorCode, ServerId, WireError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::disk::{NewChunk, Store};
+use crate::masters::Masters;
+use crate::peers::Peers;
+
+pub(crate) use open::Inbox;
+
+/// Memory is counted in units of so many bytes: a semaphore's permits are 32-bit numbers.
+const UNIT_BYTES: u64 = 1 << 10;
+
+/// What every write needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Pipeline {
+    pub(crate) store: Store,
+    pub(crate) masters: Masters,
+    pub(crate) peers: Peers,
+    pub(crate) streams: Arc<AtomicU32>,
+    memory: Arc<Semaphore>,
+}
+
+impl Pipeline {
+    /// A pipeline whose streams together hold at most `memory` bytes of packets.
+    pub(crate) fn new(store: Store, masters: Masters, memory: u64, streams: Arc<AtomicU32>) -> Self {
+        let units = usize::try_from(memory / UNIT_BYTES).unwrap_or(Semaphore::MAX_PERMITS);
+        Self {
+            peers: Peers::new(masters.clone()),
+            store,
+            masters,
+            streams,
+            memory: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
+        }
+    }
+
+    /// Reserves memory, or says that there is none.
+    fn reserve(&self, bytes: u64) -> Result<OwnedSemaphorePermit, WireError> {
+        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
+        Arc::clone(&self.memory).try_acquire_many_owned(units).map_err(|_| {
+            WireError::new(
+                ErrorCode::Busy,
+                "cannot take more writes now: all memory for packets is in use",
+            )
+        })
+    }
+
+    fn memory_free(&self) -> u64 {
+        self.memory.available_permits() as u64 * UNIT_BYTES
+    }
+
+    /// Checks the form of a write and the right to it: before any IO.
+    fn admit(&self, spec: &WriteSpec) -> Result<(ServerId, Grant), WireError> {
+        let (own, now) = self.masters.standing()?;
+        let malformed = |why: &str| {
+            WireError::new(
+                ErrorCode::InvalidArgument,
+                format!("cannot write chunk {}: {why}", spec.chunk),
+            )
+        };
+        let Some(head) = spec.chain.first() else {
+            return Err(malformed("the chain is empty"));
+        };
+        if spec.chain.len() > CHAIN_HOPS_MAX {
+            return Err(malformed("the chain is too long"));
+        }
+        if spec.chain.iter().skip(1).any(|hop| hop.server == own) {
+            return Err(malformed("the chain comes back to its head"));
+        }
+        let grant = head.token.check(own, self.masters.key(), Mode::Write, now)?;
+        if (grant.chunk, grant.generation) != (spec.chunk, spec.generation) {
+            return Err(WireError::new(
+                ErrorCode::BadToken,
+                format!(
+                    "cannot write chunk {} generation {}: the token is for {} generation {}",
+                    spec.chunk, spec.generation, grant.chunk, grant.generation
+                ),
+            ));
+        }
+        if spec.bytes_max == 0 || spec.bytes_max > CHUNK_BYTES_MAX {
+            return Err(malformed("its maximum length is out of range"));
+        }
+        Ok((own, grant))
+    }
+}
+
+fn new_chunk(spec: &WriteSpec, grant: &Grant) -> NewChunk {
+    NewChunk {
+        chunk: spec.chunk,
+        generation: spec.generation,
+        replica: grant.replica,
+        owner: spec.owner,
+        file_offset: spec.file_offset,
+        bytes_max: spec.bytes_max,
+    }
+}
+
+/// What the next hop is asked: the same, for the rest of the chain.
+fn rest_of(spec: &WriteSpec) -> Option<(ServerId, WriteSpec)> {
+    let next = spec.chain.get(1)?.server;
+    let rest = WriteSpec {
+        chain: spec.chain[1..].to_vec(),
+        ..spec.clone()
+    };
+    Some((next, rest))
+}
+
+/// The same error, saying which server of the chain it came from.
+fn from_below(server: ServerId, error: WireError) -> WireError {
+    let result = error.to_string();
+    error.tried(format!("server {server}"), result)
+}
