@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gabion_protocol::checksum::Running;
-use gabion_protocol::ids::{ChunkId, Ino};
+use gabion_protocol::ids::{ChunkId, Ino, ServerId};
 
 use super::chunks;
 use super::key::chunk::{Chunk, ChunkKey, Phase, ReplicaState};
-use super::key::damage::DamageKey;
+use super::key::damage::{Damage, DamageKey};
 use super::key::degraded::DegradedKey;
 use super::key::dentry::{Dentry, DentryKey};
 use super::key::dropping::DroppingKey;
@@ -18,10 +18,10 @@ use super::key::extent::{Extent, ExtentKey};
 use super::key::garbage::GarbageKey;
 use super::key::history::HistoryKey;
 use super::key::inode::{Body, Inode, InodeKey, Parent};
-use super::key::meta::{ClockKey, ClusterKey, CountersKey, LevelKey};
+use super::key::meta::{Clock, ClockKey, ClusterKey, CountersKey, LevelKey};
 use super::key::replica::ReplicaKey;
-use super::key::reply::ReplyKey;
-use super::key::server::ServerKey;
+use super::key::reply::{Answered, ReplyKey};
+use super::key::server::{Server, ServerKey};
 use super::key::server_name::ServerNameKey;
 use super::key::session::SessionKey;
 use super::key::session_due::SessionDueKey;
@@ -110,6 +110,7 @@ pub fn check(rows: &dyn Rows) -> Result<Report, RowsError> {
     state.check_index(&mut report);
     state.check_sessions(&mut report);
     state.check_servers(&mut report);
+    state.check_clock(&mut report);
     Ok(report)
 }
 
@@ -125,12 +126,15 @@ struct Loaded {
     leases: BTreeSet<Ino>,
     /// Rows that follow from chunks, as they are.
     index: BTreeMap<Vec<u8>, Vec<u8>>,
-    damage: Vec<(DamageKey, super::key::damage::Damage)>,
+    damage: Vec<(DamageKey, Damage)>,
     sessions: BTreeSet<[u8; 16]>,
     due: BTreeSet<[u8; 16]>,
-    replies: Vec<(ReplyKey, super::key::reply::Answered)>,
-    servers: BTreeMap<gabion_protocol::ids::ServerId, super::key::server::Server>,
-    names: BTreeMap<String, gabion_protocol::ids::ServerId>,
+    replies: Vec<(ReplyKey, Answered)>,
+    servers: BTreeMap<ServerId, Server>,
+    names: BTreeMap<String, ServerId>,
+    clock: Option<Clock>,
+    /// The first key of each kind.
+    first: BTreeMap<Kind, Vec<u8>>,
 }
 
 impl Loaded {
@@ -156,6 +160,7 @@ impl Loaded {
 
     /// Takes a row that decodes.
     fn take(&mut self, kind: Kind, key: Vec<u8>, value: Vec<u8>) {
+        self.first.entry(kind).or_insert_with(|| key.clone());
         match kind {
             Kind::Inode => put(&key, &value, |InodeKey(ino), inode| self.inodes.insert(ino, inode)),
             Kind::Dentry => put(&key, &value, |key: DentryKey, dentry| {
@@ -183,6 +188,7 @@ impl Loaded {
             Kind::ServerName => put(&key, &value, |ServerNameKey(name), named| {
                 self.names.insert(name, named.server)
             }),
+            Kind::Meta if ClockKey::decode(&key).is_some() => self.clock = Clock::decode(&value).ok(),
             Kind::Meta | Kind::History => {}
         }
     }
@@ -454,6 +460,26 @@ impl Loaded {
                 report.find(format!(
                     "the name {name:?} leads to c{id}, which has another or is missing"
                 ));
+            }
+        }
+    }
+
+    /// Nothing that is due lies where ticks look no more.
+    fn check_clock(&self, report: &mut Report) {
+        let Some(clock) = self.clock else {
+            report.find("there is no clock".to_owned());
+            return;
+        };
+        for (kind, swept) in [
+            (Kind::SessionDue, clock.swept.sessions),
+            (Kind::UploadLease, clock.swept.uploads),
+            (Kind::Trash, clock.swept.trash),
+            (Kind::Garbage, clock.swept.garbage),
+        ] {
+            let mut limit = vec![kind as u8];
+            limit.extend(swept.0.to_be_bytes());
+            if self.first.get(&kind).is_some_and(|first| *first < limit) || swept > clock.now {
+                report.find(format!("rows of {kind:?} lie before {swept}, where no tick looks"));
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gabion_protocol::ids::{ChunkId, Generation, Ino, ReplicaNumber, ServerId};
+use gabion_protocol::ids::{ChunkId, Generation, Ino, ReplicaNumber, ServerId, StateTime};
 use gabion_protocol::messages::master::Seal;
 
 use super::clock;
@@ -238,8 +238,8 @@ fn settle(tx: &mut Tx<'_>, id: ChunkId, old: &Chunk, new: Chunk) -> Result<(), R
 }
 
 /// Orders the copies of garbage removed whose last token has expired, at most `limit` chunks; whether more are due.
-pub(super) fn drop_garbage(tx: &mut Tx<'_>, limit: usize) -> Result<bool, RowsError> {
-    let (due, more) = clock::due::<GarbageKey>(tx, Kind::Garbage, limit)?;
+pub(super) fn drop_garbage(tx: &mut Tx<'_>, swept: &mut StateTime, limit: usize) -> Result<bool, RowsError> {
+    let (due, more) = clock::due::<GarbageKey>(tx, Kind::Garbage, swept, limit)?;
     for GarbageKey { chunk: id, .. } in due {
         let old = tx.require(&ChunkKey(id))?;
         let mut new = old.clone();

@@ -2,7 +2,7 @@
 
 use gabion_protocol::ids::StateTime;
 
-use super::key::meta::{Clock, ClockKey};
+use super::key::meta::ClockKey;
 use super::key::{self, Key, Kind};
 use super::reply::Outcome;
 use super::rows::RowsError;
@@ -11,30 +11,46 @@ use super::{TICK_ROWS_MAX, chunks, sessions, trash, uploads};
 
 /// Moves state time, then does a bounded part of what is due. A tick of zero only does the latter.
 pub(super) fn tick(tx: &mut Tx<'_>, advance_ms: u64) -> Result<Outcome, RowsError> {
-    let now = tx.now().plus(advance_ms);
-    tx.world.now = now;
-    tx.put(&ClockKey, &Clock { now });
+    let mut clock = tx.require(&ClockKey)?;
+    clock.now = clock.now.plus(advance_ms);
+    tx.world.now = clock.now;
     // Each sort has its own share, so that none waits for another. Uploads come before trash, trash before garbage:
     // one feeds the next.
+    let swept = &mut clock.swept;
     let more = [
-        sessions::expire(tx, TICK_ROWS_MAX)?,
-        uploads::expire(tx, TICK_ROWS_MAX)?,
-        trash::take_apart(tx, TICK_ROWS_MAX)?,
-        chunks::drop_garbage(tx, TICK_ROWS_MAX)?,
+        sessions::expire(tx, &mut swept.sessions, TICK_ROWS_MAX)?,
+        uploads::expire(tx, &mut swept.uploads, TICK_ROWS_MAX)?,
+        trash::take_apart(tx, &mut swept.trash, TICK_ROWS_MAX)?,
+        chunks::drop_garbage(tx, &mut swept.garbage, TICK_ROWS_MAX)?,
     ];
+    tx.put(&ClockKey, &clock);
     Ok(Outcome::Ticked {
-        now,
+        now: clock.now,
         more: more.contains(&true),
     })
 }
 
 /// Keys of an index by deadline that are due, at most `limit`, and whether more are.
-pub(super) fn due<K: Key>(tx: &Tx<'_>, kind: Kind, limit: usize) -> Result<(Vec<K>, bool), RowsError> {
-    let from = vec![kind as u8];
-    let StateTime(after) = tx.now().plus(1);
-    let mut to = from.clone();
-    to.extend(after.to_be_bytes());
-    let rows = key::scan(tx.rows(), &from, &to, limit.saturating_add(1))?;
+///
+/// `swept` moves up to the first of them. No row comes to lie before it: deadlines are never in the past when they
+/// are set.
+pub(super) fn due<K: Key>(
+    tx: &Tx<'_>,
+    kind: Kind,
+    swept: &mut StateTime,
+    limit: usize,
+) -> Result<(Vec<K>, bool), RowsError> {
+    let at = |time: StateTime| {
+        let mut key = vec![kind as u8];
+        key.extend(time.0.to_be_bytes());
+        key
+    };
+    let rows = tx
+        .rows()
+        .scan(&at(*swept), &at(tx.now().plus(1)), limit.saturating_add(1))?;
+    let first = rows.first().and_then(|(key, _)| key.get(1..)?.first_chunk::<8>());
+    *swept = first.map_or_else(|| tx.now(), |deadline| StateTime(u64::from_be_bytes(*deadline)));
     let more = rows.len() > limit;
-    Ok((rows.into_iter().take(limit).map(|(key, _)| key).collect(), more))
+    let keys = rows.iter().take(limit).map(|(key, _)| key::decode::<K>(key));
+    Ok((keys.collect::<Result<_, _>>()?, more))
 }

@@ -45,7 +45,7 @@ pub use command::{Bootstrap, ClientCommand, ClientRequest, Command, CommandError
 pub use key::meta::Settings;
 pub use reply::{GrantedChunk, Outcome, Refusal, Reply};
 
-use gabion_protocol::ids::{Ino, MasterId, StateTime};
+use gabion_protocol::ids::{Ino, MasterId};
 use gabion_protocol::limits;
 
 use key::Key;
@@ -112,10 +112,17 @@ fn undecodable(batch: &Batch<'_>, at: LogAt) -> Result<Refusal, RowsError> {
 /// [`RowsError`] if the rows below fail, are damaged, or are of a newer release; the process must stop.
 pub fn apply(batch: &mut Batch<'_>, at: LogAt, command: &Command) -> Result<Reply, RowsError> {
     let Some(world) = World::load(batch, at)? else {
-        return match command {
-            Command::Bootstrap(bootstrap) => Ok(begin(batch, at, bootstrap)),
-            _ => Ok(Reply(Err(Refusal::NotReady))),
-        };
+        return Ok(match command {
+            Command::Bootstrap(bootstrap) => begin(batch, at, bootstrap),
+            Command::Client(_)
+            | Command::Tick { .. }
+            | Command::RegisterServer { .. }
+            | Command::ReplicasDropped { .. }
+            | Command::DamageFound { .. }
+            | Command::DamageCleared { .. }
+            | Command::MarkHash
+            | Command::SetLevel { .. } => Reply(Err(Refusal::NotReady)),
+        });
     };
     known(world.level)?;
     if command.needs_level() > world.level {
@@ -259,7 +266,7 @@ fn begin(batch: &mut Batch<'_>, at: LogAt, bootstrap: &Bootstrap) -> Reply {
         settings,
     };
     put(batch, &ClusterKey, &facts);
-    put(batch, &ClockKey, &Clock { now: StateTime(0) });
+    put(batch, &ClockKey, &Clock::default());
     put(batch, &CountersKey, &counters);
     put(batch, &LevelKey, &Level { level: LEVEL_FIRST });
     put(batch, &InodeKey(Ino::ROOT), &root);

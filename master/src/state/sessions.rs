@@ -109,8 +109,8 @@ fn remember(tx: &mut Tx<'_>, old: Session, request: &ClientRequest, reply: &Repl
 }
 
 /// Ends sessions that are due, at most `limit`; whether more are.
-pub(super) fn expire(tx: &mut Tx<'_>, limit: usize) -> Result<bool, RowsError> {
-    let (due, more) = clock::due::<SessionDueKey>(tx, Kind::SessionDue, limit)?;
+pub(super) fn expire(tx: &mut Tx<'_>, swept: &mut StateTime, limit: usize) -> Result<bool, RowsError> {
+    let (due, more) = clock::due::<SessionDueKey>(tx, Kind::SessionDue, swept, limit)?;
     for row in due {
         tx.delete(&row);
         let session = tx.require(&SessionKey(row.session))?;

@@ -32,6 +32,8 @@ pub(super) const CLUSTER: ClusterId = ClusterId([7; 16]);
 pub(super) struct Machine {
     pub(super) rows: MemoryRows,
     pub(super) index: u64,
+    /// What was applied, and how it was answered.
+    pub(super) log: Vec<(Command, Reply)>,
 }
 
 impl Machine {
@@ -39,6 +41,7 @@ impl Machine {
         let mut machine = Self {
             rows: MemoryRows::default(),
             index: 0,
+            log: Vec::new(),
         };
         let bootstrap = Bootstrap {
             cluster: CLUSTER,
@@ -69,7 +72,9 @@ impl Machine {
         let mut batch = Batch::new(&self.rows);
         let (reply, _) = StateMachine.apply_bytes(&mut batch, at, &command.encode()).unwrap();
         self.rows.store(batch.into_changes());
-        Reply::decode(&reply).unwrap()
+        let reply = Reply::decode(&reply).unwrap();
+        self.log.push((command.clone(), reply.clone()));
+        reply
     }
 
     pub(super) fn register(

@@ -1,5 +1,7 @@
 //! Unlinked trees, taken apart in bounded steps: a removal is one small entry however much it removes.
 
+use gabion_protocol::ids::{Ino, StateTime};
+
 use super::key::dentry::DentryKey;
 use super::key::extent::ExtentKey;
 use super::key::inode::{Body, Inode, InodeKey, Parent};
@@ -9,7 +11,6 @@ use super::key::{self, Kind};
 use super::rows::RowsError;
 use super::tx::Tx;
 use super::{chunks, clock};
-use gabion_protocol::ids::Ino;
 
 /// Puts an inode that has no name any more into the trash.
 pub(super) fn put(tx: &mut Tx<'_>, ino: Ino, mut inode: Inode) {
@@ -23,8 +24,8 @@ pub(super) fn put(tx: &mut Tx<'_>, ino: Ino, mut inode: Inode) {
 }
 
 /// Takes apart what is due, about `limit` rows; whether more is.
-pub(super) fn take_apart(tx: &mut Tx<'_>, limit: usize) -> Result<bool, RowsError> {
-    let (due, mut more) = clock::due::<TrashKey>(tx, Kind::Trash, limit)?;
+pub(super) fn take_apart(tx: &mut Tx<'_>, swept: &mut StateTime, limit: usize) -> Result<bool, RowsError> {
+    let (due, mut more) = clock::due::<TrashKey>(tx, Kind::Trash, swept, limit)?;
     let mut left = limit;
     for row in due {
         if left == 0 {
@@ -40,8 +41,10 @@ pub(super) fn take_apart(tx: &mut Tx<'_>, limit: usize) -> Result<bool, RowsErro
             Body::File(_) | Body::Upload(_) => release(tx, row.ino, left)?,
         };
         if rows < left {
+            if inode.is_directory() {
+                tx.delete(&TotalKey(row.ino));
+            }
             tx.delete(&InodeKey(row.ino));
-            tx.delete(&TotalKey(row.ino));
             tx.delete(&row);
         } else {
             more = true;

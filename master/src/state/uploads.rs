@@ -4,7 +4,7 @@
 //! above are made by the commit: an upload that is given up leaves nothing behind.
 
 use gabion_protocol::checksum::Running;
-use gabion_protocol::ids::{ChunkId, Ino, ServerId, SessionId, UploadGeneration};
+use gabion_protocol::ids::{ChunkId, Ino, ServerId, SessionId, StateTime, UploadGeneration};
 use gabion_protocol::limits;
 use gabion_protocol::messages::master::{Seal, UploadOptions};
 use gabion_protocol::path::FsPath;
@@ -355,8 +355,8 @@ pub(super) fn renew(tx: &mut Tx<'_>, session: SessionId, uploads: &[(Ino, Upload
 }
 
 /// Ends uploads whose lease is over, at most `limit`; whether more are due.
-pub(super) fn expire(tx: &mut Tx<'_>, limit: usize) -> Result<bool, RowsError> {
-    let (due, more) = clock::due::<UploadLeaseKey>(tx, Kind::UploadLease, limit)?;
+pub(super) fn expire(tx: &mut Tx<'_>, swept: &mut StateTime, limit: usize) -> Result<bool, RowsError> {
+    let (due, more) = clock::due::<UploadLeaseKey>(tx, Kind::UploadLease, swept, limit)?;
     for row in due {
         tx.delete(&row);
         let Some(inode) = tx.get(&InodeKey(row.ino))? else {

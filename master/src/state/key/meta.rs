@@ -88,10 +88,26 @@ impl Default for Settings {
 }
 
 /// State time. Only a tick moves it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Clock {
     /// Now.
     pub now: StateTime,
+    /// How far the rows by deadline are worked off.
+    pub swept: Swept,
+}
+
+/// Before these times the rows by deadline are gone, so that a tick does not step over what earlier ticks removed:
+/// a store keeps removed rows for a while, and stepping over a million of them takes a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Swept {
+    /// Of sessions.
+    pub sessions: StateTime,
+    /// Of upload leases.
+    pub uploads: StateTime,
+    /// Of trash.
+    pub trash: StateTime,
+    /// Of garbage.
+    pub garbage: StateTime,
 }
 
 /// The next number of each sort. Numbers are never given twice.

@@ -286,9 +286,14 @@ pub fn scan_prefix<K: Key>(rows: &dyn Rows, prefix: &[u8], limit: usize) -> Resu
 }
 
 fn typed<K: Key>((key, value): Row) -> Result<(K, K::Value), RowsError> {
-    let decoded = K::decode(&key).ok_or_else(|| corrupt(&key, "its key is malformed"))?;
+    let decoded = decode(&key)?;
     let value = K::Value::decode(&value).map_err(|why| corrupt(&key, why))?;
     Ok((decoded, value))
+}
+
+/// The typed key of these bytes.
+pub(super) fn decode<K: Key>(key: &[u8]) -> Result<K, RowsError> {
+    K::decode(key).ok_or_else(|| corrupt(key, "its key is malformed"))
 }
 
 /// A broken row, by its key.

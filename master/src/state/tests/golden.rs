@@ -17,6 +17,7 @@ use crate::state::key::extent::{Extent, ExtentKey};
 use crate::state::key::garbage::{GarbageKey, Waiting};
 use crate::state::key::history::{HistoryKey, Past};
 use crate::state::key::inode::{Content, Upload};
+use crate::state::key::meta::Swept;
 use crate::state::key::replica::{Held, ReplicaKey};
 use crate::state::key::reply::{Answered, ReplyKey};
 use crate::state::key::server::{Server, ServerKey};
@@ -248,7 +249,17 @@ fn cluster(golden: &mut Golden) {
         settings: SETTINGS,
     };
     golden.row("meta.cluster", &ClusterKey, &facts);
-    golden.row("meta.clock", &ClockKey, &Clock { now: StateTime(300) });
+    let swept = Swept {
+        sessions: StateTime(1),
+        uploads: StateTime(2),
+        trash: StateTime(3),
+        garbage: StateTime(4),
+    };
+    let clock = Clock {
+        now: StateTime(300),
+        swept,
+    };
+    golden.row("meta.clock", &ClockKey, &clock);
     let counters = Counters {
         ino: 1,
         chunk: 2,
