@@ -1,0 +1,159 @@
+//! One flipped bit in each kind of file of one chunkserver: nobody is served a wrong byte (P2), and the damage is named.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+use std::path::PathBuf;
+
+use gabion_tests::cluster::Cluster;
+use gabion_tests::{MIB, content, damage, seconds, until};
+
+/// Chunks in files, in several.
+const LARGE: u64 = 3 * MIB + 77;
+/// A chunk kept in the index as a blob.
+const SMALL: u64 = 50_000;
+/// The server whose files are damaged.
+const VICTIM: &str = "c2";
+
+/// Each file's path and bytes, stored on all three servers.
+fn fill(cluster: &Cluster) -> Vec<(String, Vec<u8>)> {
+    let large = (1..4).map(|seed| (format!("/large-{seed}"), content::bytes(seed, LARGE)));
+    let small = (11..41).map(|seed| (format!("/small-{seed}"), content::bytes(seed, SMALL)));
+    let files: Vec<_> = large.chain(small).collect();
+    for (path, bytes) in &files {
+        cluster
+            .gabion()
+            .args(["upload", "--chunk-size", "1MiB", "-", path])
+            .run_with(bytes)
+            .ok();
+    }
+    cluster.assert_clean();
+    files
+}
+
+/// Every file comes whole, whichever copy is asked first: several times, as the choice may be random.
+fn assert_right(cluster: &Cluster, files: &[(String, Vec<u8>)]) {
+    for _ in 0..4 {
+        for (path, bytes) in files {
+            let got = cluster.gabion().args(["cat", path]).run().ok();
+            assert!(got.stdout == *bytes, "{path}: wrong bytes were served");
+        }
+    }
+}
+
+/// The verifier says which server is damaged (7) or lacks copies (8).
+fn assert_named(cluster: &Cluster, codes: &[i32], words: &[&str]) {
+    let outcome = cluster.verify().arg("replicas").run();
+    assert!(
+        codes.contains(&outcome.code()),
+        "exit code {codes:?} expected: {outcome}"
+    );
+    let said = outcome.text() + &outcome.stderr;
+    for word in words.iter().chain(&[VICTIM]) {
+        assert!(said.contains(word), "it does not name {word}: {outcome}");
+    }
+}
+
+/// Flips a bit in the middle of the file's part that is not zero (a log is preallocated).
+fn flip_in(path: &PathBuf) {
+    let bytes = std::fs::read(path).unwrap();
+    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    assert!(used > 0, "{} holds nothing to damage", path.display());
+    damage::flip_bit(path, used as u64 / 2);
+}
+
+/// Kills the victim, damages the largest file that `find` gives, and starts it again.
+fn damage_while_down(cluster: &mut Cluster, find: impl Fn(&std::path::Path) -> Vec<(PathBuf, u64)>) {
+    cluster.kill(VICTIM);
+    let found = find(&cluster.node(VICTIM).dir);
+    let (path, _) = found.first().expect("there is such a file to damage");
+    eprintln!("one bit of {} is flipped", path.display());
+    flip_in(path);
+    cluster.start(VICTIM);
+    // It serves again, or it has said why it cannot; or the disk is set aside while the server is alive.
+    until(&format!("{VICTIM} has come up or given up"), seconds(20), || {
+        let seen = cluster.status_of(&cluster.leader()?)?;
+        let server = seen.servers.iter().find(|server| server.name == VICTIM)?;
+        let alive = server.beat_age_ms.is_some_and(|age| age < 1000);
+        (alive || cluster.ended(VICTIM)).then_some(())
+    });
+}
+
+/// A bit in a chunk's file while the server runs: readers get the right bytes from elsewhere and report the copy;
+/// the verifier names file, chunk and server. Two bad copies of three are as harmless; three are told as damage (7),
+/// and no file appears.
+#[test]
+fn a_bit_in_a_data_file() {
+    let cluster = Cluster::plan().start();
+    let files = fill(&cluster);
+    let located = cluster.locate("/large-1");
+    let chunk = located.extents[1].chunk.to_string();
+    let file_on = |server: &str| {
+        let found = damage::chunk_files(&cluster.node(server).dir);
+        let named = |path: &PathBuf| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with(&chunk))
+        };
+        let path = found.into_iter().map(|(path, _)| path).find(named);
+        path.unwrap_or_else(|| panic!("{server} holds chunk {chunk} in a file of its name"))
+    };
+    damage::flip_bit(&file_on(VICTIM), 70_000);
+    assert_right(&cluster, &files);
+    assert_named(&cluster, &[7], &["/large-1", &chunk]);
+    until("the masters count the damaged copy", seconds(10), || {
+        (cluster.status().damaged > 0).then_some(())
+    });
+
+    damage::flip_bit(&file_on("c1"), 500_000);
+    assert_right(&cluster, &files);
+    damage::flip_bit(&file_on("c3"), 1);
+    let out = cluster.scratch("out");
+    cluster
+        .gabion()
+        .args(["download", "/large-1"])
+        .arg(&out)
+        .run()
+        .fails(7, &["/large-1"]);
+    assert!(!out.exists(), "a file that cannot be read whole must not appear");
+    let others: Vec<_> = files.into_iter().filter(|(path, _)| path != "/large-1").collect();
+    assert_right(&cluster, &others);
+}
+
+/// A bit in the index's table or blob file, where small chunks and all CRCs live.
+#[test]
+fn a_bit_in_an_index_table() {
+    let mut cluster = Cluster::plan().start();
+    let files = fill(&cluster);
+    // A graceful restart writes the memory tables out.
+    cluster.stop(VICTIM);
+    cluster.start(VICTIM);
+    cluster.wait_ready();
+    damage_while_down(&mut cluster, |dir| {
+        [damage::index_files(dir, "blob"), damage::index_files(dir, "sst")].concat()
+    });
+    assert_right(&cluster, &files);
+    assert_named(&cluster, &[7, 8], &[]);
+    cluster.verify().arg("masters").run().ok();
+}
+
+/// A bit in the index's write-ahead log, which holds what was acknowledged last.
+#[test]
+fn a_bit_in_the_index_log() {
+    let mut cluster = Cluster::plan().start();
+    let files = fill(&cluster);
+    damage_while_down(&mut cluster, |dir| damage::index_files(dir, "log"));
+    assert_right(&cluster, &files);
+    assert_named(&cluster, &[7, 8], &[]);
+    cluster.verify().arg("masters").run().ok();
+}
+
+/// A bit in `disk.id`, which says whose disk it is: the disk is not used, least of all as an empty new one.
+#[test]
+fn a_bit_in_disk_id() {
+    let mut cluster = Cluster::plan().start();
+    let files = fill(&cluster);
+    damage_while_down(&mut cluster, |dir| damage::files(dir, |path| path.ends_with("disk.id")));
+    assert_right(&cluster, &files);
+    assert_named(&cluster, &[7, 8], &[]);
+    let names: Vec<_> = cluster.status().servers.into_iter().map(|server| server.name).collect();
+    assert_eq!(names.len(), 3, "no second life under the same name: {names:?}");
+}

@@ -1,0 +1,185 @@
+//! Full disks: of one chunkserver, of all, of a master, of the client. Nothing acknowledged is lost, what fails says so
+//! with exit code 9, and room made is room used. Needs root for small file systems of their own.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+use gabion_tests::cluster::Cluster;
+use gabion_tests::command::left_in;
+use gabion_tests::disk::SmallDisk;
+use gabion_tests::load::Load;
+use gabion_tests::skip::skip;
+use gabion_tests::{MIB, content, seconds, until};
+
+/// A small disk, or the test is skipped.
+macro_rules! disk_or_skip {
+    ($bytes:expr, $test:literal) => {
+        match SmallDisk::new($bytes) {
+            Ok(disk) => disk,
+            Err(why) => {
+                skip($test, &why);
+                return;
+            }
+        }
+    };
+}
+
+/// Small reserves and short tokens, so that room comes back while the test waits.
+const SMALL_RESERVE: &str = "reserve = \"8MiB\"\n";
+const SHORT: &str = "[timing]\ntoken = \"2s\"\nupload_lease = \"10s\"\n[cluster]\nchunk_size = \"4MiB\"\n";
+
+/// One chunkserver of four is full, in the middle of an upload: the upload succeeds on the others, the full one serves
+/// reads on and takes removals.
+#[test]
+fn one_full_chunkserver_is_not_noticed() {
+    let disk = disk_or_skip!(96 * MIB, "one_full_chunkserver_is_not_noticed");
+    let plan = Cluster::plan()
+        .chunkservers(4)
+        .master_tables(SHORT)
+        .chunkserver_lines(SMALL_RESERVE);
+    let mut cluster = plan.dir("c1", &disk.path().join("data")).start();
+    let local = cluster.scratch("big");
+    // Far more than the small disk holds if it were in every chain.
+    for round in 0..3 {
+        let crc = content::file(&local, round, 100 * MIB);
+        let remote = format!("/big-{round}");
+        let outcome = cluster.gabion().arg("upload").arg(&local).arg(&remote).run();
+        assert!([0, 8].contains(&outcome.code()), "{outcome}");
+        assert_eq!(cluster.stat(&remote).unwrap().crc, crc);
+    }
+    // Its own doing or somebody else's: now the disk is full to the last byte.
+    disk.fill();
+    cluster
+        .gabion()
+        .args(["upload", "-", "/after"])
+        .run_with(&content::bytes(9, 9 * MIB))
+        .ok();
+    cluster.assert_all_run();
+    for remote in ["/big-0", "/big-1", "/big-2", "/after"] {
+        cluster
+            .gabion()
+            .args(["download", "--force", remote])
+            .arg(&local)
+            .run()
+            .ok();
+    }
+    let outcome = cluster.verify().arg("replicas").run();
+    assert!([0, 8].contains(&outcome.code()), "nothing is damaged: {outcome}");
+}
+
+/// All chunkservers are full: an upload fails with 9 and says which servers were passed over and why; no file appears;
+/// everything stored before can be read; removing files makes room, and the room is used.
+#[test]
+fn when_all_chunkservers_are_full_removing_helps() {
+    let disks = [
+        disk_or_skip!(96 * MIB, "when_all_chunkservers_are_full_removing_helps"),
+        disk_or_skip!(96 * MIB, "when_all_chunkservers_are_full_removing_helps"),
+        disk_or_skip!(96 * MIB, "when_all_chunkservers_are_full_removing_helps"),
+    ];
+    let mut plan = Cluster::plan().master_tables(SHORT).chunkserver_lines(SMALL_RESERVE);
+    for (number, disk) in (1..).zip(&disks) {
+        plan = plan.dir(&format!("c{number}"), &disk.path().join("data"));
+    }
+    let mut cluster = plan.start();
+    let bytes = content::bytes(1, 30 * MIB);
+    cluster.gabion().args(["upload", "-", "/before"]).run_with(&bytes).ok();
+    let local = cluster.scratch("big");
+    content::file(&local, 2, 200 * MIB);
+    let failed = cluster
+        .gabion()
+        .args(["--wait", "10s", "upload"])
+        .arg(&local)
+        .arg("/big")
+        .run();
+    failed.fails(9, &["/big", "c1", "c2", "c3"]);
+    assert_eq!(cluster.stat("/big"), None);
+    cluster.assert_all_run();
+    assert!(cluster.gabion().args(["cat", "/before"]).run().ok().stdout == bytes);
+    cluster.gabion().args(["rm", "/before"]).run().ok();
+    // Both the aborted upload's chunks and the removed file's.
+    let again = content::bytes(3, 50 * MIB);
+    until("the room is used again", seconds(60), || {
+        let tool = cluster
+            .gabion()
+            .args(["--wait", "2s", "upload", "--force", "-", "/again"]);
+        (tool.run_with(&again).code() == 0).then_some(())
+    });
+    assert!(cluster.gabion().args(["cat", "/again"]).run().ok().stdout == again);
+    cluster.assert_clean();
+}
+
+/// The leader's disk fills up under load: it is one of a minority, so work goes on; nothing acknowledged is lost; with
+/// room again (restarted, if it had ended) it is a member like before.
+#[test]
+fn a_full_master_is_not_noticed() {
+    let disks = [
+        disk_or_skip!(512 * MIB, "a_full_master_is_not_noticed"),
+        disk_or_skip!(512 * MIB, "a_full_master_is_not_noticed"),
+        disk_or_skip!(512 * MIB, "a_full_master_is_not_noticed"),
+    ];
+    let mut plan = Cluster::plan();
+    for (number, disk) in (1..).zip(&disks) {
+        plan = plan.dir(&format!("m{number}"), &disk.path().join("data"));
+    }
+    let mut cluster = plan.start();
+    let load = Load::start(&cluster, 4);
+    load.await_progress(20, seconds(60));
+    let leader = cluster.wait_leader();
+    let number: usize = leader[1..].parse().unwrap();
+    disks[number - 1].fill();
+    load.await_progress(200, seconds(90));
+    disks[number - 1].relieve();
+    if cluster.ended(&leader) {
+        let (_, log) = cluster.wait_ended(&leader, seconds(1));
+        assert!(
+            log.to_lowercase().contains("space"),
+            "{leader} ended without saying that its disk is full:\n{log}"
+        );
+        cluster.start(&leader);
+    }
+    cluster.wait_ready();
+    load.await_progress(20, seconds(60));
+    load.stop().assert_unnoticed(&cluster);
+    cluster.assert_clean();
+}
+
+/// The client's own disk is full: the download fails with 9 and leaves nothing, neither the file nor a part of it.
+#[test]
+fn a_full_client_disk_leaves_no_half_file() {
+    let disk = disk_or_skip!(16 * MIB, "a_full_client_disk_leaves_no_half_file");
+    let cluster = Cluster::plan().start();
+    cluster
+        .gabion()
+        .args(["upload", "-", "/f"])
+        .run_with(&content::bytes(1, 30 * MIB))
+        .ok();
+    let dir = disk.path().join("downloads");
+    std::fs::create_dir(&dir).unwrap();
+    let out = dir.join("f");
+    cluster
+        .gabion()
+        .args(["download", "/f"])
+        .arg(&out)
+        .run()
+        .fails(9, &["space"]);
+    assert_eq!(left_in(&dir), []);
+    // Of a tree, what fits is there and whole, the rest is told (8 or 9) and absent.
+    cluster.gabion().args(["mkdir", "/tree"]).run().ok();
+    cluster
+        .gabion()
+        .args(["upload", "-", "/tree/fits"])
+        .run_with(&content::bytes(2, MIB))
+        .ok();
+    cluster.gabion().args(["mv", "/f", "/tree/too-big"]).run().ok();
+    let outcome = cluster
+        .gabion()
+        .args(["download", "-r", "-j", "1", "/tree"])
+        .arg(&dir)
+        .run();
+    assert!([8, 9].contains(&outcome.code()), "{outcome}");
+    assert!(outcome.stderr.contains("too-big"), "{outcome}");
+    let files: Vec<_> = left_in(&dir).into_iter().filter(|(_, len)| *len > 0).collect();
+    assert!(
+        files.iter().all(|(path, len)| path.ends_with("fits") && *len == MIB),
+        "{files:?}"
+    );
+}
