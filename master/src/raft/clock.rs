@@ -36,7 +36,10 @@ impl SleepWatch {
 
     /// How long the machine has slept, if that is more than when [`Self::proven`] was last called.
     pub(crate) fn new_sleep(&self) -> Option<u64> {
-        let now = millis(slept());
+        self.new_sleep_at(millis(slept()))
+    }
+
+    fn new_sleep_at(&self, now: u64) -> Option<u64> {
         let known = self.0.load(Ordering::Acquire);
         (now > known.saturating_add(millis(JITTER))).then_some(now)
     }
@@ -55,13 +58,10 @@ mod tests {
     fn a_sleep_is_seen_until_the_lease_is_proven_again() {
         let watch = SleepWatch::new();
         assert_eq!(watch.new_sleep(), None);
-        let before = watch.0.load(Ordering::Acquire);
-        // As if the machine had slept a second since.
-        let watch = SleepWatch(AtomicU64::new(before.saturating_sub(1000)));
-        if before >= 1000 {
-            let slept = watch.new_sleep().unwrap();
-            watch.proven(slept);
-        }
-        assert_eq!(watch.new_sleep(), None);
+        let later = millis(slept()) + 1000;
+        assert_eq!(watch.new_sleep_at(later), Some(later));
+        assert_eq!(watch.new_sleep_at(later), Some(later), "until it is proven");
+        watch.proven(later);
+        assert_eq!(watch.new_sleep_at(later), None);
     }
 }

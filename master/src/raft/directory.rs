@@ -178,7 +178,9 @@ fn lock(path: &Path) -> Result<File, DirectoryError> {
                 pid: pid.trim_end().to_owned(),
             });
         }
-        Err(TryLockError::Error(source)) => return Err(StoreError::file("lock", &lock_path)(source).into()),
+        Err(TryLockError::Error(source)) => {
+            return Err(StoreError::file("lock", &lock_path)(source).into());
+        }
     }
     let mut write = || {
         file.set_len(0)?;
@@ -210,7 +212,11 @@ mod tests {
             let refused = Directory::open(&path, cluster, id).unwrap_err();
             assert!(matches!(refused, DirectoryError::NotOurs { .. }));
         }
-        assert_eq!(Directory::open(&path, CLUSTER, 1).unwrap().boot(), 3, "refusals are no starts");
+        assert_eq!(
+            Directory::open(&path, CLUSTER, 1).unwrap().boot(),
+            3,
+            "refusals are no starts"
+        );
     }
 
     #[test]
@@ -223,6 +229,12 @@ mod tests {
         std::fs::remove_file(dir.path().join("identity")).unwrap();
         std::fs::create_dir(dir.path().join("raft")).unwrap();
         let refused = Directory::open(dir.path(), CLUSTER, 1).unwrap_err();
-        assert!(matches!(refused, DirectoryError::Incomplete { missing: "identity", .. }));
+        assert!(matches!(
+            refused,
+            DirectoryError::Incomplete {
+                missing: "identity",
+                ..
+            }
+        ));
     }
 }

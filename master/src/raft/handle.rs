@@ -126,7 +126,9 @@ pub struct RaftHandle(pub(crate) Arc<Node>);
 
 impl std::fmt::Debug for RaftHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RaftHandle").field("id", &self.id()).finish_non_exhaustive()
+        f.debug_struct("RaftHandle")
+            .field("id", &self.id())
+            .finish_non_exhaustive()
     }
 }
 
@@ -143,7 +145,9 @@ fn quorum_age(metrics: &Watched) -> Option<Duration> {
 
 /// Who leads according to `metrics`, believing a lease of length `lease`.
 pub(crate) fn leadership(metrics: &Watched, lease: Duration) -> Leadership {
-    let own_entry_applied = metrics.last_applied.is_some_and(|id| id.leader_id.term == metrics.current_term);
+    let own_entry_applied = metrics
+        .last_applied
+        .is_some_and(|id| id.leader_id.term == metrics.current_term);
     Leadership {
         term: metrics.current_term,
         leader: metrics.current_leader,
@@ -203,13 +207,15 @@ impl RaftHandle {
         let until = tokio::time::Instant::now() + deadline;
         let bytes = command.len();
         if bytes > COMMAND_BYTES_MAX {
-            let why = format!("a command of {bytes} bytes is over the limit of {COMMAND_BYTES_MAX}, split it");
-            return Err(ProposeError::RetrySoon(why));
+            let max = COMMAND_BYTES_MAX;
+            return Err(ProposeError::TooLarge { bytes, max });
         }
         let weight = u32::try_from(bytes.max(1)).unwrap_or(u32::MAX);
         let waiting = Arc::clone(&self.0.proposed).acquire_many_owned(weight);
         let Ok(Ok(_permit)) = tokio::time::timeout_at(until, waiting).await else {
-            return Err(ProposeError::RetrySoon("too many commands wait for the disks".to_owned()));
+            return Err(ProposeError::RetrySoon(
+                "too many commands wait for the disks".to_owned(),
+            ));
         };
         let (responder, done) = ProgressResponder::complete_only();
         let mut write = self.0.raft.write(LoggedCommand(command)).responder(responder);
@@ -220,7 +226,9 @@ impl RaftHandle {
         match submitted {
             Ok(Ok(())) => {}
             Ok(Err(fatal)) => return Err(stopped(&fatal)),
-            Err(_) => return Err(ProposeError::OutcomeUnknown("raft did not take it in time".to_owned())),
+            Err(_) => {
+                return Err(ProposeError::OutcomeUnknown("raft did not take it in time".to_owned()));
+            }
         }
         match tokio::time::timeout_at(until, done).await {
             Ok(Ok(Ok(written))) => {
@@ -300,7 +308,9 @@ impl RaftHandle {
             match proof {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Err(self.read_error(error)),
-                Err(_) => return Err(ProposeError::RetrySoon("no majority has answered".to_owned())),
+                Err(_) => {
+                    return Err(ProposeError::RetrySoon("no majority has answered".to_owned()));
+                }
             }
             if let Some(slept) = slept {
                 self.0.sleep.proven(slept);

@@ -203,6 +203,8 @@ impl Links {
         };
         let timeout = || WireError::new(ErrorCode::Timeout, format!("no answer from master {target}"));
         let answered = tokio::time::timeout(deadline, exchange).await;
-        answered.unwrap_or_else(|_| Err(timeout())).map(|(response, _)| response)
+        answered
+            .unwrap_or_else(|_| Err(timeout()))
+            .map(|(response, _)| response)
     }
 }

@@ -16,15 +16,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use bytes::Bytes;
 use futures_util::Stream;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend};
 use parking_lot::Mutex;
-use rocksdb::{DB, IteratorMode, ReadOptions};
+use rocksdb::{DB, IteratorMode, Options, ReadOptions};
 use tokio::sync::{mpsc, oneshot};
 
-use super::codec::{self, CodecError, StoredEntry};
+use super::codec::{self, StoredEntry};
+use super::log_chain::{Chain, LogError};
 use super::log_keys;
 use super::log_writer::{self, Operation, WriterStats};
 use super::types::{Entry, LogId, TypeConfig, Vote};
@@ -32,47 +32,6 @@ use crate::store::memory::Memory;
 
 /// Bytes one read for replication or apply gives: what one message carries.
 const READ_BYTES_MAX: usize = gabion_protocol::limits::RAFT_BATCH_BYTES_MAX;
-
-/// A log that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LogError {
-    /// RocksDB failed.
-    #[error("cannot use the raft log in {path}: {source}; if the disk is healthy, replace this master under a new id")]
-    Database {
-        /// The log's directory.
-        path: PathBuf,
-        /// What RocksDB said.
-        source: rocksdb::Error,
-    },
-    /// A stored value does not decode.
-    #[error("the raft log in {path} is damaged at {place}: {source}; replace this master under a new id")]
-    Damaged {
-        /// The log's directory.
-        path: PathBuf,
-        /// Which value.
-        place: String,
-        /// What is wrong with it.
-        source: CodecError,
-    },
-    /// Entries are missing or do not follow each other.
-    #[error("the raft log in {path} has a hole: {why}; replace this master under a new id")]
-    Hole {
-        /// The log's directory.
-        path: PathBuf,
-        /// What is missing.
-        why: String,
-    },
-    /// The thread could not be started.
-    #[error("cannot start the raft log's writer: {0}")]
-    Thread(io::Error),
-}
-
-impl From<LogError> for io::Error {
-    fn from(error: LogError) -> Self {
-        Self::new(io::ErrorKind::InvalidData, error)
-    }
-}
 
 /// What is known of the log without reading it.
 #[derive(Default)]
@@ -150,11 +109,15 @@ impl LogStore {
     /// # Errors
     /// [`LogError`] if the log is damaged, has a hole or cannot be opened.
     pub(crate) fn open(path: &Path, memory: &Memory, cache_bytes_max: usize) -> Result<(Self, Writer), LogError> {
+        Self::open_with(&memory.log_options(), path, cache_bytes_max)
+    }
+
+    fn open_with(options: &Options, path: &Path, cache_bytes_max: usize) -> Result<(Self, Writer), LogError> {
         let database = |source| LogError::Database {
             path: path.to_owned(),
             source,
         };
-        let db = DB::open(&memory.log_options(), path).map_err(database)?;
+        let db = DB::open(options, path).map_err(database)?;
         let tail = scan(&db, path, &mut |_| Ok(()))?;
         let stats = Arc::new(WriterStats::default());
         let shared = Arc::new(Shared {
@@ -201,14 +164,24 @@ impl LogStore {
     }
 }
 
+/// What a verified log holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Verified {
+    pub(crate) last: Option<LogId>,
+    pub(crate) vote: Option<Vote>,
+}
+
 /// Reads and verifies the whole log; `each` sees every entry.
 pub(crate) fn verify(
     db: &DB,
     path: &Path,
     each: &mut dyn FnMut(&Entry) -> Result<(), LogError>,
-) -> Result<(Option<LogId>, Option<LogId>, Option<Vote>), LogError> {
+) -> Result<Verified, LogError> {
     let tail = scan(db, path, each)?;
-    Ok((tail.purged, tail.last, tail.vote))
+    Ok(Verified {
+        last: tail.last,
+        vote: tail.vote,
+    })
 }
 
 fn scan(db: &DB, path: &Path, each: &mut dyn FnMut(&Entry) -> Result<(), LogError>) -> Result<Tail, LogError> {
@@ -254,63 +227,6 @@ fn scan(db: &DB, path: &Path, each: &mut dyn FnMut(&Entry) -> Result<(), LogErro
         each(&stored.entry)?;
     }
     Ok(tail)
-}
-
-/// Checks that entries follow each other.
-struct Chain<'a> {
-    path: &'a Path,
-    next: u64,
-    before: Option<LogId>,
-    crc: Option<u32>,
-}
-
-impl<'a> Chain<'a> {
-    fn starting_at(path: &'a Path, next: u64, before: Option<LogId>) -> Self {
-        Self {
-            path,
-            next,
-            before,
-            crc: None,
-        }
-    }
-
-    fn next(&mut self, key: &[u8], bytes: Bytes) -> Result<StoredEntry, LogError> {
-        let hole = |why: String| LogError::Hole {
-            path: self.path.to_owned(),
-            why,
-        };
-        let next = self.next;
-        let index = log_keys::entry_index(key).ok_or_else(|| hole(format!("key {key:02x?} is no entry's")))?;
-        if index != next {
-            return Err(hole(format!("entry {next} is missing, {index} is there")));
-        }
-        let stored = codec::decode_entry(&bytes).map_err(|source| LogError::Damaged {
-            path: self.path.to_owned(),
-            place: format!("entry {index}"),
-            source,
-        })?;
-        self.link(&stored).map_err(hole)?;
-        Ok(stored)
-    }
-
-    /// Checks that `stored` follows what was seen before, and takes it as seen.
-    fn link(&mut self, stored: &StoredEntry) -> Result<(), String> {
-        let id = stored.entry.log_id;
-        if id.index != self.next {
-            return Err(format!("where entry {} belongs lies {id}", self.next));
-        }
-        if self.before.is_some_and(|before| before.leader_id > id.leader_id) {
-            return Err(format!("entry {id} is of an older term than the one before"));
-        }
-        let linked = stored.previous == 0 || self.crc.is_none_or(|crc| crc == stored.previous);
-        if !linked {
-            return Err(format!("entry {id} does not follow the entry that lies before it"));
-        }
-        self.next += 1;
-        self.before = Some(id);
-        self.crc = Some(stored.crc);
-        Ok(())
-    }
 }
 
 fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
@@ -499,10 +415,7 @@ impl RaftLogReader<TypeConfig> for LogReader {
         Ok(self.0.read(start, end, READ_BYTES_MAX)?)
     }
 
-    async fn entries_stream<RB>(
-        &mut self,
-        range: RB,
-    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {

@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::sync::Arc;
 
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
@@ -87,7 +88,9 @@ async fn a_reopened_log_holds_what_was_acknowledged() {
     );
     // Truncated, rewritten, purged: across the border of the cache and again after a restart.
     log.truncate_after(Some(log_id(1, 1, 99))).await.unwrap();
-    log.blocking_append((100..150).map(|index| command(2, index))).await.unwrap();
+    log.blocking_append((100..150).map(|index| command(2, index)))
+        .await
+        .unwrap();
     log.purge(log_id(1, 1, 49)).await.unwrap();
     let expected: Vec<Entry> = (50..100)
         .map(|index| command(1, index))
@@ -101,6 +104,28 @@ async fn a_reopened_log_holds_what_was_acknowledged() {
     let state = log.get_log_state().await.unwrap();
     assert_eq!(state.last_purged_log_id, Some(log_id(1, 1, 49)));
     assert_eq!(state.last_log_id, Some(log_id(2, 1, 149)));
+}
+
+#[tokio::test]
+async fn every_acknowledged_append_and_vote_is_synced() {
+    let dir = TempDir::new().unwrap();
+    let mut options = memory().log_options();
+    options.enable_statistics();
+    let (mut log, _writer) = LogStore::open_with(&options, dir.path(), SMALL_CACHE).unwrap();
+    let syncs = || options.get_ticker_count(rocksdb::statistics::Ticker::WalFileSynced);
+    let mut before = syncs();
+    for index in 0..5 {
+        log.blocking_append([command(1, index)]).await.unwrap();
+        let after = syncs();
+        assert!(after > before, "an append was acknowledged without a sync");
+        log.save_vote(&Vote::new(1, index)).await.unwrap();
+        assert!(syncs() > after, "a vote was acknowledged without a sync");
+        before = syncs();
+    }
+    // Committed log ids ride along: no sync of their own.
+    log.save_committed(Some(log_id(1, 1, 3))).await.unwrap();
+    log.truncate_after(Some(log_id(1, 1, 3))).await.unwrap();
+    assert_eq!(syncs(), before);
 }
 
 #[tokio::test]
@@ -136,7 +161,9 @@ async fn open_after(harm: impl FnOnce(&DB)) -> Result<(), LogError> {
     let dir = TempDir::new().unwrap();
     {
         let (mut log, writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE).unwrap();
-        log.blocking_append((0..10).map(|index| command(1, index))).await.unwrap();
+        log.blocking_append((0..10).map(|index| command(1, index)))
+            .await
+            .unwrap();
         log.save_vote(&Vote::new(1, 1)).await.unwrap();
         drop(log);
         writer.join();
@@ -199,7 +226,7 @@ async fn a_damaged_write_ahead_log_is_an_error_not_a_shorter_log() {
     std::fs::OpenOptions::new()
         .write(true)
         .open(&wal)
-        .and_then(|mut file| std::io::Write::write_all(&mut file, &bytes))
+        .and_then(|mut file| file.write_all(&bytes))
         .unwrap();
     assert!(LogStore::open(dir.path(), &memory(), SMALL_CACHE).is_err());
 }

@@ -94,11 +94,7 @@ struct Pending {
 impl Pending {
     fn add(&mut self, operation: Operation) {
         match operation {
-            Operation::Append {
-                rows,
-                number,
-                flushed,
-            } => {
+            Operation::Append { rows, number, flushed } => {
                 self.entries += rows.len() as u64;
                 for (key, value) in rows {
                     self.batch.put(key, value);

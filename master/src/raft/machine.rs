@@ -178,7 +178,9 @@ impl Inner {
             Err(TrySendError::Full(_)) => {
                 tracing::warn!(index, "state hash skipped, earlier ones are still being computed");
             }
-            Err(TrySendError::Disconnected(_)) => tracing::error!(index, "state hash skipped, its thread has ended"),
+            Err(TrySendError::Disconnected(_)) => {
+                tracing::error!(index, "state hash skipped, its thread has ended")
+            }
         }
     }
 }
@@ -275,9 +277,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         .await
     }
 
-    async fn get_current_snapshot(
-        &mut self,
-    ) -> Result<Option<Snapshot<Arc<SnapshotDir>>>, io::Error> {
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Arc<SnapshotDir>>>, io::Error> {
         Ok(self.0.snapshots.current().map(as_openraft))
     }
 }
@@ -292,9 +292,7 @@ fn as_openraft(snapshot: Arc<SnapshotDir>) -> Snapshot<Arc<SnapshotDir>> {
 impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
     type SnapshotData = Arc<SnapshotDir>;
 
-    async fn build_snapshot(
-        &mut self,
-    ) -> Result<Snapshot<Arc<SnapshotDir>>, io::Error> {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<Arc<SnapshotDir>>, io::Error> {
         let inner = Arc::clone(&self.0);
         let snapshot = blocking(move || Ok(inner.snapshots.build(&inner.states.current())?)).await?;
         Ok(as_openraft(snapshot))

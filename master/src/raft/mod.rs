@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`types`] | what Raft is instantiated with; errors |
 //! | [`codec`] | the log's bytes on disk |
-//! | `log_store`, `log_writer`, `log_keys` | the log on RocksDB, one thread that groups syncs |
+//! | `log_store`, `log_writer`, `log_chain`, `log_keys` | the log on RocksDB, one thread that groups syncs |
 //! | [`machine`] | committed entries into state rows |
 //! | [`snapshots`] | complete copies of the rows, for masters that lag too far |
 //! | `snapshot_sender`, `snapshot_receiver` | such a copy from one master to another, resumable |
@@ -21,6 +21,7 @@ pub(crate) mod codec;
 pub mod directory;
 pub mod handle;
 mod links;
+pub(crate) mod log_chain;
 mod log_keys;
 pub(crate) mod log_store;
 mod log_writer;

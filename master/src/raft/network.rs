@@ -93,7 +93,13 @@ fn unexpected(response: &Response) -> RpcError {
 }
 
 impl Client {
-    async fn ask(&mut self, purpose: Purpose, request: Request, payload: Bytes, deadline: Duration) -> Result<Response, RpcError> {
+    async fn ask(
+        &mut self,
+        purpose: Purpose,
+        request: Request,
+        payload: Bytes,
+        deadline: Duration,
+    ) -> Result<Response, RpcError> {
         let to = (self.target, &self.node);
         let result = self.links.ask(to, purpose, &request, payload, deadline).await;
         match &result {
@@ -109,7 +115,10 @@ impl Client {
     }
 
     async fn ask_vote(&mut self, request: Request, option: &RPCOption) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        match self.ask(Purpose::Control, request, Bytes::new(), option.soft_ttl()).await? {
+        match self
+            .ask(Purpose::Control, request, Bytes::new(), option.soft_ttl())
+            .await?
+        {
             Response::Vote { vote, granted, last } => {
                 let vote: Vote = vote.into();
                 Ok(VoteResponse::new(vote, last.map(Into::into), granted))
@@ -136,10 +145,13 @@ impl RaftNetworkV2<TypeConfig> for Client {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
         let last = rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id);
-        let (message, payload) = Append::encode(rpc)
-            .map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))?;
+        let (message, payload) =
+            Append::encode(rpc).map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))?;
         let purpose = self.purpose;
-        match self.ask(purpose, Request::Append(message), payload, option.soft_ttl()).await? {
+        match self
+            .ask(purpose, Request::Append(message), payload, option.soft_ttl())
+            .await?
+        {
             Response::Append(answer) => Ok(match StreamAppendResult::<TypeConfig>::from(answer) {
                 Ok(matching) if matching == last => AppendEntriesResponse::Success,
                 Ok(matching) => AppendEntriesResponse::PartialSuccess(matching),
@@ -189,7 +201,11 @@ impl RaftNetworkV2<TypeConfig> for Client {
         .boxed()
     }
 
-    async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RpcError> {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         self.ask_vote(Request::Vote(rpc.into()), &option).await
     }
 
@@ -233,7 +249,9 @@ impl RaftNetworkV2<TypeConfig> for Client {
             to: *req.to_node_id(),
             last: req.last_log_id().map(|id| (*id).into()),
         };
-        let answer = self.ask(Purpose::Control, request, Bytes::new(), option.soft_ttl()).await?;
+        let answer = self
+            .ask(Purpose::Control, request, Bytes::new(), option.soft_ttl())
+            .await?;
         match answer {
             Response::TransferLeader(TransferAnswer::Accepted) => Ok(Ok(())),
             Response::TransferLeader(TransferAnswer::VoteChanged { expected, actual }) => {

@@ -23,7 +23,8 @@ use super::clock::SleepWatch;
 use super::directory::{Directory, DirectoryError};
 use super::handle::{Leadership, Node, Parts, RaftHandle, leadership, proposal_budget};
 use super::links::{Links, Local, Purpose};
-use super::log_store::{LogError, LogStore, Writer};
+use super::log_chain::LogError;
+use super::log_store::{LogStore, Writer};
 use super::machine::{Machine, StateMachine};
 use super::network::Network;
 use super::peers::Peers;
@@ -100,7 +101,9 @@ impl Tuning {
             enable_leader_restore: Some(false),
             ..Config::default()
         };
-        let config = config.validate().map_err(|error| StartError::Tuning(error.to_string()))?;
+        let config = config
+            .validate()
+            .map_err(|error| StartError::Tuning(error.to_string()))?;
         Ok(Arc::new(config))
     }
 }
@@ -284,7 +287,12 @@ async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime
     tokio::spawn(Arc::new(service).run(listener));
     let (told, watched) = watch::channel(Leadership::default());
     tokio::spawn(watch_leadership(raft.clone(), log.clone(), peers, lease, told));
-    tokio::spawn(bootstrap(raft.clone(), log.clone(), Arc::clone(&links), options.members));
+    tokio::spawn(bootstrap(
+        raft.clone(),
+        log.clone(),
+        Arc::clone(&links),
+        options.members,
+    ));
     let node = Node {
         stats: Arc::clone(log.stats()),
         raft,
@@ -321,8 +329,12 @@ async fn watch_leadership(
             let peers = Arc::clone(&peers);
             match tokio::task::spawn_blocking(move || peers.enforce()).await {
                 Ok(Ok(())) => enforced = true,
-                Ok(Err(error)) => tracing::error!(%error, "cannot store what is known of the other masters"),
-                Err(error) => tracing::error!(%error, "cannot store what is known of the other masters"),
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "cannot store what is known of the other masters")
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot store what is known of the other masters")
+                }
             }
         }
         // A lease ends by time alone: look again also when nothing was heard.
@@ -338,7 +350,11 @@ async fn bootstrap(raft: Raft, log: LogStore, links: Arc<Links>, members: BTreeM
     if members.first_key_value().is_none_or(|(lowest, _)| *lowest != id) {
         return;
     }
-    let others: Vec<(u64, &MasterNode)> = members.iter().map(|(id, node)| (*id, node)).filter(|(other, _)| *other != id).collect();
+    let others: Vec<(u64, &MasterNode)> = members
+        .iter()
+        .map(|(id, node)| (*id, node))
+        .filter(|(other, _)| *other != id)
+        .collect();
     while log.is_pristine() {
         match ask_whether_new(&links, &others).await {
             Everyone::New => match raft.initialize(members.clone()).await {
@@ -349,7 +365,9 @@ async fn bootstrap(raft: Raft, log: LogStore, links: Arc<Links>, members: BTreeM
             Everyone::Exists(other) => {
                 return tracing::info!(other, "the cluster exists; waiting for its leader");
             }
-            Everyone::Silent(why) => tracing::debug!(%why, "waiting for all listed masters to form the cluster"),
+            Everyone::Silent(why) => {
+                tracing::debug!(%why, "waiting for all listed masters to form the cluster")
+            }
         }
         tokio::time::sleep(BOOTSTRAP_PAUSE).await;
     }
@@ -364,7 +382,13 @@ enum Everyone {
 async fn ask_whether_new(links: &Arc<Links>, others: &[(u64, &MasterNode)]) -> Everyone {
     let mut silent = None;
     for (other, node) in others {
-        let asked = links.ask((*other, *node), Purpose::Control, &Request::Status, Bytes::new(), BOOTSTRAP_ASK);
+        let asked = links.ask(
+            (*other, *node),
+            Purpose::Control,
+            &Request::Status,
+            Bytes::new(),
+            BOOTSTRAP_ASK,
+        );
         match asked.await {
             Ok(Response::Status { pristine: true, .. }) => {}
             Ok(Response::Status { pristine: false, .. }) => return Everyone::Exists(*other),

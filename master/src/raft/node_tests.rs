@@ -162,13 +162,20 @@ async fn a_killed_leader_loses_nothing_and_comes_back() {
     let mut cluster = Cluster::start(3).await;
     cluster.propose_many(0..1000).await;
     let syncs = cluster.leader().await.metrics().log_syncs;
-    assert!(syncs < 500, "{syncs} syncs for 1000 concurrent entries: nothing was grouped");
+    assert!(
+        syncs < 500,
+        "{syncs} syncs for 1000 concurrent entries: nothing was grouped"
+    );
     let killed = cluster.leader().await.id();
     let started = Instant::now();
     cluster.kill(killed).await;
     let (_, reply) = cluster.propose("k0=again").await;
     assert_eq!(&reply[..], b"again");
-    assert!(started.elapsed() < Duration::from_secs(4), "failover took {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "failover took {:?}",
+        started.elapsed()
+    );
     let view = cluster.leader().await.linearizable_view().await.unwrap();
     for i in 1..1000 {
         assert_eq!(row(&view, &format!("k{i}")), Some(format!("v{i}")));
@@ -183,8 +190,11 @@ async fn a_killed_leader_loses_nothing_and_comes_back() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-    let hashes: std::collections::BTreeSet<String> =
-        cluster.running.values().map(|handle| handle.state_hashes()[&index].clone()).collect();
+    let hashes: std::collections::BTreeSet<String> = cluster
+        .running
+        .values()
+        .map(|handle| handle.state_hashes()[&index].clone())
+        .collect();
     assert_eq!(hashes.len(), 1, "masters differ at {index}");
     // A stopped master's directory verifies, and its rows have the same hash.
     let path = cluster.path(killed);
@@ -251,7 +261,10 @@ async fn an_emptied_directory_is_refused_and_a_new_id_takes_its_place() {
     let voters: Vec<u64> = leader.metrics().voters.into_keys().collect();
     assert!(voters.contains(&4) && !voters.contains(&lost), "{voters:?}");
     let burnt = leader.add_member(lost, node, seconds).await;
-    assert!(matches!(burnt, Err(MembershipError::Burnt(id)) if id == lost), "{burnt:?}");
+    assert!(
+        matches!(burnt, Err(MembershipError::Burnt(id)) if id == lost),
+        "{burnt:?}"
+    );
     cluster.stop().await;
 }
 
@@ -264,8 +277,14 @@ async fn without_a_majority_nothing_is_answered_and_leadership_moves_on_request(
     leader.transfer_leader(heir).await.unwrap();
     let heir = cluster.leader().await.clone();
     assert_eq!(heir.id(), cluster.leader().await.id());
-    let follower = cluster.running.values().find(|handle| handle.id() != heir.id()).unwrap();
-    let refused = follower.propose(Bytes::from_static(b"x=1"), Duration::from_secs(1)).await;
+    let follower = cluster
+        .running
+        .values()
+        .find(|handle| handle.id() != heir.id())
+        .unwrap();
+    let refused = follower
+        .propose(Bytes::from_static(b"x=1"), Duration::from_secs(1))
+        .await;
     assert!(
         matches!(&refused, Err(ProposeError::NotLeader { leader: Some((id, node)), .. })
             if *id == heir.id() && node.client_address == format!("client-of-{id}:1")),
@@ -273,7 +292,9 @@ async fn without_a_majority_nothing_is_answered_and_leadership_moves_on_request(
     );
     assert!(follower.linearizable_view().await.is_err());
     let old_term = heir.leader_watch().borrow().term;
-    let stale = heir.propose_in_term(old_term - 1, Bytes::from_static(b"x=1"), Duration::from_secs(1)).await;
+    let stale = heir
+        .propose_in_term(old_term - 1, Bytes::from_static(b"x=1"), Duration::from_secs(1))
+        .await;
     assert!(matches!(stale, Err(ProposeError::NotLeader { .. })), "{stale:?}");
     for id in (1..=3).filter(|id| *id != heir.id()) {
         cluster.kill(id).await;
@@ -283,7 +304,9 @@ async fn without_a_majority_nothing_is_answered_and_leadership_moves_on_request(
     assert!(!heir.leader_watch().borrow().established);
     assert!(heir.linearizable_view().await.is_err());
     assert!(heir.read_index_view().await.is_err());
-    let unknown = heir.propose(Bytes::from_static(b"x=1"), Duration::from_millis(300)).await;
+    let unknown = heir
+        .propose(Bytes::from_static(b"x=1"), Duration::from_millis(300))
+        .await;
     assert!(unknown.is_err());
     assert_eq!(row(&heir.stale_view(), "a"), Some("1".into()));
     cluster.stop().await;
@@ -295,9 +318,15 @@ async fn one_master_alone_works_and_refuses_a_damaged_log() {
     cluster.propose_many(0..20).await;
     cluster.kill(1).await;
     cluster.run(1).await.unwrap();
-    assert_eq!(row(&cluster.leader().await.linearizable_view().await.unwrap(), "k7"), Some("v7".into()));
+    assert_eq!(
+        row(&cluster.leader().await.linearizable_view().await.unwrap(), "k7"),
+        Some("v7".into())
+    );
     cluster.kill(1).await;
     std::fs::rename(cluster.path(1).join("raft"), cluster.path(1).join("elsewhere")).unwrap();
     let refused = cluster.run(1).await.unwrap_err();
-    assert!(matches!(refused, StartError::Directory(DirectoryError::Incomplete { .. })), "{refused}");
+    assert!(
+        matches!(refused, StartError::Directory(DirectoryError::Incomplete { .. })),
+        "{refused}"
+    );
 }

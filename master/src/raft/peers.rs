@@ -83,9 +83,7 @@ impl Peers {
         let seen = state.seen.get(&id).copied().filter(|_| state.enforced);
         drop(state);
         match seen {
-            Some((boot, incarnation))
-                if from.boot < boot || (from.boot == boot && from.incarnation != incarnation) =>
-            {
+            Some((boot, incarnation)) if from.boot < boot || (from.boot == boot && from.incarnation != incarnation) => {
                 Err(WireError::new(
                     ErrorCode::StaleDirectory,
                     format!(
@@ -179,7 +177,12 @@ mod tests {
     fn a_damaged_list_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("peers");
-        for text in ["", "gabion peers 2\n", "gabion peers 1\n1 2\n", "gabion peers 1\nx 2 3\n"] {
+        for text in [
+            "",
+            "gabion peers 2\n",
+            "gabion peers 1\n1 2\n",
+            "gabion peers 1\nx 2 3\n",
+        ] {
             durable::write_file(&path, text.as_bytes()).unwrap();
             assert!(Peers::open(path.clone()).is_err(), "{text:?}");
         }

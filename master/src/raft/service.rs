@@ -12,7 +12,7 @@ use gabion_protocol::keys::Key;
 use gabion_protocol::limits::HANDSHAKES_MAX;
 use gabion_protocol::messages::{Answer, decode};
 use gabion_protocol::net::{self, Acceptor, Connection, Incoming};
-use openraft::raft::{AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest, TransferLeaderError};
+use openraft::raft::{AppendEntriesRequest, StreamAppendResult, TransferLeaderError, TransferLeaderRequest};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
@@ -146,7 +146,7 @@ impl Service {
             // Of a stream the leader has given up.
             return Ok(());
         }
-        if !appends.as_ref().is_some_and(|(stream, _)| *stream == frame.stream) {
+        if appends.as_ref().is_none_or(|(stream, _)| *stream != frame.stream) {
             *appends = Some((frame.stream, self.start_stream(connection.clone(), frame.stream)));
         }
         let message: Append = decode(&frame.message).map_err(|error| protocol(&error))?;
@@ -183,7 +183,10 @@ impl Service {
             Ok(request) => self.handle(request, frame.payload).await,
             Err(error) => Err(WireError::new(ErrorCode::Protocol, error.to_string())),
         };
-        if let Err(error) = connection.answer(Kind::RaftResponse, stream, &answer, Bytes::new()).await {
+        if let Err(error) = connection
+            .answer(Kind::RaftResponse, stream, &answer, Bytes::new())
+            .await
+        {
             tracing::debug!(peer = %connection.peer(), %error, "an answer was not sent");
         }
     }
@@ -204,7 +207,10 @@ impl Service {
                 let last = request.entries.last().map(|entry| entry.log_id).or(previous);
                 let response = self.raft.append_entries(request).await.map_err(stopped)?;
                 if response.is_conflict() && previous.is_none() {
-                    return Err(WireError::new(ErrorCode::Protocol, "nothing can conflict with an empty log"));
+                    return Err(WireError::new(
+                        ErrorCode::Protocol,
+                        "nothing can conflict with an empty log",
+                    ));
                 }
                 let result: StreamAppendResult<TypeConfig> = response.into_stream_result(previous, last);
                 Ok(Response::Append(result.into()))

@@ -107,7 +107,7 @@ impl SnapshotReceiver {
                 format!("a part of {} changed on the way", file.name),
             ));
         }
-        if !transfer.open.as_ref().is_some_and(|(open, _)| *open == index) {
+        if transfer.open.as_ref().is_none_or(|(open, _)| *open != index) {
             let path = self.dir.join(&file.name);
             let opened = OpenOptions::new().write(true).open(path).map_err(disk)?;
             transfer.open = Some((index, opened));
@@ -148,7 +148,10 @@ impl SnapshotReceiver {
         if snapshot.applied().last != last {
             return Err(WireError::new(
                 ErrorCode::Corrupt,
-                format!("the snapshot covers {:?}, announced was {last:?}", snapshot.applied().last),
+                format!(
+                    "the snapshot covers {:?}, announced was {last:?}",
+                    snapshot.applied().last
+                ),
             ));
         }
         Ok(snapshot)
@@ -189,7 +192,9 @@ mod tests {
             last: Some(log_id(1, 1, 5)),
             ..AppliedState::default()
         };
-        let rows = (0..200u8).map(|key| (vec![key.max(1), key], Some(vec![key; 100]))).collect();
+        let rows = (0..200u8)
+            .map(|key| (vec![key.max(1), key], Some(vec![key; 100])))
+            .collect();
         db.store(rows, &applied).unwrap();
         let sender = Snapshots::open(&dir.path().join("sender"), &memory).unwrap();
         let snapshot = sender.build(&db).unwrap();
@@ -203,7 +208,11 @@ mod tests {
         // The process restarts: what is there is kept. One flipped bit is found at the end, and sent again.
         let mut receiver = SnapshotReceiver::new(incoming.clone());
         let rest = send_all(&mut receiver, &snapshot, usize::MAX).unwrap();
-        let sst = durable::list(&incoming).unwrap().into_iter().find(|name| name.ends_with(".sst")).unwrap();
+        let sst = durable::list(&incoming)
+            .unwrap()
+            .into_iter()
+            .find(|name| name.ends_with(".sst"))
+            .unwrap();
         let mut bytes = std::fs::read(incoming.join(&sst)).unwrap();
         bytes[10] ^= 1;
         durable::write_file(&incoming.join(&sst), &bytes).unwrap();

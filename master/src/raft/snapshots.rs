@@ -41,7 +41,9 @@ pub struct SnapshotDir {
 
 impl std::fmt::Debug for SnapshotDir {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SnapshotDir").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("SnapshotDir")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -119,10 +121,7 @@ impl SnapshotDir {
 
     fn name(applied: &AppliedState) -> String {
         match applied.last {
-            Some(id) => format!(
-                "snap-{:020}-{}-{}",
-                id.index, id.leader_id.term, id.leader_id.node_id
-            ),
+            Some(id) => format!("snap-{:020}-{}-{}", id.index, id.leader_id.term, id.leader_id.node_id),
             None => "snap-empty".to_owned(),
         }
     }

@@ -83,6 +83,14 @@ pub enum ProposeError {
     /// Ask again in some 10–50 ms. The command was surely not logged.
     #[error("the masters cannot take this now: {0}; retry")]
     RetrySoon(String),
+    /// The command can never be logged: split it.
+    #[error("a command of {bytes} bytes is over the limit of {max}; split it")]
+    TooLarge {
+        /// Bytes of the command.
+        bytes: usize,
+        /// Most bytes of a command.
+        max: usize,
+    },
     /// The command may or may not be carried out: ask again under the same request id.
     #[error("the outcome of the command is unknown: {0}; repeat it under the same request id")]
     OutcomeUnknown(String),

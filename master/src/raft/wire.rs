@@ -232,7 +232,10 @@ impl Append {
         for head in self.entries {
             let len = head.len as usize;
             if rest.len() < len {
-                return Err(CodecError::Length { what, got: payload.len() });
+                return Err(CodecError::Length {
+                    what,
+                    got: payload.len(),
+                });
             }
             entries.push(Entry {
                 log_id: head.id.into(),
@@ -240,7 +243,10 @@ impl Append {
             });
         }
         if !rest.is_empty() {
-            return Err(CodecError::Length { what, got: payload.len() });
+            return Err(CodecError::Length {
+                what,
+                got: payload.len(),
+            });
         }
         Ok(AppendEntriesRequest {
             vote: self.vote.into(),
@@ -379,7 +385,10 @@ mod tests {
                 },
                 vec![1, 5, 2, 0, 1, 0],
             ),
-            (Response::Append(AppendAnswer::Matches(Some(id))), vec![2, 0, 1, 4, 3, 9]),
+            (
+                Response::Append(AppendAnswer::Matches(Some(id))),
+                vec![2, 0, 1, 4, 3, 9],
+            ),
             (Response::Append(AppendAnswer::Conflict(id)), vec![2, 1, 4, 3, 9]),
             (Response::Append(AppendAnswer::HigherVote(vote)), vec![2, 2, 5, 2, 0]),
             (Response::TransferLeader(TransferAnswer::Accepted), vec![3, 0]),

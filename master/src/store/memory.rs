@@ -1,8 +1,6 @@
 //! One memory cap for every RocksDB of the process: a shared block cache, and write buffers charged together.
 
-use rocksdb::{
-    BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options, WriteBufferManager,
-};
+use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options, WriteBufferManager};
 
 /// How much memory RocksDB may take.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +34,9 @@ pub struct Memory {
 
 impl std::fmt::Debug for Memory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Memory").field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("Memory")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
     }
 }
 

@@ -11,7 +11,8 @@ use super::hash::state_hash;
 use super::memory::{Memory, MemoryLimits};
 use super::state_db::StateDb;
 use super::{StoreError, states};
-use crate::raft::log_store::{self, LogError};
+use crate::raft::log_chain::LogError;
+use crate::raft::log_store;
 use crate::state::rows::RowsError;
 
 /// What a verified directory holds.
@@ -87,7 +88,7 @@ pub fn verify(
     })?;
     let (mut first, mut entries, mut commands) = (None, 0, 0);
     let mut undecodable = None;
-    let (_, last, vote) = log_store::verify(&log, &log_path, &mut |entry| {
+    let verified = log_store::verify(&log, &log_path, &mut |entry| {
         first.get_or_insert(entry.log_id.index);
         entries += 1;
         if let EntryPayload::Normal(logged) = &entry.payload {
@@ -127,10 +128,10 @@ pub fn verify(
         return Err(OfflineError::Gap { applied, first });
     }
     Ok(Report {
-        log: first.zip(last.map(|id| id.index)),
+        log: first.zip(verified.last.map(|id| id.index)),
         entries,
         commands,
-        term: vote.map_or(0, |vote| vote.leader_id.term),
+        term: verified.vote.map_or(0, |vote| vote.leader_id.term),
         applied,
         rows,
         state_hash,

@@ -96,7 +96,10 @@ impl StateDb {
     /// # Errors
     /// [`StoreError::Damaged`] if the stored value does not decode.
     pub(crate) fn applied(&self) -> Result<AppliedState, StoreError> {
-        let bytes = self.db.get(APPLIED).map_err(StoreError::database("read", self.path()))?;
+        let bytes = self
+            .db
+            .get(APPLIED)
+            .map_err(StoreError::database("read", self.path()))?;
         match bytes {
             None => Ok(AppliedState::default()),
             Some(bytes) => codec::decode_applied(&bytes).map_err(|error| StoreError::Damaged {
@@ -189,7 +192,9 @@ fn range_options(to: &[u8]) -> ReadOptions {
     options
 }
 
-fn into_row(row: Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>) -> Result<Row, RowsError> {
+type RawRow = (Box<[u8]>, Box<[u8]>);
+
+fn into_row(row: Result<RawRow, rocksdb::Error>) -> Result<Row, RowsError> {
     row.map(|(key, value)| (key.into(), value.into()))
         .map_err(|error| read_error(&error))
 }
@@ -207,7 +212,9 @@ pub struct View(Pinned);
 
 impl std::fmt::Debug for View {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("View").field("path", &self.0.borrow_owner().path()).finish_non_exhaustive()
+        f.debug_struct("View")
+            .field("path", &self.0.borrow_owner().path())
+            .finish_non_exhaustive()
     }
 }
 

@@ -93,10 +93,6 @@ impl States {
         Arc::clone(&self.current.read().1)
     }
 
-    pub(crate) fn memory(&self) -> &Memory {
-        &self.memory
-    }
-
     /// Makes a copy of the complete database in `source` the current rows.
     ///
     /// # Errors

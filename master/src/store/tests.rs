@@ -69,7 +69,10 @@ fn installing_swaps_rows_and_keeps_old_views() {
     other.store(put(1, "new"), &applied(9)).unwrap();
     let copy = dir.path().join("copy");
     other.checkpoint(&copy).unwrap();
-    assert!(matches!(states.install(&copy, &applied(8)), Err(StoreError::Damaged { .. })));
+    assert!(matches!(
+        states.install(&copy, &applied(8)),
+        Err(StoreError::Damaged { .. })
+    ));
     assert_eq!(states.current().get(&[1]).unwrap().unwrap(), b"old");
 
     states.install(&copy, &applied(9)).unwrap();
@@ -93,10 +96,16 @@ fn lost_pointer_or_directory_is_damage_not_a_first_start() {
     states.current().store(put(1, "x"), &applied(1)).unwrap();
     drop(states);
     std::fs::rename(root.join("CURRENT"), root.join("elsewhere")).unwrap();
-    assert!(matches!(States::open(&root, &memory()), Err(StoreError::Damaged { .. })));
+    assert!(matches!(
+        States::open(&root, &memory()),
+        Err(StoreError::Damaged { .. })
+    ));
     std::fs::rename(root.join("elsewhere"), root.join("CURRENT")).unwrap();
     std::fs::remove_dir_all(root.join("1")).unwrap();
-    assert!(matches!(States::open(&root, &memory()), Err(StoreError::Damaged { .. })));
+    assert!(matches!(
+        States::open(&root, &memory()),
+        Err(StoreError::Damaged { .. })
+    ));
 }
 
 #[test]
