@@ -307,7 +307,7 @@ impl Loaded {
                         extent.chunk
                     ));
                 }
-                Some(chunk) if extent.chunk_offset + extent.length > chunk.length => {
+                Some(chunk) if extent.chunk_offset.saturating_add(extent.length) > chunk.length => {
                     report.find(format!("file {ino} at {offset} reaches beyond chunk {}", extent.chunk));
                 }
                 Some(chunk) if extent.length == chunk.length && extent.crc != Some(chunk.crc) => {

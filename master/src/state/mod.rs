@@ -8,13 +8,13 @@
 //!
 //! | file | rules of |
 //! |---|---|
-//! | [`sessions`] | exactly once |
-//! | [`names`], [`totals`] | directories, links, subtotals |
-//! | [`uploads`] | files on their way, until they appear |
-//! | [`chunks`] | allocation, seals, references, copies, garbage |
-//! | [`trash`] | taking unlinked trees apart |
-//! | [`clock`] | state time and what is due |
-//! | [`servers`] | chunkservers, their copies, damage |
+//! | `sessions` | exactly once |
+//! | `names`, `totals` | directories, links, subtotals |
+//! | `uploads` | files on their way, until they appear |
+//! | `chunks` | allocation, seals, references, copies, garbage |
+//! | `trash` | taking unlinked trees apart |
+//! | `clock` | state time and what is due |
+//! | `servers` | chunkservers, their copies, damage |
 //! | [`read`] | queries |
 //! | [`check`] | the invariants, executed |
 //!

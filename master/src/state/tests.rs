@@ -13,6 +13,7 @@ use super::*;
 mod exactly_once;
 mod fleet;
 mod golden;
+mod hostile;
 mod lifecycle;
 mod limits;
 mod model;

@@ -27,7 +27,7 @@
 //! | [`History`](history) | key, until | old values a snapshot still sees |
 //!
 //! The chunk row is the one truth about replicas; the three indexes by server and by need are written together with
-//! it, in one function ([`super::chunks`]), and compared with it by [`super::check`].
+//! it, in one function (`state::chunks`), and compared with it by [`super::check`].
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
