@@ -116,7 +116,7 @@ pub(crate) async fn checksum(context: &Context, checksum: Checksum) -> Result<()
         output.flush()?;
     }
     if checksum.deep && totals.files > 0 {
-        context.say(&totals.summary("read", took));
+        context.say(&totals.fetched("read", took));
     }
     tally.finish("file", "checked", &mut |line| eprintln!("{line}"))
 }

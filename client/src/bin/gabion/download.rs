@@ -69,7 +69,7 @@ pub(crate) async fn run(context: &Context, download: Download) -> Result<(), Fai
     let took = progress.finish();
     print(&fetched, download.printing.output)?;
     if totals.files + totals.directories > 0 {
-        context.say(&totals.summary("downloaded", took));
+        context.say(&totals.fetched("downloaded", took));
     }
     tally.finish("file", "downloaded", &mut |line| eprintln!("{line}"))
 }
@@ -98,7 +98,7 @@ async fn download_to_stdout(context: &Context, download: &Download, sources: &[S
     .await?;
     let mut totals = Totals::default();
     totals.add(&entry);
-    context.say(&totals.summary("downloaded", progress.finish()));
+    context.say(&totals.fetched("downloaded", progress.finish()));
     Ok(())
 }
 

@@ -108,7 +108,24 @@ impl Totals {
     }
 
     /// `uploaded 3 files, 1.2 GiB in 4.1 s (300 MiB/s), 20 chunks × 3 copies, crc32 verified`.
-    pub(crate) fn summary(&self, verb: &str, took: Duration) -> String {
+    pub(crate) fn uploaded(&self, took: Duration) -> String {
+        let copies = match self.replicas {
+            Some((least, most)) if self.chunks > 0 => {
+                let range = if least == most { least.to_string() } else { format!("{least}–{most}") };
+                let noun = if most == 1 { "copy" } else { "copies" };
+                format!(" × {range} {noun}")
+            }
+            _ => String::new(),
+        };
+        self.summary("uploaded", took, &copies)
+    }
+
+    /// The same of reading, where one copy of each chunk is enough.
+    pub(crate) fn fetched(&self, verb: &str, took: Duration) -> String {
+        self.summary(verb, took, "")
+    }
+
+    fn summary(&self, verb: &str, took: Duration, copies: &str) -> String {
         let files = text::count(self.files, "file");
         let directories = match self.directories {
             0 => String::new(),
@@ -116,22 +133,9 @@ impl Totals {
         };
         let bytes = text::size(self.bytes);
         let rate = text::rate(self.bytes, took);
-        let copies = match self.replicas {
-            Some((least, most)) if self.chunks > 0 => {
-                let range = if least == most {
-                    least.to_string()
-                } else {
-                    format!("{least}–{most}")
-                };
-                let noun = if most == 1 { "copy" } else { "copies" };
-                format!(", {} × {range} {noun}", text::count(self.chunks, "chunk"))
-            }
-            _ => String::new(),
-        };
-        format!(
-            "{verb} {files}{directories}, {bytes} in {} ({rate}){copies}, crc32 verified",
-            text::span(took)
-        )
+        let chunks = text::count(self.chunks, "chunk");
+        let took = text::span(took);
+        format!("{verb} {files}{directories}, {bytes} in {took} ({rate}), {chunks}{copies}, crc32 verified")
     }
 
     /// Fewer copies than asked for are a success with a warning and an exit code of its own.
@@ -199,7 +203,7 @@ pub(crate) mod tests {
             totals.add(&file);
         }
         assert_eq!(
-            totals.summary("uploaded", Duration::from_millis(4_100)),
+            totals.uploaded(Duration::from_millis(4_100)),
             "uploaded 3 files, 1.2 GiB in 4.1 s (300 MiB/s), 20 chunks × 3 copies, crc32 verified"
         );
         assert!(totals.check_degraded().is_ok());
@@ -208,8 +212,12 @@ pub(crate) mod tests {
         totals.add(&single);
         totals.directories = 2;
         assert_eq!(
-            totals.summary("downloaded", Duration::from_secs(60)),
-            "downloaded 4 files and 2 directories, 1.2 GiB in 1 min 0 s (20 MiB/s), 20 chunks × 1–3 copies, crc32 verified"
+            totals.uploaded(Duration::from_secs(60)),
+            "uploaded 4 files and 2 directories, 1.2 GiB in 1 min 0 s (20 MiB/s), 22 chunks × 1–3 copies, crc32 verified"
+        );
+        assert_eq!(
+            totals.fetched("downloaded", Duration::from_secs(60)),
+            "downloaded 4 files and 2 directories, 1.2 GiB in 1 min 0 s (20 MiB/s), 22 chunks, crc32 verified"
         );
         assert_eq!(totals.check_degraded().unwrap_err().exit_code(), 8);
     }

@@ -57,7 +57,7 @@ pub(crate) async fn run(context: &Context, upload: Upload) -> Result<(), Failure
     let took = progress.finish();
     print(&stored, upload.printing.output)?;
     if totals.files + totals.directories > 0 {
-        context.say(&totals.summary("uploaded", took));
+        context.say(&totals.uploaded(took));
     }
     tally.finish("file", "uploaded", &mut |line| eprintln!("{line}"))?;
     totals.check_degraded()

@@ -199,7 +199,7 @@ impl Plan {
     }
 
     fn fail_walk(&mut self, error: &walkdir::Error) {
-        let path = error.path().unwrap_or(Path::new("?")).display().to_string();
+        let path = error.path().unwrap_or_else(|| Path::new("?")).display().to_string();
         let cause = error.io_error().map_or(std::io::ErrorKind::Other, std::io::Error::kind);
         let failure = Failure::local("read", &path, &cause.into());
         self.failures.push((path, failure));
