@@ -159,7 +159,7 @@ impl Config {
         if port_of(&self.listen).is_none() {
             return wrong("listen", format!("{:?} is not host:port", self.listen));
         }
-        if !port_of(self.address()).is_some_and(|port| port > 0) {
+        if port_of(self.address()).is_none_or(|port| port == 0) {
             return wrong(
                 "advertise",
                 format!("{:?} is not host:port with a port from 1 to 65535", self.address()),
@@ -182,7 +182,7 @@ impl Config {
         match self
             .masters
             .iter()
-            .find(|address| !port_of(address).is_some_and(|port| port > 0))
+            .find(|address| port_of(address).is_none_or(|port| port == 0))
         {
             Some(address) => wrong("masters", format!("names {address:?}, which is not host:port")),
             None => Ok(()),

@@ -8,6 +8,7 @@
 //! | [`masters`] | registration, heartbeats, orders, state time |
 //! | [`peers`] | connections to other chunkservers |
 //! | [`server`] | the whole |
+//! | [`offline`] | checking the directory of a stopped server |
 //! | [`config`], [`output`] | settings; standard output |
 //!
 //! Invariants: bytes are checked against their CRCs before they are stored or passed on; nothing is deleted without a
@@ -16,6 +17,7 @@
 pub mod config;
 pub mod disk;
 pub mod masters;
+pub mod offline;
 pub mod output;
 pub mod peers;
 mod pipeline;

@@ -68,14 +68,14 @@ impl Session {
         match frame.kind {
             Kind::DataRequest => self.request(frame),
             Kind::ToServer => {
-                self.to_stream(frame);
+                self.deliver(frame);
                 Ok(())
             }
             other => Err(broken(&format!("a frame of kind {other:?}"))),
         }
     }
 
-    fn to_stream(&mut self, frame: Frame) {
+    fn deliver(&mut self, frame: Frame) {
         let id = frame.stream;
         let Some(inbox) = self.streams.get(&id) else {
             // The stream ended while this was on its way.

@@ -1,4 +1,5 @@
 //! Chains of chunkservers over real sockets: writes, reads, refusals, and servers that die or hang in the middle.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

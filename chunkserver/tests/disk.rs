@@ -1,4 +1,5 @@
 //! The disk layer as the rest of the server sees it, and after crashes and damage.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -13,7 +13,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::IoSlice;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -64,10 +64,6 @@ impl ChunkFile {
             allocated: AtomicU64::new(0),
             bytes_max,
         })
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Bytes of disk the next write up to `end` will newly allocate.

@@ -22,7 +22,7 @@ use super::durable::publish;
 use super::error::DiskError;
 
 /// The file's name in its directory.
-pub const FILE_NAME: &str = "disk.id";
+pub(crate) const FILE_NAME: &str = "disk.id";
 
 const FIRST_LINE: &str = "gabion disk 1";
 

@@ -123,16 +123,6 @@ impl Index {
         answer.await.map_err(|_| DiskError::Stopping)?
     }
 
-    /// The same for a thread.
-    pub(crate) fn commit_blocking(&self, changes: Vec<Change>) -> Result<(), DiskError> {
-        let (done, answer) = oneshot::channel();
-        let queue = self.queue.as_ref().ok_or(DiskError::Stopping)?;
-        queue
-            .blocking_send(Queued { changes, done })
-            .map_err(|_| DiskError::Stopping)?;
-        answer.blocking_recv().map_err(|_| DiskError::Stopping)?
-    }
-
     fn failed(&self, why: impl ToString) -> DiskError {
         DiskError::Index {
             dir: self.dir.clone(),
@@ -183,27 +173,18 @@ impl Index {
         &self,
         mut see: impl FnMut(ChunkId, Result<Record, String>),
     ) -> Result<(), DiskError> {
-        self.for_each(KeyKind::Record, |chunk, value| see(chunk, Record::decode(value)))
-    }
-
-    /// Calls `see` with the id of every blob, in key order.
-    pub(crate) fn for_each_blob(&self, mut see: impl FnMut(ChunkId)) -> Result<(), DiskError> {
-        self.for_each(KeyKind::Blob, |chunk, _| see(chunk))
-    }
-
-    fn for_each(&self, kind: KeyKind, mut see: impl FnMut(ChunkId, &[u8])) -> Result<(), DiskError> {
         let mut reading = ReadOptions::default();
         // A whole scan would push out what readers use.
         reading.fill_cache(false);
-        reading.set_iterate_lower_bound([kind as u8]);
-        reading.set_iterate_upper_bound([kind as u8 + 1]);
+        reading.set_iterate_lower_bound([KeyKind::Record as u8]);
+        reading.set_iterate_upper_bound([KeyKind::Record as u8 + 1]);
         for row in self.db.iterator_opt(IteratorMode::Start, reading) {
             let (key, value) = row.map_err(|e| self.failed(e))?;
             let id = key.get(1..).and_then(|id| <[u8; ChunkId::BYTES]>::try_from(id).ok());
             let Some(id) = id else {
                 return Err(self.failed("a key is no chunk id"));
             };
-            see(ChunkId::from_bytes(id), &value);
+            see(ChunkId::from_bytes(id), Record::decode(&value));
         }
         Ok(())
     }

@@ -21,7 +21,7 @@
 //!
 //! Start reading at [`Store`].
 
-mod disk;
+mod directory;
 mod durable;
 mod error;
 mod file;
@@ -36,7 +36,7 @@ mod threads;
 mod verify;
 mod write;
 
-pub use disk::Space;
+pub use directory::Space;
 pub use error::DiskError;
 pub use identity::DiskIdentity;
 pub use read::{Blocks, Data};
@@ -45,6 +45,8 @@ pub use recover::Recovered;
 pub use store::{Store, StoreOptions};
 pub use write::{NewChunk, OpenChunk, Packet};
 
+pub(crate) use directory::chunk_path;
 pub(crate) use index::Index;
 pub(crate) use lock::DirLock;
-pub(crate) use verify::check_file;
+pub(crate) use recover::for_each_file;
+pub(crate) use verify::{check_blob, check_file};

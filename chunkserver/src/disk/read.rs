@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use rustix::fs::Advice;
 use rustix::io::ReadWriteFlags;
 
-use super::disk::chunk_path;
+use super::directory::chunk_path;
 use super::error::DiskError;
 use super::record::{Place, Record, State};
 use super::store::{Found, Store};

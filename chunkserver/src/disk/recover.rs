@@ -8,7 +8,7 @@ use std::path::Path;
 
 use gabion_protocol::ChunkId;
 
-use super::disk::{DATA, chunk_path};
+use super::directory::{DATA, chunk_path};
 use super::error::DiskError;
 use super::index::Index;
 use super::record::{Place, Record, State};

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::disk::{Claimed, Disk, Space, chunk_path};
+use super::directory::{Claimed, Disk, Space, chunk_path};
 use super::durable::sync_dir;
 use super::error::DiskError;
 use super::identity::DiskIdentity;

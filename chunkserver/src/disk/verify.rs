@@ -13,7 +13,7 @@ use gabion_protocol::{ChunkId, ReplicaNumber};
 use rustix::fs::{Advice, OFlags};
 use rustix::io::Errno;
 
-use super::disk::chunk_path;
+use super::directory::chunk_path;
 use super::error::DiskError;
 use super::record::{Place, Record, State};
 use super::store::Store;
@@ -59,7 +59,8 @@ impl Store {
     }
 }
 
-fn check_blob(blob: Result<bytes::Bytes, DiskError>, record: &Record) -> Result<Verdict, DiskError> {
+/// Compares a small chunk's bytes with its record.
+pub(crate) fn check_blob(blob: Result<bytes::Bytes, DiskError>, record: &Record) -> Result<Verdict, DiskError> {
     match blob {
         Ok(bytes) if bytes.len() as u64 == record.length => {
             let mut check = Check::new(record);

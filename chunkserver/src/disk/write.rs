@@ -8,7 +8,7 @@ use gabion_protocol::checksum::{self, Running};
 use gabion_protocol::limits::{BLOCK_BYTES, SMALL_CHUNK_BYTES};
 use gabion_protocol::{ChunkId, Generation, Ino, ReplicaNumber};
 
-use super::disk::{Disk, chunk_path};
+use super::directory::{Disk, chunk_path};
 use super::error::DiskError;
 use super::file::ChunkFile;
 use super::index::Change;

@@ -214,9 +214,9 @@ impl WriteStream {
 
     fn apply(&mut self, event: Event) -> Result<Flow, Failure> {
         match event {
-            Event::Above(Some(frame)) => return self.from_above(frame),
+            Event::Above(Some(frame)) => return self.hear_above(frame),
             Event::Above(None) => return Ok(Flow::Abandoned),
-            Event::Below(Some(frame)) => self.from_below(&frame)?,
+            Event::Below(Some(frame)) => self.hear_below(&frame)?,
             Event::Below(None) => {
                 let error = WireError::new(ErrorCode::Unreachable, "the next server of the chain went away");
                 return Err(Failure::below(error));
@@ -250,7 +250,7 @@ impl WriteStream {
         Ok(Flow::GoOn)
     }
 
-    fn from_above(&mut self, frame: Frame) -> Result<Flow, Failure> {
+    fn hear_above(&mut self, frame: Frame) -> Result<Flow, Failure> {
         let message = decode::<ToServer>(&frame.message).map_err(|error| violated(&error))?;
         match message {
             ToServer::Packet { offset, crcs } => self.packet(offset, crcs, frame).map(|()| Flow::GoOn),
@@ -296,7 +296,7 @@ impl WriteStream {
         }
     }
 
-    fn from_below(&mut self, frame: &Frame) -> Result<(), Failure> {
+    fn hear_below(&mut self, frame: &Frame) -> Result<(), Failure> {
         let wrong = |what: &dyn std::fmt::Display| {
             Failure::below(WireError::new(
                 ErrorCode::Protocol,
