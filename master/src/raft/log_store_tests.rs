@@ -129,6 +129,20 @@ async fn every_acknowledged_append_and_vote_is_synced() {
 }
 
 #[tokio::test]
+async fn entries_are_readable_before_they_are_durable() {
+    let dir = TempDir::new().unwrap();
+    let (mut log, _writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE).unwrap();
+    for index in 0..3000 {
+        log.append([command(1, index)], IOFlushed::noop()).await.unwrap();
+        if index % 100 == 99 {
+            let from = index - 99;
+            assert_eq!(read(&mut log, from..index + 1).await.len(), 100);
+        }
+    }
+    assert_eq!(read(&mut log, 0..3000).await.len(), 3000);
+}
+
+#[tokio::test]
 async fn limited_reads_are_cut_by_bytes_and_never_empty() {
     let dir = TempDir::new().unwrap();
     let (mut log, _writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE).unwrap();

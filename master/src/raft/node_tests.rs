@@ -43,8 +43,30 @@ struct Cluster {
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 
+fn options(id: u64, dir: PathBuf, listener: TcpListener, members: BTreeMap<u64, MasterNode>) -> RaftOptions {
+    RaftOptions {
+        id,
+        cluster: CLUSTER,
+        root_key: Key::from_bytes([9; 32]),
+        incarnation: Incarnation::random(),
+        dir,
+        listener,
+        members,
+        machine: Arc::new(KeyValue),
+        tuning: Tuning::default(),
+    }
+}
+
 impl Cluster {
     async fn start(count: u64) -> Self {
+        let mut cluster = Self::new(count);
+        for id in 1..=count {
+            cluster.run(id).await.unwrap();
+        }
+        cluster
+    }
+
+    fn new(count: u64) -> Self {
         let mut cluster = Self {
             dir: TempDir::new().unwrap(),
             members: BTreeMap::new(),
@@ -61,9 +83,6 @@ impl Cluster {
         for id in 1..=count {
             let node = cluster.address(id);
             cluster.members.insert(id, node);
-        }
-        for id in 1..=count {
-            cluster.run(id).await.unwrap();
         }
         cluster
     }
@@ -83,17 +102,9 @@ impl Cluster {
     }
 
     async fn run(&mut self, id: u64) -> Result<(), StartError> {
-        let options = RaftOptions {
-            id,
-            cluster: CLUSTER,
-            root_key: Key::from_bytes([9; 32]),
-            incarnation: Incarnation::random(),
-            dir: self.path(id),
-            listener: TcpListener::bind(("127.0.0.1", self.ports[&id])).unwrap(),
-            members: self.members.clone(),
-            machine: Arc::new(KeyValue),
-            tuning: self.tuning.clone(),
-        };
+        let listener = TcpListener::bind(("127.0.0.1", self.ports[&id])).unwrap();
+        let mut options = options(id, self.path(id), listener, self.members.clone());
+        options.tuning = self.tuning.clone();
         let handle = start(options).await?;
         self.running.insert(id, handle);
         Ok(())
@@ -329,4 +340,103 @@ async fn one_master_alone_works_and_refuses_a_damaged_log() {
         matches!(refused, StartError::Directory(DirectoryError::Incomplete { .. })),
         "{refused}"
     );
+}
+
+/// Nanoseconds of the clock all processes share.
+fn now() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(time.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap()
+}
+
+const CHILD: &str = "GABION_TEST_MASTER";
+
+/// Not a test: the process that [`a_master_that_was_stopped_never_answers_as_the_leader_it_was`] stops. Writes down
+/// when it answered a read as leader, and what.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn child_master() {
+    let Ok(setting) = std::env::var(CHILD) else {
+        return;
+    };
+    let mut words = setting.split(' ');
+    let dir = PathBuf::from(words.next().unwrap());
+    let addresses: Vec<&str> = words.collect();
+    let members = (1..).zip(&addresses).map(|(id, address)| {
+        let node = MasterNode {
+            raft_address: (*address).to_owned(),
+            client_address: format!("client-of-{id}:1"),
+        };
+        (id, node)
+    });
+    let listener = TcpListener::bind(addresses[2]).unwrap();
+    let handle = start(options(3, dir.join("3"), listener, members.collect()))
+        .await
+        .unwrap();
+    let mut answers = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("answers"))
+        .unwrap();
+    loop {
+        if let Ok(view) = handle.linearizable_view().await {
+            let value = row(&view, "x").unwrap_or_default();
+            std::io::Write::write_all(&mut answers, format!("{} {value}\n", now()).as_bytes()).unwrap();
+        }
+        if handle.is_established_leader() {
+            std::io::Write::write_all(&mut answers, format!("{} leads\n", now()).as_bytes()).unwrap();
+        }
+        tokio::time::sleep(Duration::from_micros(200)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_was_stopped_never_answers_as_the_leader_it_was() {
+    let mut cluster = Cluster::new(3);
+    let addresses: Vec<String> = cluster.members.values().map(|node| node.raft_address.clone()).collect();
+    for (id, node) in &mut cluster.members {
+        node.client_address = format!("client-of-{id}:1");
+    }
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "raft::node::tests::child_master", "--nocapture"])
+        .env(
+            CHILD,
+            format!("{} {}", cluster.dir.path().display(), addresses.join(" ")),
+        )
+        .spawn()
+        .unwrap();
+    cluster.run(1).await.unwrap();
+    cluster.run(2).await.unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    let answers = cluster.dir.path().join("answers");
+    let lines = || {
+        let text = std::fs::read_to_string(&answers).unwrap_or_default();
+        let parse = |line: &str| {
+            let (at, value) = line.split_once(' ')?;
+            Some((at.parse::<u64>().ok()?, value.to_owned()))
+        };
+        text.lines().filter_map(parse).collect::<Vec<_>>()
+    };
+    // Until the child leads and has answered with the first value.
+    while !lines().iter().any(|(_, value)| value == "1") {
+        assert!(Instant::now() < until, "the child never led: {:#?}", cluster.metrics());
+        if let Some(leader) = cluster.running.values().find(|handle| handle.is_established_leader()) {
+            let _ = leader.propose(Bytes::from_static(b"x=1"), Duration::from_secs(1)).await;
+            let _ = leader.transfer_leader(3).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let process = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
+    cluster.propose("x=2").await;
+    let acknowledged = now();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    rustix::process::kill_process(process, rustix::process::Signal::CONT).unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let stale: Vec<_> = lines()
+        .into_iter()
+        .filter(|(at, value)| *at > acknowledged && value != "2")
+        .collect();
+    assert_eq!(stale, [], "answers given after x=2 was acknowledged at {acknowledged}");
+    cluster.stop().await;
 }
