@@ -1,0 +1,224 @@
+//! Write and read throughput, each step interleaved with its roofline.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use gabion_client::{Client, CreateOptions, DownloadOptions, FsPath};
+use gabion_protocol::limits::PACKET_BYTES;
+
+use crate::report::Row;
+use crate::roofline::{self, Crc};
+use crate::{Sizes, machine};
+
+/// Files of one run: a scratch directory for the roofline and local copies, removed at the end.
+struct Bench {
+    scratch: PathBuf,
+    source: PathBuf,
+    streams: usize,
+    bytes: u64,
+    cold: bool,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // Nothing to be done about a leftover but to leave it.
+        let _ = std::fs::remove_dir_all(&self.scratch);
+    }
+}
+
+impl Bench {
+    fn new(sizes: &Sizes) -> Result<Self> {
+        let bytes = sizes.size.0;
+        ensure!(
+            bytes > 0 && bytes.is_multiple_of(PACKET_BYTES as u64),
+            "--size must be a multiple of 1 MiB, so that the relay's O_DIRECT writes are aligned"
+        );
+        ensure!(sizes.streams > 0 && sizes.rounds > 0, "--streams and --rounds must be at least 1");
+        let scratch = sizes.dir.join(format!("gabion-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&scratch).with_context(|| format!("making {}", scratch.display()))?;
+        let bench = Self {
+            source: scratch.join("source"),
+            scratch,
+            streams: sizes.streams,
+            bytes,
+            cold: sizes.cold,
+        };
+        make_source(&bench.source, bytes)?;
+        Ok(bench)
+    }
+
+    fn total(&self) -> u64 {
+        self.bytes * self.streams as u64
+    }
+
+    /// Makes ready for a timed step: free memory touched, the source in page cache.
+    fn prepare(&self) -> Result<()> {
+        machine::touch_free_memory(usize::try_from(self.total().min(2 << 30)).unwrap_or(1 << 30));
+        machine::warm(&self.source)
+    }
+
+    /// Runs `step` once for each stream, all at once, on threads; the seconds the last one took.
+    fn threads(&self, step: impl Fn(usize) -> Result<()> + Sync) -> Result<f64> {
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            let streams: Vec<_> = (0..self.streams).map(|stream| scope.spawn({ let step = &step; move || step(stream) })).collect();
+            streams.into_iter().try_for_each(|stream| stream.join().expect("a step does not panic"))
+        })?;
+        Ok(began.elapsed().as_secs_f64())
+    }
+
+    fn relay(&self, crc: Crc) -> Result<f64> {
+        self.prepare()?;
+        let seconds = self.threads(|stream| roofline::write(&self.source, &self.scratch, stream, crc))?;
+        Ok(seconds)
+    }
+
+    fn send_back(&self, crc: Crc) -> Result<f64> {
+        self.prepare()?;
+        for stream in 0..self.streams {
+            let stored = roofline::stored(&self.scratch, stream, 0);
+            if self.cold { roofline::make_cold(&stored)? } else { machine::warm(&stored)? }
+        }
+        let seconds = self.threads(|stream| roofline::read(&self.scratch, stream, &self.local(stream), crc))?;
+        self.forget_local()?;
+        Ok(seconds)
+    }
+
+    fn local(&self, stream: usize) -> PathBuf {
+        self.scratch.join(format!("back-{stream}"))
+    }
+
+    fn forget_local(&self) -> Result<()> {
+        (0..self.streams).try_for_each(|stream| Ok(std::fs::remove_file(self.local(stream))?))
+    }
+
+    fn remote(stream: usize) -> Result<FsPath> {
+        Ok(FsPath::parse(&format!("/gabion-bench/{}-{stream}", std::process::id()))?)
+    }
+
+    async fn upload(&self, client: &Client) -> Result<f64> {
+        self.prepare()?;
+        let began = Instant::now();
+        let mut uploads = tokio::task::JoinSet::new();
+        for stream in 0..self.streams {
+            let (client, source, bytes) = (client.clone(), self.source.clone(), self.bytes);
+            uploads.spawn(async move {
+                let options = CreateOptions {
+                    replace: true,
+                    parents: true,
+                    ..CreateOptions::default()
+                };
+                let file = std::fs::File::open(&source)?;
+                client.upload_file(&Self::remote(stream)?, options, file, bytes, |_| ()).await?;
+                anyhow::Ok(())
+            });
+        }
+        while let Some(upload) = uploads.join_next().await {
+            upload??;
+        }
+        Ok(began.elapsed().as_secs_f64())
+    }
+
+    async fn download(&self, client: &Client) -> Result<f64> {
+        self.prepare()?;
+        let began = Instant::now();
+        let mut downloads = tokio::task::JoinSet::new();
+        for stream in 0..self.streams {
+            let (client, to) = (client.clone(), self.local(stream));
+            downloads.spawn(async move {
+                let file = client.open(&Self::remote(stream)?).await?;
+                file.download_file(&to, DownloadOptions::default(), |_| ()).await?;
+                anyhow::Ok(())
+            });
+        }
+        while let Some(download) = downloads.join_next().await {
+            download??;
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        self.forget_local()?;
+        Ok(seconds)
+    }
+
+    async fn remove_remote(&self, client: &Client) -> Result<()> {
+        for stream in 0..self.streams {
+            client.remove(&Self::remote(stream)?, false).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A file of bytes that no layer can compress or share.
+fn make_source(path: &Path, bytes: u64) -> Result<()> {
+    use std::io::Write;
+    let mut file = std::fs::File::create(path)?;
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut packet = vec![0; PACKET_BYTES];
+    for _ in 0..bytes / PACKET_BYTES as u64 {
+        for word in packet.chunks_exact_mut(8) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            word.copy_from_slice(&state.to_be_bytes());
+        }
+        file.write_all(&packet)?;
+    }
+    Ok(())
+}
+
+/// The roofline alone: relays and sendfile, without and with a CRC pass per hop.
+pub async fn roofline(sizes: &Sizes) -> Result<Vec<Row>> {
+    let bench = Bench::new(sizes)?;
+    let mut seconds: [Vec<f64>; 4] = Default::default();
+    for _ in 0..sizes.rounds {
+        seconds[0].push(bench.relay(Crc::Off)?);
+        seconds[1].push(bench.relay(Crc::PerHop)?);
+        seconds[2].push(bench.send_back(Crc::Off)?);
+        seconds[3].push(bench.send_back(Crc::PerHop)?);
+    }
+    let names = ["relay ×3, O_DIRECT + fdatasync", "relay ×3 +crc", "sendfile to a file", "sendfile +crc"];
+    Ok(names.into_iter().zip(seconds).map(|(name, seconds)| Row::new(name, bench.total(), seconds, None)).collect())
+}
+
+/// Uploads beside the relay.
+pub async fn write(client: &Client, sizes: &Sizes) -> Result<Vec<Row>> {
+    let bench = Bench::new(sizes)?;
+    let mut seconds: [Vec<f64>; 3] = Default::default();
+    for _ in 0..sizes.rounds {
+        seconds[0].push(bench.relay(Crc::Off)?);
+        seconds[1].push(bench.relay(Crc::PerHop)?);
+        seconds[2].push(bench.upload(client).await?);
+        bench.remove_remote(client).await?;
+    }
+    let [off, per_hop, upload] = seconds;
+    let total = bench.total();
+    let off = Row::new("relay ×3, O_DIRECT + fdatasync", total, off, None);
+    let per_hop = Row::new("relay ×3 +crc", total, per_hop, None);
+    let to_off = Row::new("gabion upload, to relay", total, upload.clone(), Some(&off));
+    let to_crc = Row::new("gabion upload, to relay +crc", total, upload, Some(&per_hop));
+    Ok(vec![off, per_hop, to_off, to_crc])
+}
+
+/// Downloads beside sendfile.
+pub async fn read(client: &Client, sizes: &Sizes) -> Result<Vec<Row>> {
+    ensure!(!sizes.cold, "--cold is for the roofline: a client cannot empty the servers' page caches");
+    let bench = Bench::new(sizes)?;
+    bench.relay(Crc::Off)?;
+    bench.upload(client).await?;
+    // Once, so that the first timed download is as warm as the last.
+    bench.download(client).await?;
+    let mut seconds: [Vec<f64>; 3] = Default::default();
+    for _ in 0..sizes.rounds {
+        seconds[0].push(bench.send_back(Crc::Off)?);
+        seconds[1].push(bench.send_back(Crc::PerHop)?);
+        seconds[2].push(bench.download(client).await?);
+    }
+    bench.remove_remote(client).await?;
+    let [off, per_hop, download] = seconds;
+    let total = bench.total();
+    let off = Row::new("sendfile to a file", total, off, None);
+    let per_hop = Row::new("sendfile +crc", total, per_hop, None);
+    let to_off = Row::new("gabion download, to sendfile", total, download.clone(), Some(&off));
+    let to_crc = Row::new("gabion download, to sendfile +crc", total, download, Some(&per_hop));
+    Ok(vec![off, per_hop, to_off, to_crc])
+}

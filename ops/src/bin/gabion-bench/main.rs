@@ -1,0 +1,174 @@
+//! `gabion-bench`: measures a running cluster beside the roofline of the machine it runs on.
+//!
+//! Every throughput figure is printed with its ratio to the roofline of the same run: the steps are interleaved, the
+//! medians compared, so that a noisy machine disturbs both alike.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`roofline`] | the byte movement alone, without Gabion |
+//! | [`data`] | write and read throughput of the cluster |
+//! | [`failover`] | stalls of a writer while leaders are killed |
+//! | [`machine`] | memory, page cache, `/proc` |
+//! | [`report`] | medians, tables, JSON |
+
+mod data;
+mod failover;
+mod machine;
+mod report;
+mod roofline;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use gabion_client::terminal::{Column, Format, Output, Table};
+use gabion_client::{Client, Config};
+use gabion_protocol::config::Size;
+
+/// Measures a running Gabion cluster beside the roofline of its machine.
+///
+/// Point it at a cluster as you point gabion: GABION_MASTERS and GABION_KEY_FILE, or eval "$(ops/cluster env)".
+#[derive(Debug, Parser)]
+#[command(name = "gabion-bench", version)]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+    /// table, or json for programs.
+    #[arg(short = 'o', long = "output", value_name = "FORMAT", default_value = "table", global = true)]
+    format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// What the machine allows: three relays storing with O_DIRECT + fdatasync; sendfile back into a file.
+    Roofline(Sizes),
+    /// Uploads, three copies, synced, beside the relays.
+    Write(Sizes),
+    /// Verified downloads, beside sendfile.
+    Read(Sizes),
+    /// Stalls of a writer of 4 KiB files while leading masters are killed.
+    Failover(Failover),
+    /// CPU and memory of each process of a cluster made by ops/cluster.
+    Usage(UsageArguments),
+}
+
+#[derive(Debug, Clone, Args)]
+struct Sizes {
+    /// Bytes of each stream.
+    #[arg(long, default_value = "1GiB")]
+    size: Size,
+    /// Streams at once.
+    #[arg(long, default_value_t = 1)]
+    streams: usize,
+    /// Rounds; medians are shown.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Where the roofline stores: on the disk of the chunkservers.
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+    /// Reads come from the disk, not from page cache.
+    #[arg(long)]
+    cold: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+struct Failover {
+    /// The directory of the cluster, made by ops/cluster.
+    #[arg(long)]
+    cluster: PathBuf,
+    /// The script that starts a killed master again.
+    #[arg(long, default_value = "ops/cluster")]
+    script: PathBuf,
+    /// Leaders to kill.
+    #[arg(long, default_value_t = 20)]
+    kills: usize,
+}
+
+#[derive(Debug, Clone, Args)]
+struct UsageArguments {
+    /// The directory of the cluster, made by ops/cluster.
+    #[arg(long)]
+    cluster: PathBuf,
+    /// Seconds to watch.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    match runtime.block_on(run(&arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    let known = error.downcast_ref::<gabion_client::Error>();
+    match known {
+        Some(known) => eprintln!("{}", known.report()),
+        None => eprintln!("error: {error:#}"),
+    }
+    ExitCode::from(known.map_or(1, gabion_client::Error::exit_code))
+}
+
+async fn run(arguments: &Arguments) -> Result<()> {
+    let text = match &arguments.what {
+        What::Roofline(sizes) => report::throughput(arguments.format, &data::roofline(sizes).await?),
+        What::Write(sizes) => report::throughput(arguments.format, &data::write(&connect().await?, sizes).await?),
+        What::Read(sizes) => report::throughput(arguments.format, &data::read(&connect().await?, sizes).await?),
+        What::Failover(failover) => failover::show(arguments.format, &failover::run(connect().await?, failover).await?),
+        What::Usage(usage) => show_usage(arguments.format, &watch(usage).await?),
+    };
+    let mut output = Output::stdout();
+    output.bytes(text.as_bytes()).and_then(|()| output.flush()).map_err(|_| anyhow::anyhow!("cannot write the report"))
+}
+
+async fn connect() -> Result<Client> {
+    Ok(Client::connect(Config::discover()?).await?)
+}
+
+/// One process over a span of time.
+#[derive(Debug, serde::Serialize)]
+struct Watched {
+    node: String,
+    cpu_percent: f64,
+    resident_bytes: u64,
+}
+
+async fn watch(arguments: &UsageArguments) -> Result<Vec<Watched>> {
+    let processes = machine::cluster_processes(&arguments.cluster)?;
+    let usages = || processes.iter().map(|(_, pid)| machine::usage(*pid)).collect::<Result<Vec<_>>>();
+    let before = usages()?;
+    tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
+    let after = usages().context("a process ended while it was watched")?;
+    Ok(processes
+        .into_iter()
+        .zip(before.into_iter().zip(after))
+        .map(|((node, _), (before, after))| Watched {
+            node,
+            cpu_percent: (after.cpu_seconds - before.cpu_seconds) / arguments.seconds as f64 * 100.0,
+            resident_bytes: after.resident_bytes,
+        })
+        .collect())
+}
+
+fn show_usage(format: Format, watched: &[Watched]) -> String {
+    if format != Format::Table {
+        return report::json(&watched);
+    }
+    let mut table = Table::new(&[Column::Words("node"), Column::Numbers("cpu"), Column::Numbers("resident")]);
+    for process in watched {
+        table.row([
+            process.node.clone(),
+            format!("{:.1} %", process.cpu_percent),
+            format!("{:.0} MiB", process.resident_bytes as f64 / f64::from(1 << 20)),
+        ]);
+    }
+    table.to_string()
+}
