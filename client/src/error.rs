@@ -125,12 +125,20 @@ impl From<Error> for std::io::Error {
 
 /// Puts what was wanted in front of an error.
 pub(crate) trait Context<T> {
-    /// `what` is a verb phrase, made only if there is an error.
+    /// `what` is a verb phrase, made only if there is an error that does not say itself what cannot be done, as a
+    /// master's refusals do.
     fn context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T, Error>;
 }
 
 impl<T, E: Into<Error>> Context<T> for Result<T, E> {
     fn context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T, Error> {
-        self.map_err(|error| error.into().context(what()))
+        self.map_err(|error| {
+            let error: Error = error.into();
+            if error.0.message.starts_with("cannot ") {
+                error
+            } else {
+                error.context(what())
+            }
+        })
     }
 }

@@ -30,6 +30,8 @@ mod policy;
 mod read;
 mod servers;
 pub mod terminal;
+#[cfg(test)]
+mod tests;
 mod walk;
 mod write;
 

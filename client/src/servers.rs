@@ -25,7 +25,7 @@ use crate::policy::latency::Latency;
 /// cannot see, such as a path between us and the server that is cut.
 const TROUBLE: Duration = Duration::from_secs(10);
 /// Longest wait for the answer to a probe. A server that is only busy answers: probes touch no disk.
-const PROBE: Duration = Duration::from_millis(600);
+const PROBE: Duration = Duration::from_millis(800);
 
 /// All chunkservers this client has met.
 #[derive(Debug)]
@@ -181,13 +181,6 @@ impl Servers {
             .collect();
         troubled.sort_unstable();
         troubled
-    }
-
-    /// Gives every server another chance.
-    pub(crate) fn forgive(&self) {
-        for server in self.known.lock().values() {
-            server.record.lock().troubled_until = None;
-        }
     }
 
     /// Whether a server failed us lately, and how fast it usually reads.

@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use crate::policy::route::Route;
 use crate::random;
 use endpoint::Endpoint;
+pub(crate) use session::Session;
 use session::Sessions;
 
 /// Most master addresses remembered: redirects of a broken cluster must not grow the list without end.
@@ -119,6 +120,11 @@ impl Masters {
     /// Runs a command once.
     pub(crate) async fn command(&self, op: Op) -> Result<Response, WireError> {
         let session = self.session().await?;
+        self.command_in(&session, op).await
+    }
+
+    /// Runs a command once, in a session of the caller's: an upload belongs to the session that opened it.
+    pub(crate) async fn command_in(&self, session: &Arc<Session>, op: Op) -> Result<Response, WireError> {
         let turn = session.turn(self.wait).await?;
         let request = Request::Command {
             request: turn.request(),
@@ -128,7 +134,7 @@ impl Masters {
         let answer = self.ask(request).await;
         if matches!(&answer, Err(error) if error.code == ErrorCode::OutcomeUnknown) {
             // The masters have forgotten the session; later commands begin another.
-            self.sessions.forget(&session);
+            self.sessions.forget(session);
         }
         answer
     }
@@ -406,7 +412,12 @@ impl<'a> Asking<'a> {
                 let answer = match (&tried.error, tried.asked) {
                     (_, Some(_)) => format!("no answer within {waited} ms"),
                     (Some(refusal), None) => refusal.leader.as_ref().map_or_else(
-                        || refusal.message.clone(),
+                        || {
+                            refusal
+                                .tried
+                                .first()
+                                .map_or_else(|| refusal.message.clone(), |own| own.result.clone())
+                        },
                         |leader| format!("follower, names {leader} as the leader"),
                     ),
                     (None, None) => return error,

@@ -108,6 +108,7 @@ impl Route {
         let (low, high) = match (waiting, round_over) {
             (true, false) if self.rounds == 0 => return HEDGE,
             _ if self.rounds > EAGER_ROUNDS => (100, 250),
+            (true, _) if self.rounds > EAGER_ROUNDS / 4 => (100, 250),
             (true, _) => (50, 100),
             (false, _) => (10, 50),
         };

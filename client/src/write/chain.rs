@@ -193,24 +193,33 @@ impl<'a> Chain<'a> {
         }
         let alive = self.probe().await;
         let dead = self.servers.iter().zip(alive).filter(|(_, alive)| !alive);
+        let mut blame: Vec<_> = dead.map(|(server, _)| *server).collect();
+        if blame.is_empty() && is_the_servers(error.code) {
+            // Each server that passed the error up has added a line.
+            blame.extend(self.servers.get(error.tried.len()));
+        }
         Failure {
-            blame: dead.map(|(server, _)| *server).collect(),
+            blame,
             ..Failure::of(error)
         }
     }
 
     /// A server said which hop failed.
     pub(super) async fn hop_failed(&self, hop: u8, error: WireError) -> Failure {
-        let ours = matches!(
-            error.code,
-            ErrorCode::BadToken | ErrorCode::ChecksumMismatch | ErrorCode::Fenced
-        );
         match self.servers.get(usize::from(hop)) {
-            Some(server) if !ours => Failure {
+            Some(server) if is_the_servers(error.code) => Failure {
                 blame: vec![*server],
                 ..Failure::of(error)
             },
             _ => self.blame(error).await,
         }
     }
+}
+
+/// Whether such an error speaks against the server that gave it, and not against the grant or the bytes.
+fn is_the_servers(code: ErrorCode) -> bool {
+    !matches!(
+        code,
+        ErrorCode::BadToken | ErrorCode::ChecksumMismatch | ErrorCode::Fenced
+    )
 }

@@ -110,7 +110,7 @@ impl FileWriter {
         };
         let upload = Upload::open(inner, path, options, length)
             .await
-            .context(|| format!("cannot write {path}"))?;
+            .map_err(|error| cannot_write(path, error))?;
         Ok(Self {
             upload: Arc::new(upload),
             filling: None,
@@ -217,6 +217,10 @@ impl FileWriter {
         if chunk.pieces.send(Piece::Packet(packet)).await.is_err() {
             return Err(self.why_ended().await);
         }
+        let half = self.upload.chunk_bytes / 2;
+        if (chunk.length..chunk.length + len).contains(&half) {
+            self.upload.grant_ahead();
+        }
         chunk.length += len;
         self.handed += len;
         if chunk.length < self.upload.chunk_bytes {
@@ -287,7 +291,7 @@ impl FileWriter {
     }
 
     fn fail(&mut self, error: Error) -> Error {
-        let error = error.context(format!("cannot write {}", self.upload.path));
+        let error = cannot_write(&self.upload.path, error);
         self.jobs.abort_all();
         self.chunk = None;
         self.failed = Some(error.clone());
@@ -366,6 +370,17 @@ impl Drop for FileWriter {
             runtime.spawn(async move { upload.abort().await });
         }
     }
+}
+
+/// An error as the one who writes `path` wants to read it: a master's words for a step are replaced.
+fn cannot_write(path: &FsPath, error: impl Into<Error>) -> Error {
+    let mut wire = error.into().into_details();
+    if let Some((step, why)) = wire.message.split_once(": ")
+        && (step.starts_with("cannot ") && (!step.contains('/') || step.ends_with(path.as_str())))
+    {
+        wire.message = why.to_owned();
+    }
+    Error::from(wire).context(format!("cannot write {path}"))
 }
 
 /// Uploads the first `length` bytes of a local file.

@@ -6,22 +6,23 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use gabion_protocol::ids::{ChunkId, Ino, ServerId, UploadGeneration};
-use gabion_protocol::limits::{GRANT_CHUNKS_MAX, UPLOAD_LEASE_MS};
-use gabion_protocol::messages::master::{ChunkGrant, Entry, Op, Response, Seal, UploadOptions};
+use gabion_protocol::limits::{BATCH_ROWS_MAX, GRANT_CHUNKS_MAX, UPLOAD_LEASE_MS};
+use gabion_protocol::messages::master::{ChunkGrant, Entry, Op, Replica, Response, Seal, UploadOptions};
 use gabion_protocol::{Action, ErrorCode, FsPath, WireError};
 use parking_lot::Mutex;
 
 use crate::Error;
 use crate::client::{Inner, unexpected};
+use crate::masters::Session;
 
 /// Chunks granted ahead of need: enough that a grant never stalls a stream.
 const AHEAD: u64 = 3;
 /// Lease renewals: three may be lost before the lease ends.
 const RENEW: Duration = Duration::from_millis(UPLOAD_LEASE_MS / 4);
 
-/// The uploads a client has open, whose leases must be kept alive.
+/// The uploads a client has open, whose leases must be kept alive, each in the session that opened it.
 #[derive(Debug, Default)]
-pub(crate) struct Uploads(Mutex<BTreeMap<Ino, UploadGeneration>>);
+pub(crate) struct Uploads(Mutex<BTreeMap<Ino, (UploadGeneration, Arc<Session>)>>);
 
 impl Uploads {
     /// Renews leases in the background as long as the client lives.
@@ -29,28 +30,34 @@ impl Uploads {
         let weak = Arc::downgrade(inner);
         tokio::spawn(renew_leases(weak));
     }
+
+    fn by_session(&self) -> Vec<(Arc<Session>, Vec<(Ino, UploadGeneration)>)> {
+        let mut sessions: Vec<(Arc<Session>, Vec<_>)> = Vec::new();
+        for (ino, (generation, session)) in &*self.0.lock() {
+            match sessions.iter_mut().find(|(known, _)| Arc::ptr_eq(known, session)) {
+                Some((_, uploads)) => uploads.push((*ino, *generation)),
+                None => sessions.push((Arc::clone(session), vec![(*ino, *generation)])),
+            }
+        }
+        sessions
+    }
 }
 
 async fn renew_leases(weak: Weak<Inner>) {
-    let mut ticks = tokio::time::interval(RENEW);
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + RENEW, RENEW);
     loop {
         ticks.tick().await;
         let Some(inner) = weak.upgrade() else {
             return;
         };
-        let uploads: Vec<_> = inner
-            .uploads
-            .0
-            .lock()
-            .iter()
-            .map(|(ino, generation)| (*ino, *generation))
-            .collect();
-        for uploads in uploads.chunks(gabion_protocol::limits::BATCH_ROWS_MAX) {
-            let op = Op::Renew {
-                uploads: uploads.to_vec(),
-            };
-            if let Err(error) = inner.masters.command(op).await {
-                tracing::warn!(%error, "cannot renew the leases of open uploads");
+        for (session, uploads) in inner.uploads.by_session() {
+            for uploads in uploads.chunks(BATCH_ROWS_MAX) {
+                let op = Op::Renew {
+                    uploads: uploads.to_vec(),
+                };
+                if let Err(error) = inner.masters.command_in(&session, op).await {
+                    tracing::warn!(%error, "cannot renew the leases of open uploads");
+                }
             }
         }
     }
@@ -62,7 +69,9 @@ pub(super) struct Upload {
     pub(super) path: FsPath,
     pub(super) ino: Ino,
     generation: UploadGeneration,
+    session: Arc<Session>,
     pub(super) chunk_bytes: u64,
+    replicas: u8,
     /// Chunks it will take in all, if its length is known.
     chunks_total: Option<u64>,
     grants: tokio::sync::Mutex<Grants>,
@@ -92,24 +101,18 @@ impl std::fmt::Debug for Upload {
 
 /// Runs `op`, made anew for each try, until servers enough can take it or the time is up. Each try is a command of its
 /// own: the masters answer a repeated command with its first answer.
-async fn place(inner: &Inner, mut op: impl FnMut(Vec<ServerId>) -> Op) -> Result<Response, WireError> {
+async fn place(inner: &Inner, session: &Arc<Session>, op: impl Fn(Vec<ServerId>) -> Op) -> Result<Response, WireError> {
     let deadline = Instant::now() + inner.config.wait;
     loop {
-        let avoid = inner.servers.troubled();
-        let avoids = !avoid.is_empty();
-        let error = match inner.masters.command(op(avoid)).await {
+        let op = op(inner.servers.troubled());
+        let error = match inner.masters.command_in(session, op).await {
             Err(error) if error.code == ErrorCode::TooFewServers => error,
             answer => return answer,
         };
-        if avoids {
-            // Slow servers are better than none.
-            inner.servers.forgive();
-            continue;
-        }
-        let pause = match error.action {
-            Action::Retry { after_ms } => Duration::from_millis(u64::from(after_ms)),
-            Action::Redirect | Action::Refresh | Action::GiveUp => return Err(error),
+        let Action::Retry { after_ms } = error.action else {
+            return Err(error);
         };
+        let pause = Duration::from_millis(u64::from(after_ms));
         if Instant::now() + pause > deadline {
             return Err(error);
         }
@@ -128,6 +131,7 @@ impl Upload {
             .chunk_bytes
             .unwrap_or(gabion_protocol::limits::CHUNK_BYTES_DEFAULT);
         let first = length.map_or(1, |length| length.div_ceil(chunk_bytes.max(1)).min(AHEAD));
+        let session = inner.masters.session().await?;
         let open = |avoid| Op::OpenUpload {
             path: path.clone(),
             options: options.clone(),
@@ -138,20 +142,26 @@ impl Upload {
             upload,
             generation,
             chunk_bytes,
-            replicas: _,
+            replicas,
             chunks,
             servers,
-        } = place(inner, open).await?
+        } = place(inner, &session, open).await?
         else {
             return Err(unexpected());
         };
         inner.servers.learn(servers);
-        inner.uploads.0.lock().insert(upload, generation);
+        inner
+            .uploads
+            .0
+            .lock()
+            .insert(upload, (generation, Arc::clone(&session)));
         Ok(Self {
             inner: Arc::clone(inner),
             path: path.clone(),
             ino: upload,
             generation,
+            session,
+            replicas,
             chunk_bytes: chunk_bytes.max(1),
             chunks_total: length.map(|length| length.div_ceil(chunk_bytes.max(1))),
             grants: tokio::sync::Mutex::new(Grants {
@@ -164,24 +174,33 @@ impl Upload {
         })
     }
 
-    /// A chunk to write, on a chain without servers that failed us lately.
+    /// A chunk to write, on a chain without servers that failed us lately if that is possible.
+    ///
+    /// The masters may still think well of such a server. They put what we avoid last, so that with spare servers it
+    /// is not in a fresh chain; without, it is left out of the chain, and the chunk is degraded, as long as the rest
+    /// is enough for the promise.
     pub(super) async fn grant(self: &Arc<Self>) -> Result<ChunkGrant, Error> {
         let mut grants = self.grants.lock().await;
+        let mut is_fresh = false;
         loop {
             let troubled = self.inner.servers.troubled();
-            while let Some(grant) = grants.ready.pop_front() {
-                if grant.replicas.iter().any(|replica| troubled.contains(&replica.server)) {
+            while let Some(mut grant) = grants.ready.pop_front() {
+                let is_sound = |replica: &Replica| !troubled.contains(&replica.server);
+                let sound = grant.replicas.iter().filter(|replica| is_sound(replica)).count();
+                let is_whole = sound == grant.replicas.len();
+                if !is_whole && !is_fresh {
                     grants.abandoned.push(grant.chunk);
                     grants.granted = grants.granted.saturating_sub(1);
                     continue;
                 }
-                if grants.ready.is_empty() && self.wanted(&grants, AHEAD) > 0 {
-                    self.grant_ahead();
+                if !is_whole && sound >= usize::from(self.replicas.min(2)) {
+                    grant.replicas.retain(is_sound);
                 }
                 return Ok(grant);
             }
             let wanted = self.wanted(&grants, 1).max(1);
             self.ask_for(&mut grants, wanted).await?;
+            is_fresh = true;
         }
     }
 
@@ -193,7 +212,8 @@ impl Upload {
         left.min(most).min(GRANT_CHUNKS_MAX as u64)
     }
 
-    fn grant_ahead(self: &Arc<Self>) {
+    /// Gets chunks in the background, so that the next one needs no waiting.
+    pub(super) fn grant_ahead(self: &Arc<Self>) {
         let upload = Arc::downgrade(self);
         tokio::spawn(async move {
             let Some(upload) = upload.upgrade() else {
@@ -220,7 +240,7 @@ impl Upload {
             avoid,
             abandoned: abandoned.clone(),
         };
-        match place(&self.inner, op).await {
+        match place(&self.inner, &self.session, op).await {
             Ok(Response::Chunks { chunks, servers }) if !chunks.is_empty() => {
                 self.inner.servers.learn(servers);
                 grants.granted += chunks.len() as u64;
@@ -233,6 +253,10 @@ impl Upload {
                 Err(error.into())
             }
         }
+    }
+
+    async fn command(&self, op: Op) -> Result<Response, WireError> {
+        self.inner.masters.command_in(&self.session, op).await
     }
 
     /// A granted chunk will not be written.
@@ -249,7 +273,7 @@ impl Upload {
             generation: self.generation,
             seals,
         };
-        self.inner.masters.command(op).await.map(drop)
+        self.command(op).await.map(drop)
     }
 
     /// Makes the file appear.
@@ -261,7 +285,7 @@ impl Upload {
             length,
             crc,
         };
-        let answer = self.inner.masters.command(op).await?;
+        let answer = self.command(op).await?;
         self.close();
         match answer {
             Response::Entry(entry) => Ok(entry),
@@ -276,7 +300,7 @@ impl Upload {
             upload: self.ino,
             generation: self.generation,
         };
-        self.inner.masters.command(op).await.map(drop)
+        self.command(op).await.map(drop)
     }
 
     /// The lease is renewed no more.

@@ -1,0 +1,190 @@
+//! Downloads, and copies that are slow, gone or wrong.
+
+use std::time::{Duration, Instant};
+
+use gabion_protocol::messages::master::Op;
+use gabion_protocol::{ErrorCode, FsPath, ServerId};
+use tokio::io::AsyncReadExt as _;
+
+use super::fakes::{CHUNK, Cluster, Mood};
+use super::writes::content;
+use crate::{Client, CreateOptions, DownloadOptions};
+
+fn path() -> FsPath {
+    FsPath::parse("/file").unwrap()
+}
+
+async fn stored(len: usize) -> (std::sync::Arc<Cluster>, Client, Vec<u8>) {
+    let cluster = Cluster::start(1, 3).await;
+    let client = cluster.client().await;
+    let bytes = content(len);
+    let mut writer = client.create(&path(), CreateOptions::default()).await.unwrap();
+    writer.write(&bytes).await.unwrap();
+    writer.finish().await.unwrap();
+    (cluster, client, bytes)
+}
+
+fn reports(cluster: &Cluster) -> Vec<ServerId> {
+    let state = cluster.state.lock();
+    let reported = state.ran.iter().filter_map(|op| match op {
+        Op::ReportDamage { server, .. } => Some(*server),
+        _ => None,
+    });
+    reported.collect()
+}
+
+#[tokio::test]
+async fn ranges_are_exact() {
+    let (_cluster, client, bytes) = stored(2 * CHUNK as usize + 70_000).await;
+    let file = client.open(&path()).await.unwrap();
+    let len = bytes.len() as u64;
+    for (offset, length) in [
+        (0, 1),
+        (65_535, 2),
+        (CHUNK - 1, 2),
+        (CHUNK + 3, 100_000),
+        (0, len),
+        (5, len),
+        (len, 1),
+        (len + 9, 1),
+        (7, 0),
+    ] {
+        let read = file.read_at(offset, length).await.unwrap();
+        let from = offset.min(len) as usize;
+        let to = (offset + length).min(len) as usize;
+        assert_eq!(read, bytes[from..to], "{offset}+{length}");
+    }
+    let mut streamed = Vec::new();
+    file.stream().read_to_end(&mut streamed).await.unwrap();
+    assert!(streamed == bytes);
+    assert!(client.read(&path()).await.unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn an_empty_file_reads_and_downloads() {
+    let (_cluster, client, _) = stored(0).await;
+    assert!(client.read(&path()).await.unwrap().is_empty());
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("empty");
+    let file = client.open(&path()).await.unwrap();
+    file.download_file(&target, DownloadOptions::default().sync(true), |_| ())
+        .await
+        .unwrap();
+    assert_eq!(std::fs::read(target).unwrap(), b"");
+}
+
+#[tokio::test]
+async fn a_wrong_copy_is_reported_and_never_given_out() {
+    let (cluster, client, bytes) = stored(3 * CHUNK as usize).await;
+    for bad in [1, 2] {
+        cluster.server(bad, |server| server.corrupt = true);
+    }
+    let file = client.open(&path()).await.unwrap();
+    for _ in 0..5 {
+        assert!(file.read_at(0, bytes.len() as u64).await.unwrap() == bytes);
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!reports(&cluster).is_empty());
+    assert!(
+        reports(&cluster).iter().all(|server| server.0 != 3),
+        "the sound one is not blamed"
+    );
+
+    cluster.server(3, |server| server.corrupt = true);
+    let error = client.read(&path()).await.unwrap_err();
+    assert_eq!(
+        (error.code(), error.exit_code()),
+        (ErrorCode::Corrupt, 7),
+        "{}",
+        error.report()
+    );
+    assert_eq!(error.details().tried.len(), 3, "each copy is named: {}", error.report());
+}
+
+#[tokio::test]
+async fn an_older_chunk_with_consistent_checksums_is_not_taken() {
+    let (cluster, client, bytes) = stored(100_000).await;
+    for old in [1, 3] {
+        cluster.server(old, |server| {
+            server.chunks.values_mut().for_each(|chunk| chunk.fill(9));
+        });
+    }
+    assert!(client.read(&path()).await.unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn a_refused_token_is_renewed() {
+    let (cluster, client, bytes) = stored(100_000).await;
+    for id in 1..=3 {
+        cluster.server(id, |server| server.refuse_tokens = 1);
+    }
+    assert!(client.read(&path()).await.unwrap() == bytes);
+    assert!(reports(&cluster).is_empty(), "an expired token is no damage");
+}
+
+#[tokio::test]
+async fn a_slow_copy_is_hedged() {
+    let (cluster, client, bytes) = stored(2 * CHUNK as usize).await;
+    for slow in [1, 2] {
+        cluster.server(slow, |server| server.read_delay = Duration::from_secs(20));
+    }
+    let begun = Instant::now();
+    assert!(client.read(&path()).await.unwrap() == bytes);
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn hung_and_dead_servers_cost_no_error_in_mid_download() {
+    let (cluster, client, bytes) = stored(8 * CHUNK as usize).await;
+    let file = client.open(&path()).await.unwrap();
+    let mut stream = file.stream();
+    let mut read = stream.next().await.unwrap().unwrap().to_vec();
+    cluster.kill_server(1);
+    cluster.server(2, |server| server.mood = Mood::Hung);
+    while let Some(next) = stream.next().await.unwrap() {
+        read.extend_from_slice(&next);
+    }
+    assert!(read == bytes);
+}
+
+#[tokio::test]
+async fn a_download_appears_whole_or_not_at_all() {
+    let (cluster, client, bytes) = stored(3 * CHUNK as usize + 1).await;
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("copy");
+    let file = client.open(&path()).await.unwrap();
+    let options = DownloadOptions::default();
+    file.download_file(&target, options, |_| ()).await.unwrap();
+    assert!(std::fs::read(&target).unwrap() == bytes);
+    let error = file.download_file(&target, options, |_| ()).await.unwrap_err();
+    assert_eq!(error.exit_code(), 4, "{}", error.report());
+    file.download_file(&target, options.replace(true), |_| ())
+        .await
+        .unwrap();
+
+    std::fs::remove_file(&target).unwrap();
+    for id in 1..=3 {
+        cluster.server(id, |server| server.corrupt = true);
+    }
+    let error = file.download_file(&target, options, |_| ()).await.unwrap_err();
+    assert_eq!(error.exit_code(), 7, "{}", error.report());
+    assert_eq!(
+        std::fs::read_dir(directory.path()).unwrap().count(),
+        0,
+        "nothing is left"
+    );
+}
+
+#[tokio::test]
+async fn a_full_local_disk_is_told() {
+    let (_cluster, client, _) = stored(100_000).await;
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let file = client.open(&path()).await.unwrap();
+    let error = file.download_to(full, |_| ()).await.unwrap_err();
+    assert_eq!(
+        (error.code(), error.exit_code()),
+        (ErrorCode::NoSpace, 9),
+        "{}",
+        error.report()
+    );
+}
