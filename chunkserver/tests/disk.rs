@@ -3,9 +3,9 @@
 
 mod common;
 
-use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use common::*;
 use gabion_chunkserver::disk::{DiskError, Store};
@@ -261,83 +261,6 @@ async fn two_disks_are_one_store() {
         Err(DiskError::Failed { .. })
     ));
     write(&store, new_chunk(2), &content(2, 300_000)).await.unwrap_err();
-}
-
-// ---- crashes
-
-/// Not a test of its own: the process that the next test kills. It acknowledges on its standard output.
-#[test]
-#[ignore = "the child of kill_9_loses_nothing_acked"]
-fn child_writes_and_acks() {
-    let Some(dir) = std::env::var_os("GABION_TEST_CHILD_DIR") else {
-        return;
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let store = open(Path::new(&dir));
-        let first: u64 = std::env::var("GABION_TEST_CHILD_FIRST").unwrap().parse().unwrap();
-        let mut writers = tokio::task::JoinSet::new();
-        for lane in 0..4 {
-            let store = store.clone();
-            writers.spawn(async move {
-                for n in (first + lane..).step_by(4) {
-                    let new = new_chunk(n);
-                    if n.is_multiple_of(2) {
-                        put_small(&store, new, &content(n, 20_000)).await.unwrap();
-                    } else {
-                        write(&store, new, &content(n, 1_200_000)).await.unwrap();
-                    }
-                    // One write call per line: a line is there whole or not at all.
-                    std::io::stdout().write_all(format!("acked {n}\n").as_bytes()).unwrap();
-                }
-            });
-        }
-        writers.join_next().await;
-    });
-}
-
-#[tokio::test]
-async fn kill_9_loses_nothing_acked() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut acked: Vec<u64> = Vec::new();
-    for round in 0..3_u64 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_writes_and_acks", "--ignored", "--nocapture"])
-            .env("GABION_TEST_CHILD_DIR", dir.path())
-            .env("GABION_TEST_CHILD_FIRST", (round * 10_000).to_string())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut seen = 0;
-        for line in lines.map_while(Result::ok) {
-            let Some(number) = line.split("acked ").nth(1).and_then(|n| n.trim().parse().ok()) else {
-                continue;
-            };
-            acked.push(number);
-            seen += 1;
-            if seen == 20 + round * 7 {
-                child.kill().unwrap();
-            }
-        }
-        child.wait().unwrap();
-        assert!(seen >= 20, "the child wrote {seen} chunks");
-        let (store, recovered) = Store::open(&options(dir.path())).unwrap();
-        assert_eq!(recovered[0].damaged, [], "a crash leaves open or sealed, never a half");
-        for n in &acked {
-            let len = if n.is_multiple_of(2) { 20_000 } else { 1_200_000 };
-            assert_eq!(
-                read(&store, new_chunk(*n)).await.unwrap(),
-                content(*n, len),
-                "chunk {n}"
-            );
-        }
-        // What the killed writers left open can be written again, or dropped.
-        store.close().await;
-    }
 }
 
 // ---- damage

@@ -255,7 +255,8 @@ fn open_sealed(path: &Path, chunk: ChunkId, record: &Record) -> Result<Arc<File>
 /// Whether every block of the range is in the page cache, as far as one byte of each tells.
 fn is_warm(file: &File, from: u64, to: u64) -> bool {
     let mut byte = [0];
-    (from..to).step_by(BLOCK_BYTES).all(|at| {
+    // The last byte too: a file cut within its last block must not get as far as the socket.
+    (from..to).step_by(BLOCK_BYTES).chain([to - 1]).all(|at| {
         let read = rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT);
         matches!(read, Ok(1))
     })
