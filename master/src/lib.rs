@@ -1,6 +1,11 @@
 //! Gabion master.
 
+pub mod config;
+pub mod fleet;
+pub mod keys_command;
+pub mod output;
 pub mod plan;
 pub mod raft;
+pub mod server;
 pub mod state;
 pub mod store;

@@ -1,0 +1,152 @@
+//! Chunkservers: who registers, who beats, what they are told.
+//!
+//! A chunkserver speaks for itself only: its name is its proven identity. Every master takes its beats; only an
+//! established leader gives orders, and only such as the log holds, seen after a read barrier. What a server reports
+//! done is answered after it is logged, so that a server may forget it with the answer, if that names an epoch.
+
+use gabion_protocol::error::{Action, ErrorCode, WireError};
+use gabion_protocol::ids::ServerId;
+use gabion_protocol::keys::Identity;
+use gabion_protocol::limits::BATCH_ROWS_MAX;
+use gabion_protocol::messages::master::{Beat, Damage, Order, OrderDone, Registration, Response};
+use gabion_protocol::process::monotonic;
+
+use super::shared::{Master, read_view, row_error};
+use crate::state::key::server::Server;
+use crate::state::reply::Outcome;
+use crate::state::{Command, read};
+
+impl Master {
+    /// Registers a chunkserver under the name it has proven.
+    ///
+    /// # Errors
+    /// The refusal: another directory, an older copy of one, a name taken over; or where the leader is.
+    pub(super) async fn register(
+        &self,
+        identity: &Identity,
+        registration: Registration,
+    ) -> Result<Response, WireError> {
+        let (address, incarnation) = (registration.address.clone(), registration.incarnation);
+        let command = Command::RegisterServer {
+            name: identity.id.clone(),
+            registration,
+        };
+        match self.propose(&command).await?.into_wire(&command.cannot())? {
+            Outcome::Registered { server } => {
+                tracing::info!(%server, name = identity.id, address, %incarnation, "chunkserver registered");
+                self.fleet.announce();
+                Ok(Response::Registered { server })
+            }
+            other => Err(unexpected(&command, &other)),
+        }
+    }
+
+    /// Takes a beat in, and gives orders if this master leads.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] if the server must register (again); [`ErrorCode::StaleDirectory`] if its directory
+    /// is not the one that is registered.
+    pub(super) async fn beat(&self, identity: &Identity, beat: Beat) -> Result<Response, WireError> {
+        let server = beat.server;
+        let (row, now) = self
+            .read_stale(move |view| Ok((read::server(view, server)?, read::now(view)?)))
+            .await?;
+        let epoch = self.epoch();
+        match row {
+            Some(row) => check(identity, &row, &beat)?,
+            None if epoch.is_some() => return Err(unknown(server)),
+            // A follower may lag behind the registration: it takes nothing in and judges nothing.
+            None => {
+                return Ok(Response::BeatAnswer {
+                    epoch: None,
+                    now,
+                    orders: Vec::new(),
+                });
+            }
+        }
+        self.fleet.beat(server, beat.incarnation, beat.load, monotonic());
+        if epoch.is_none() {
+            return Ok(Response::BeatAnswer {
+                epoch,
+                now,
+                orders: Vec::new(),
+            });
+        }
+        self.take_note(server, &beat).await?;
+        Ok(Response::BeatAnswer {
+            epoch,
+            now,
+            orders: self.orders(server).await?,
+        })
+    }
+
+    /// Logs what a server removed, and what it found damaged.
+    async fn take_note(&self, server: ServerId, beat: &Beat) -> Result<(), WireError> {
+        let removed = |OrderDone::Dropped { chunk, replica }: &OrderDone| (*chunk, *replica);
+        for done in beat.done.chunks(BATCH_ROWS_MAX) {
+            let done = done.iter().map(removed).collect();
+            self.note(Command::ReplicasDropped { server, done }).await?;
+        }
+        for found in beat.damaged.chunks(BATCH_ROWS_MAX) {
+            for Damage { chunk, what, .. } in found {
+                tracing::warn!(%server, %chunk, what, "a chunkserver found a damaged copy");
+            }
+            let found = found.to_vec();
+            self.note(Command::DamageFound { server, found }).await?;
+        }
+        Ok(())
+    }
+
+    async fn note(&self, command: Command) -> Result<(), WireError> {
+        self.propose(&command).await?.into_wire(&command.cannot())?;
+        Ok(())
+    }
+
+    /// What a server is to remove. Most of the time nothing, which needs no barrier to know.
+    async fn orders(&self, server: ServerId) -> Result<Vec<Order>, WireError> {
+        let any = self.read_stale(move |view| Ok(!read::drop_orders(view, server, 1)?.is_empty()));
+        if !any.await? {
+            return Ok(Vec::new());
+        }
+        let view = self.proven_view().await?;
+        let orders = read_view(view, move |view| {
+            read::drop_orders(view, server, BATCH_ROWS_MAX).map_err(row_error)
+        });
+        let order = |(chunk, replica)| Order::Drop { chunk, replica };
+        Ok(orders.await?.into_iter().map(order).collect())
+    }
+}
+
+/// Whether the beat comes from the directory that is registered.
+fn check(identity: &Identity, row: &Server, beat: &Beat) -> Result<(), WireError> {
+    let server = beat.server;
+    if row.name != identity.id {
+        let message = format!("{identity} beats as c{server}, which is {}", row.name);
+        return Err(WireError::new(ErrorCode::WrongRole, message).help("give each chunkserver its own directory"));
+    }
+    let stale = |why: &str| {
+        WireError::new(
+            ErrorCode::StaleDirectory,
+            format!("c{server} ({}) may not serve: {why}", row.name),
+        )
+        .help("start it with its newest directory, or with an empty one")
+    };
+    if row.retired {
+        return Err(stale("an empty directory took its name over"));
+    }
+    if row.incarnation != beat.incarnation {
+        return Err(stale("its directory is not the one that is registered"));
+    }
+    Ok(())
+}
+
+fn unknown(server: ServerId) -> WireError {
+    WireError::new(ErrorCode::NotFound, format!("no chunkserver c{server} is registered"))
+        .action(Action::Refresh)
+        .help("register (again)")
+}
+
+fn unexpected(command: &Command, outcome: &Outcome) -> WireError {
+    let message = format!("{}: unexpected outcome {outcome:?}", command.cannot());
+    WireError::new(ErrorCode::Internal, message)
+}

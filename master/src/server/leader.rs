@@ -1,0 +1,109 @@
+//! What only the leader does: begin the cluster's state once, and let state time pass.
+//!
+//! Time is the leader's monotonic clock from the moment it is established. A new leader begins to count anew, so a
+//! failover costs a moment of state time and never adds any: leases live longer, none ends early. Time in which
+//! nobody could have renewed a lease (the process or machine stood still) does not count either.
+//!
+//! Proposals are bound to the term in which they were decided.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gabion_protocol::error::WireError;
+use gabion_protocol::ids::Timeline;
+use gabion_protocol::process::monotonic;
+use tokio::time::MissedTickBehavior;
+
+use super::command::wall_ms;
+use super::shared::Master;
+use crate::state::reply::Outcome;
+use crate::state::{Bootstrap, Command, read};
+
+/// A tick advances time by at most so many periods: a longer gap is a pause of this process.
+const TICKS_MAX: u32 = 3;
+/// Ticks in a row when more is due than one does; then others have their turn.
+const CATCH_UP_MAX: usize = 100;
+
+/// Follows who leads, and does the leader's work while it is this master. Ends with Raft, or when cancelled.
+pub(super) async fn follow(master: Arc<Master>) {
+    let mut leadership = master.raft.leader_watch();
+    loop {
+        let Ok(now) = leadership.wait_for(|now| now.established).await.map(|now| now.clone()) else {
+            return;
+        };
+        // Also after a pause of the process, in which beats could not be heard.
+        master.fleet.lead(monotonic());
+        tracing::info!(term = now.term, "this master leads");
+        let mut watched = master.raft.leader_watch();
+        tokio::select! {
+            () = lead(&master, now.term) => {}
+            ended = watched.wait_for(|later| !later.established || later.term != now.term) => {
+                if ended.is_err() {
+                    return;
+                }
+            }
+        }
+        tracing::info!(term = now.term, "this master leads no more");
+    }
+}
+
+/// The leader's work, for ever.
+async fn lead(master: &Master, term: u64) {
+    let period = master.settings.tick;
+    let mut timer = tokio::time::interval(period);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut begun = false;
+    let mut last = monotonic();
+    loop {
+        timer.tick().await;
+        if !begun {
+            match begin(master, term).await {
+                Ok(()) => begun = true,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot begin the cluster's state yet");
+                    continue;
+                }
+            }
+        }
+        let now = monotonic();
+        let advance = now.saturating_sub(last).min(period * TICKS_MAX);
+        // Also if the tick fails: whether it counted is unknown, and time must not pass twice.
+        last = now;
+        if let Err(error) = tick(master, term, advance).await {
+            tracing::debug!(%error, "state time did not move");
+        }
+    }
+}
+
+/// The first command of a cluster; does nothing if there was one.
+async fn begin(master: &Master, term: u64) -> Result<(), WireError> {
+    let view = master.view().await?;
+    if read::cluster(&view).map_err(super::shared::row_error)?.is_some() {
+        return Ok(());
+    }
+    let command = Command::Bootstrap(Bootstrap {
+        cluster: master.keys.cluster,
+        timeline: Timeline(1),
+        settings: master.settings.bootstrap,
+        wall_ms: wall_ms(),
+    });
+    master
+        .propose_in_term(term, &command)
+        .await?
+        .into_wire(&command.cannot())?;
+    tracing::info!(cluster = %master.keys.cluster, "the cluster's state begins");
+    Ok(())
+}
+
+async fn tick(master: &Master, term: u64, advance: Duration) -> Result<(), WireError> {
+    let mut advance_ms = u64::try_from(advance.as_millis()).unwrap_or(u64::MAX);
+    for _ in 0..CATCH_UP_MAX {
+        let command = Command::Tick { advance_ms };
+        let outcome = master.propose_in_term(term, &command).await?;
+        let Outcome::Ticked { more: true, .. } = outcome.into_wire(&command.cannot())? else {
+            break;
+        };
+        advance_ms = 0;
+    }
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! The shell of a master: listens, knows who asks, and turns requests into logged commands and reads.
+//!
+//! Nothing is decided here that another master must know: decisions are [`crate::state::Command`]s in the log. What
+//! is here is soft: connections, the fleet's beats, keys derived when needed.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `listen` | accepts connections, within limits |
+//! | `connection` | reads requests, answers them side by side |
+//! | `roles` | who may ask what |
+//! | `command` | a client's command: placed, logged once, signed |
+//! | `placement` | waits for enough chunkservers |
+//! | `query`, `census` | reads |
+//! | `beat` | chunkservers' registrations, beats and orders |
+//! | `admin` | operators' requests |
+//! | `leader` | what only the leader does: first command, state time |
+//! | `access` | tokens and tickets |
+//! | `shared` | what all of these need |
+//!
+//! Invariants: a command's answer leaves only after a majority has it synced; orders to remove copies leave only
+//! after a read barrier; every queue and every number of requests under way is bounded, and what is beyond is told
+//! BUSY.
+
+mod access;
+mod admin;
+mod beat;
+mod census;
+mod command;
+mod connection;
+mod leader;
+mod listen;
+mod placement;
+mod query;
+mod roles;
+mod run;
+mod shared;
+
+pub use run::{Running, StartError, start};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! What every request needs: Raft, the fleet, keys, and errors that tell the client where to go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gabion_protocol::error::{Action, ErrorCode, WireError};
+use gabion_protocol::ids::{Epoch, Incarnation, MasterId};
+use gabion_protocol::keys::{Identity, Role};
+use gabion_protocol::messages::master::Defaults;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::access::Keys;
+use super::census::Census;
+use super::connection::Limits;
+use crate::fleet::Watched;
+use crate::raft::{ProposeError, RaftHandle};
+use crate::state::rows::RowsError;
+use crate::state::{Command, Reply, Settings, read};
+use crate::store::state_db::View;
+
+/// Longest wait for a majority to agree to a command. Then the client asks again, under the same request id.
+const PROPOSE_MAX: Duration = Duration::from_secs(5);
+
+/// What the shell takes from the configuration.
+#[derive(Debug, Clone)]
+pub(super) struct ShellSettings {
+    /// Milliseconds between ticks of state time.
+    pub(super) tick: Duration,
+    /// How long an upload waits for servers.
+    pub(super) placement_wait: Duration,
+    /// What a new cluster begins with.
+    pub(super) bootstrap: Settings,
+}
+
+/// A running master.
+#[derive(Debug)]
+pub(super) struct Master {
+    pub(super) id: MasterId,
+    pub(super) keys: Keys,
+    /// Counts the starts of this directory.
+    pub(super) boot: u64,
+    /// This run of the process.
+    pub(super) incarnation: Incarnation,
+    pub(super) settings: ShellSettings,
+    pub(super) raft: RaftHandle,
+    pub(super) fleet: Watched,
+    pub(super) census: Arc<Census>,
+    pub(super) limits: Limits,
+    /// No new requests are taken.
+    pub(super) stopping: CancellationToken,
+    /// Requests under way.
+    pub(super) requests: TaskTracker,
+    /// Connections.
+    pub(super) connections: TaskTracker,
+}
+
+impl Master {
+    pub(super) fn identity(&self) -> Identity {
+        Identity {
+            role: Role::Master,
+            id: self.id.to_string(),
+        }
+    }
+
+    /// The cluster's defaults.
+    pub(super) fn defaults(&self, view: &View) -> Result<Defaults, WireError> {
+        let cluster = read::cluster(view).map_err(row_error)?;
+        let settings = cluster.ok_or_else(|| self.no_leader())?.settings;
+        Ok(Defaults {
+            replicas: settings.replicas,
+            chunk_bytes: settings.chunk_bytes,
+        })
+    }
+
+    /// Logs a command and gives its reply.
+    pub(super) async fn propose(&self, command: &Command) -> Result<Reply, WireError> {
+        let proposed = self.raft.propose(Bytes::from(command.encode()), PROPOSE_MAX).await;
+        self.reply(command, proposed)
+    }
+
+    /// Logs a command unless this master is no longer the leader of `term`.
+    pub(super) async fn propose_in_term(&self, term: u64, command: &Command) -> Result<Reply, WireError> {
+        let bytes = Bytes::from(command.encode());
+        let proposed = self.raft.propose_in_term(term, bytes, PROPOSE_MAX).await;
+        self.reply(command, proposed)
+    }
+
+    fn reply(&self, command: &Command, proposed: Result<(u64, Bytes), ProposeError>) -> Result<Reply, WireError> {
+        let (_, reply) = proposed.map_err(|error| self.propose_error(&command.cannot(), error))?;
+        Reply::decode(&reply).map_err(|error| {
+            WireError::new(
+                ErrorCode::Internal,
+                format!("{}: the reply does not decode: {error}", command.cannot()),
+            )
+        })
+    }
+
+    /// The state with everything acknowledged so far; on the leader only.
+    pub(super) async fn view(&self) -> Result<View, WireError> {
+        let view = self.raft.linearizable_view().await;
+        view.map_err(|error| self.propose_error("cannot read", error))
+    }
+
+    /// As [`Self::view`], proven by a majority and not by a clock.
+    pub(super) async fn proven_view(&self) -> Result<View, WireError> {
+        let view = self.raft.read_index_view().await;
+        view.map_err(|error| self.propose_error("cannot read", error))
+    }
+
+    /// Reads the state this master has, off the runtime's threads.
+    pub(super) async fn read_stale<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&View) -> Result<T, RowsError> + Send + 'static,
+    ) -> Result<T, WireError> {
+        read_view(self.raft.stale_view(), |view| read(view).map_err(row_error)).await
+    }
+
+    /// This master's epoch, if it leads and a majority has said so a moment ago.
+    pub(super) fn epoch(&self) -> Option<Epoch> {
+        self.raft.is_established_leader().then(|| Epoch {
+            term: self.raft.leader_watch().borrow().term,
+            leader: self.id,
+        })
+    }
+
+    /// Waits until another master leads, or none.
+    pub(super) async fn deposed(&self) {
+        let mut leadership = self.raft.leader_watch();
+        // An error means that Raft has ended, and leadership with it.
+        let _ = leadership.wait_for(|now| now.leader != Some(self.id.0)).await;
+    }
+
+    /// Where to go instead.
+    pub(super) fn not_leader(&self) -> WireError {
+        match self.raft.known_leader() {
+            Some((id, node)) if id != self.id.0 => {
+                WireError::redirect(node.client_address).why(format!("m{id} leads, this is m{}", self.id))
+            }
+            Some(_) | None => self.no_leader(),
+        }
+    }
+
+    /// Nobody leads, or nobody follows.
+    pub(super) fn no_leader(&self) -> WireError {
+        let metrics = self.raft.metrics();
+        let masters = metrics.voters.len();
+        let mut error = if metrics.leader == Some(self.id.0) {
+            WireError::new(
+                ErrorCode::NoQuorum,
+                format!("m{} has no majority of the masters behind it", self.id),
+            )
+            .why(format!("{} of {masters} masters must answer", masters / 2 + 1))
+            .help("start the masters that are down; nothing is lost meanwhile")
+        } else if masters == 0 {
+            WireError::new(
+                ErrorCode::NoLeader,
+                format!("m{} does not belong to a cluster yet", self.id),
+            )
+            .why("a new cluster begins when every listed master has been started once")
+            .help("start all masters of the list, or add this one: gabion admin raft add")
+        } else {
+            WireError::new(ErrorCode::NoLeader, format!("m{} knows no leader", self.id))
+                .why("an election is running, or too few masters are up")
+                .help("wait a few seconds, or start the masters that are down")
+        };
+        let own = format!("{}, term {}, applied {}", metrics.role, metrics.term, metrics.applied);
+        error = match &metrics.refused {
+            Some(refused) => error.tried(format!("m{}", self.id), format!("{own}, refused by peers: {refused}")),
+            None => error.tried(format!("m{}", self.id), own),
+        };
+        let peers: std::collections::BTreeMap<u64, String> = std::collections::BTreeMap::new();
+        metrics
+            .voters
+            .iter()
+            .filter(|(id, _)| **id != self.id.0)
+            .fold(error, |error, (id, node)| {
+                let report = peers.get(id).map_or("not asked yet", String::as_str);
+                error.tried(format!("m{id} {}", node.raft_address), report)
+            })
+    }
+
+    /// What a client does about a command or read that Raft did not carry out.
+    pub(super) fn propose_error(&self, cannot: &str, error: ProposeError) -> WireError {
+        match error {
+            ProposeError::NotLeader {
+                leader: Some((id, node)),
+                ..
+            } => WireError::redirect(node.client_address).why(format!("m{id} leads, this is m{}", self.id)),
+            ProposeError::NotLeader { leader: None, .. } => self.not_leader(),
+            ProposeError::RetrySoon(_) if !self.raft.is_established_leader() => self.not_leader(),
+            ProposeError::RetrySoon(why) => WireError::new(ErrorCode::Busy, format!("{cannot} now: {why}")),
+            ProposeError::TooLarge { .. } => WireError::new(ErrorCode::LimitExceeded, format!("{cannot}: {error}")),
+            ProposeError::OutcomeUnknown(why) => WireError::new(ErrorCode::Timeout, format!("{cannot} yet: {why}"))
+                .why("whether it was done shows when it is asked again under the same request id"),
+            ProposeError::Fatal(why) => {
+                WireError::new(ErrorCode::Unreachable, format!("m{} is ending: {why}", self.id))
+                    .action(Action::Retry { after_ms: 100 })
+                    .help("see its log")
+            }
+        }
+    }
+}
+
+/// Reads rows off the runtime's threads: a row may have to come from the disk.
+pub(super) async fn read_view<T: Send + 'static>(
+    view: View,
+    read: impl FnOnce(&View) -> Result<T, WireError> + Send + 'static,
+) -> Result<T, WireError> {
+    let done = tokio::task::spawn_blocking(move || read(&view)).await;
+    done.map_err(|error| WireError::new(ErrorCode::Internal, format!("cannot read the state: {error}")))?
+}
+
+/// A store that fails: this master cannot answer, another one may.
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+pub(super) fn row_error(error: RowsError) -> WireError {
+    tracing::error!(%error, "cannot read state rows");
+    WireError::new(
+        ErrorCode::DiskFailed,
+        format!("this master cannot read its state: {error}"),
+    )
+    .help("replace this master under a new id")
+}

@@ -1,0 +1,6 @@
+//! A whole master, or three, in one process, spoken to over TCP.
+
+mod cluster;
+mod fake;
+mod files;
+mod servers;
