@@ -317,7 +317,12 @@ impl RaftHandle {
             }
             let view = self.0.machine.view();
             // A process that was paused between proof and answer must not answer as the leader it was.
-            if started.elapsed() < self.0.lease || age.is_zero() && started.elapsed() < READ_TIMEOUT {
+            let limit = if age.is_zero() {
+                READ_TIMEOUT
+            } else {
+                self.0.lease - age
+            };
+            if started.elapsed() < limit {
                 return Ok(view);
             }
             if Instant::now() >= until {

@@ -37,7 +37,9 @@ pub mod snapshots;
 pub mod types;
 mod wire;
 
+pub use codec::CodecError;
 pub use handle::{Leadership, Metrics, RaftHandle};
+pub use log_chain::LogError;
 pub use machine::{Applied, Machine};
 pub use membership::MembershipError;
 pub use node::{RaftOptions, StartError, Tuning, start};

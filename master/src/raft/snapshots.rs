@@ -122,7 +122,8 @@ impl SnapshotDir {
     fn name(applied: &AppliedState) -> String {
         match applied.last {
             Some(id) => format!("snap-{:020}-{}-{}", id.index, id.leader_id.term, id.leader_id.node_id),
-            None => "snap-empty".to_owned(),
+            // Sorts before all others.
+            None => "snap--empty".to_owned(),
         }
     }
 }
