@@ -39,9 +39,16 @@ pub struct Config {
     /// Bytes kept free on each disk: writes are refused before they are touched.
     #[serde(default = "default_reserve")]
     pub reserve: Size,
+    /// Whether chunks are written past the page cache where the file system lets us.
+    #[serde(default = "default_direct_io")]
+    pub direct_io: bool,
     /// Bytes of packets in memory for all write streams together.
     #[serde(default = "default_windows")]
     pub write_memory: Size,
+}
+
+fn default_direct_io() -> bool {
+    true
 }
 
 fn default_reserve() -> Size {
@@ -220,6 +227,7 @@ mod tests {
             masters: vec!["127.0.0.1:7001".into()],
             rack: String::new(),
             reserve: default_reserve(),
+            direct_io: true,
             write_memory: default_windows(),
         }
     }

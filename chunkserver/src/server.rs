@@ -53,6 +53,7 @@ impl Server {
             dirs: config.dirs.clone(),
             cluster: key.cluster,
             reserve: config.reserve.0,
+            direct_io: config.direct_io,
             pool: Pool::new(POOL_BYTES),
         };
         let opened = tokio::task::spawn_blocking(move || Store::open(&options)).await;

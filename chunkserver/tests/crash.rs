@@ -22,7 +22,9 @@ fn child_writes_and_acks() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let store = open(Path::new(&dir));
+        let mut options = options(Path::new(&dir));
+        options.direct_io = std::env::var_os("GABION_TEST_CHILD_BUFFERED").is_none();
+        let (store, _) = Store::open(&options).unwrap();
         let first: u64 = std::env::var("GABION_TEST_CHILD_FIRST").unwrap().parse().unwrap();
         let mut writers = tokio::task::JoinSet::new();
         for lane in 0..4 {
@@ -44,8 +46,12 @@ fn child_writes_and_acks() {
     });
 }
 
-fn spawn(dir: &Path, first: u64) -> (Child, impl Iterator<Item = u64> + use<>) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+fn spawn(dir: &Path, first: u64, direct_io: bool) -> (Child, impl Iterator<Item = u64> + use<>) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    if !direct_io {
+        command.env("GABION_TEST_CHILD_BUFFERED", "1");
+    }
+    let mut child = command
         .args(["--exact", "child_writes_and_acks", "--ignored", "--nocapture"])
         .env("GABION_TEST_CHILD_DIR", dir)
         .env("GABION_TEST_CHILD_FIRST", first.to_string())
@@ -80,7 +86,7 @@ async fn kill_9_loses_nothing_acked() {
     let dir = tempfile::tempdir().unwrap();
     let mut acked = Vec::new();
     for round in 0..3_u64 {
-        let (mut child, acks) = spawn(dir.path(), round * 10_000);
+        let (mut child, acks) = spawn(dir.path(), round * 10_000, true);
         let mut seen = 0;
         for number in acks {
             acked.push(number);
@@ -103,7 +109,7 @@ async fn a_power_cut_loses_nothing_acked() {
     };
     let mut acked = Vec::new();
     for round in 0..3_u64 {
-        let (mut child, acks) = spawn(&disk.mount, round * 10_000);
+        let (mut child, acks) = spawn(&disk.mount, round * 10_000, round != 1);
         for number in acks {
             acked.push(number);
             if acked.len() as u64 == 25 * (round + 1) {

@@ -13,6 +13,7 @@ use super::identity::{DiskIdentity, FILE_NAME};
 use super::index::{self, Change, Index};
 use super::lock::DirLock;
 use super::recover::{Recovered, recover};
+use super::store::StoreOptions;
 use super::threads::Threads;
 
 /// Directory of the chunks' files.
@@ -82,8 +83,7 @@ impl Claimed {
     pub(crate) fn open(
         self,
         mut identity: DiskIdentity,
-        reserve: u64,
-        pool: Pool,
+        options: &StoreOptions,
     ) -> Result<(Disk, Recovered), DiskError> {
         let dir = self.dir;
         let leftover = temporary_name(&dir.join(FILE_NAME));
@@ -110,8 +110,9 @@ impl Claimed {
             identity: Mutex::new(identity),
             failed: Mutex::new(None),
             index: Mutex::new(Some(std::sync::Arc::new(index))),
-            pool,
-            reserve,
+            pool: options.pool.clone(),
+            reserve: options.reserve,
+            direct_io: options.direct_io,
             dir,
             _lock: self.lock,
         };
@@ -137,6 +138,7 @@ pub(crate) struct Disk {
     pub(crate) chunks: AtomicU64,
     pub(crate) pool: Pool,
     pub(crate) reserve: u64,
+    pub(crate) direct_io: bool,
     identity: Mutex<DiskIdentity>,
     failed: Mutex<Option<String>>,
     /// Taken at the end, when nothing uses it any more.

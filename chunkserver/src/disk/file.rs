@@ -38,8 +38,9 @@ pub(crate) struct ChunkFile {
 }
 
 impl ChunkFile {
-    /// Makes or empties the file at `path` for at most `bytes_max` bytes.
-    pub(crate) fn create(path: PathBuf, bytes_max: u64) -> Result<Self, DiskError> {
+    /// Makes or empties the file at `path` for at most `bytes_max` bytes, written past the page cache if `direct_io` and
+    /// the file system let us.
+    pub(crate) fn create(path: PathBuf, bytes_max: u64, direct_io: bool) -> Result<Self, DiskError> {
         let open = |flags: OFlags| {
             OpenOptions::new()
                 .write(true)
@@ -49,8 +50,9 @@ impl ChunkFile {
                 .custom_flags(flags.bits() as i32)
                 .open(&path)
         };
-        let (file, direct) = match open(OFlags::DIRECT) {
-            Ok(file) => (file, true),
+        let first = if direct_io { OFlags::DIRECT } else { OFlags::empty() };
+        let (file, direct) = match open(first) {
+            Ok(file) => (file, direct_io),
             Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => (
                 open(OFlags::empty()).map_err(|e| DiskError::io("create", &path, e))?,
                 false,

@@ -38,6 +38,8 @@ pub struct StoreOptions {
     pub cluster: ClusterId,
     /// Bytes kept free on each disk.
     pub reserve: u64,
+    /// Whether data is written past the page cache where the file system lets us.
+    pub direct_io: bool,
     /// Aligned memory.
     pub pool: Pool,
 }
@@ -102,11 +104,7 @@ impl Store {
         for disk in claimed {
             let dir = disk.dir.clone();
             let indexed = disk.identity.is_some_and(|own| own.indexed);
-            match disk.open(
-                DiskIdentity { indexed, ..identity },
-                options.reserve,
-                options.pool.clone(),
-            ) {
+            match disk.open(DiskIdentity { indexed, ..identity }, options) {
                 Ok((disk, found)) => {
                     disks.push(Arc::new(disk));
                     recovered.push(found);

@@ -135,10 +135,10 @@ impl Store {
         let disk = found.map_or_else(|| self.roomiest(), |found| Ok(found.disk))?;
         disk.check_room(new.bytes_max.min(SMALL_CHUNK_BYTES))?;
         let path = chunk_path(&disk.dir, new.chunk);
-        let held = Arc::clone(&claim);
+        let (held, direct_io) = (Arc::clone(&claim), disk.direct_io);
         let create = disk.writes.run(move || {
             let _claim = held;
-            ChunkFile::create(path, new.bytes_max)
+            ChunkFile::create(path, new.bytes_max, direct_io)
         });
         let record = new.record(State::Open, Place::File, Vec::new(), 0, 0);
         let (file, committed) = tokio::join!(create, disk.commit(vec![put(new.chunk, record)]));

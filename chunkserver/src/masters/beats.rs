@@ -191,7 +191,11 @@ async fn keep_beating(masters: Masters, server: ServerId, address: String, order
                 masters.0.connections.lock().insert(address.clone(), connection.clone());
                 let error = beat_on(&masters, server, &connection, &orders).await;
                 masters.0.connections.lock().remove(&address);
-                tracing::debug!(%address, %error, "a master does not answer");
+                if error.action == Action::GiveUp {
+                    tracing::warn!(%address, %error, "a master refuses this server's beats");
+                } else {
+                    tracing::debug!(%address, %error, "a master does not answer");
+                }
             }
             Err(error) => tracing::debug!(%address, %error, "a master cannot be reached"),
         }

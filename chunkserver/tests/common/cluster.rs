@@ -194,6 +194,7 @@ impl Node {
             masters: vec![master.address.clone()],
             rack: String::new(),
             reserve: Size(0),
+            direct_io: true,
             write_memory: Size(32 << 20),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()

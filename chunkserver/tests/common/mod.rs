@@ -53,6 +53,7 @@ pub(crate) fn options(dir: &Path) -> StoreOptions {
         dirs: vec![dir.to_owned()],
         cluster: CLUSTER,
         reserve: 0,
+        direct_io: true,
         pool: Pool::new(16 << 20),
     }
 }
