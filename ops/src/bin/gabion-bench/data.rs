@@ -34,7 +34,10 @@ impl Bench {
             bytes > 0 && bytes.is_multiple_of(PACKET_BYTES as u64),
             "--size must be a multiple of 1 MiB, so that the relay's O_DIRECT writes are aligned"
         );
-        ensure!(sizes.streams > 0 && sizes.rounds > 0, "--streams and --rounds must be at least 1");
+        ensure!(
+            sizes.streams > 0 && sizes.rounds > 0,
+            "--streams and --rounds must be at least 1"
+        );
         let scratch = sizes.dir.join(format!("gabion-bench-{}", std::process::id()));
         std::fs::create_dir_all(&scratch).with_context(|| format!("making {}", scratch.display()))?;
         let bench = Self {
@@ -62,8 +65,17 @@ impl Bench {
     fn threads(&self, step: impl Fn(usize) -> Result<()> + Sync) -> Result<f64> {
         let began = Instant::now();
         std::thread::scope(|scope| {
-            let streams: Vec<_> = (0..self.streams).map(|stream| scope.spawn({ let step = &step; move || step(stream) })).collect();
-            streams.into_iter().try_for_each(|stream| stream.join().expect("a step does not panic"))
+            let streams: Vec<_> = (0..self.streams)
+                .map(|stream| {
+                    scope.spawn({
+                        let step = &step;
+                        move || step(stream)
+                    })
+                })
+                .collect();
+            streams
+                .into_iter()
+                .try_for_each(|stream| stream.join().expect("a step does not panic"))
         })?;
         Ok(began.elapsed().as_secs_f64())
     }
@@ -78,7 +90,11 @@ impl Bench {
         self.prepare()?;
         for stream in 0..self.streams {
             let stored = roofline::stored(&self.scratch, stream, 0);
-            if self.cold { roofline::make_cold(&stored)? } else { machine::warm(&stored)? }
+            if self.cold {
+                roofline::make_cold(&stored)?
+            } else {
+                machine::warm(&stored)?
+            }
         }
         let seconds = self.threads(|stream| roofline::read(&self.scratch, stream, &self.local(stream), crc))?;
         self.forget_local()?;
@@ -94,7 +110,10 @@ impl Bench {
     }
 
     fn remote(stream: usize) -> Result<FsPath> {
-        Ok(FsPath::parse(&format!("/gabion-bench/{}-{stream}", std::process::id()))?)
+        Ok(FsPath::parse(&format!(
+            "/gabion-bench/{}-{stream}",
+            std::process::id()
+        ))?)
     }
 
     async fn upload(&self, client: &Client) -> Result<f64> {
@@ -110,7 +129,9 @@ impl Bench {
                     ..CreateOptions::default()
                 };
                 let file = std::fs::File::open(&source)?;
-                client.upload_file(&Self::remote(stream)?, options, file, bytes, |_| ()).await?;
+                client
+                    .upload_file(&Self::remote(stream)?, options, file, bytes, |_| ())
+                    .await?;
                 anyhow::Ok(())
             });
         }
@@ -167,7 +188,7 @@ fn make_source(path: &Path, bytes: u64) -> Result<()> {
 }
 
 /// The roofline alone: relays and sendfile, without and with a CRC pass per hop.
-pub async fn roofline(sizes: &Sizes) -> Result<Vec<Row>> {
+pub(crate) async fn roofline(sizes: &Sizes) -> Result<Vec<Row>> {
     let bench = Bench::new(sizes)?;
     let mut seconds: [Vec<f64>; 4] = Default::default();
     for _ in 0..sizes.rounds {
@@ -176,12 +197,21 @@ pub async fn roofline(sizes: &Sizes) -> Result<Vec<Row>> {
         seconds[2].push(bench.send_back(Crc::Off)?);
         seconds[3].push(bench.send_back(Crc::PerHop)?);
     }
-    let names = ["relay ×3, O_DIRECT + fdatasync", "relay ×3 +crc", "sendfile to a file", "sendfile +crc"];
-    Ok(names.into_iter().zip(seconds).map(|(name, seconds)| Row::new(name, bench.total(), seconds, None)).collect())
+    let names = [
+        "relay ×3, O_DIRECT + fdatasync",
+        "relay ×3 +crc",
+        "sendfile to a file",
+        "sendfile +crc",
+    ];
+    Ok(names
+        .into_iter()
+        .zip(seconds)
+        .map(|(name, seconds)| Row::new(name, bench.total(), seconds, None))
+        .collect())
 }
 
 /// Uploads beside the relay.
-pub async fn write(client: &Client, sizes: &Sizes) -> Result<Vec<Row>> {
+pub(crate) async fn write(client: &Client, sizes: &Sizes) -> Result<Vec<Row>> {
     let bench = Bench::new(sizes)?;
     let mut seconds: [Vec<f64>; 3] = Default::default();
     for _ in 0..sizes.rounds {
@@ -200,8 +230,11 @@ pub async fn write(client: &Client, sizes: &Sizes) -> Result<Vec<Row>> {
 }
 
 /// Downloads beside sendfile.
-pub async fn read(client: &Client, sizes: &Sizes) -> Result<Vec<Row>> {
-    ensure!(!sizes.cold, "--cold is for the roofline: a client cannot empty the servers' page caches");
+pub(crate) async fn read(client: &Client, sizes: &Sizes) -> Result<Vec<Row>> {
+    ensure!(
+        !sizes.cold,
+        "--cold is for the roofline: a client cannot empty the servers' page caches"
+    );
     let bench = Bench::new(sizes)?;
     bench.relay(Crc::Off)?;
     bench.upload(client).await?;

@@ -17,17 +17,17 @@ const WATCH: Duration = Duration::from_secs(3);
 
 /// What the kills cost.
 #[derive(Debug, serde::Serialize)]
-pub struct Stalls {
+pub(crate) struct Stalls {
     /// For each kill: the longest time between two files written, in seconds.
-    pub seconds: Vec<f64>,
+    pub(crate) seconds: Vec<f64>,
     /// Files written in all.
-    pub written: u64,
+    pub(crate) written: u64,
     /// Files that failed: expected to be none.
-    pub failed: u64,
+    pub(crate) failed: u64,
 }
 
 /// Writes in a loop and kills the leader `kills` times.
-pub async fn run(client: Client, arguments: &crate::Failover) -> Result<Stalls> {
+pub(crate) async fn run(client: Client, arguments: &crate::Failover) -> Result<Stalls> {
     let stop = Arc::new(AtomicBool::new(false));
     let failed = Arc::new(AtomicU64::new(0));
     let writer = tokio::spawn(write_loop(client.clone(), Arc::clone(&stop), Arc::clone(&failed)));
@@ -95,7 +95,8 @@ fn longest_gap(finished: &[Instant], (from, to): (Instant, Instant)) -> f64 {
 }
 
 fn machine_pid(cluster: &Path, node: &str) -> Result<Pid> {
-    let text = std::fs::read_to_string(cluster.join(node).join("pid")).with_context(|| format!("{node} does not run"))?;
+    let text =
+        std::fs::read_to_string(cluster.join(node).join("pid")).with_context(|| format!("{node} does not run"))?;
     Pid::from_raw(text.trim().parse().with_context(|| format!("{node}'s pid file"))?).context("a pid is not 0")
 }
 
@@ -117,22 +118,32 @@ async fn caught_up(client: &Client) -> Result<()> {
         let status = client.status().await?;
         let behind = |matched: Option<u64>| matched.is_none_or(|matched| matched + 100 < status.last_log);
         let leader = status.leader;
-        if !status.masters.iter().any(|master| Some(master.id) != leader && behind(master.matched)) {
+        if !status
+            .masters
+            .iter()
+            .any(|master| Some(master.id) != leader && behind(master.matched))
+        {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "a restarted master did not catch up within 30 s");
+        ensure!(
+            Instant::now() < deadline,
+            "a restarted master did not catch up within 30 s"
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
 /// Prints the stalls.
-pub fn show(format: Format, stalls: &Stalls) -> String {
+pub(crate) fn show(format: Format, stalls: &Stalls) -> String {
     if format != Format::Table {
         return report::json(stalls);
     }
     let mut table = Table::new(&[Column::Words("stall"), Column::Numbers("seconds")]);
     for (name, share) in [("p50", 0.5), ("p90", 0.9), ("max", 1.0)] {
-        table.row([name.to_owned(), format!("{:.3}", report::percentile(&stalls.seconds, share))]);
+        table.row([
+            name.to_owned(),
+            format!("{:.3}", report::percentile(&stalls.seconds, share)),
+        ]);
     }
     table.row(["kills".to_owned(), stalls.seconds.len().to_string()]);
     table.row(["files written".to_owned(), stalls.written.to_string()]);
@@ -150,6 +161,10 @@ mod tests {
         let at = |millis| start + Duration::from_millis(millis);
         let finished = [at(0), at(90), at(1000), at(1100), at(3000)];
         assert_eq!(longest_gap(&finished, (at(100), at(1200))), 0.91);
-        assert_eq!(longest_gap(&finished, (at(1150), at(2000))), 0.9, "a stall that goes on counts");
+        assert_eq!(
+            longest_gap(&finished, (at(1150), at(2000))),
+            0.9,
+            "a stall that goes on counts"
+        );
     }
 }

@@ -36,7 +36,13 @@ struct Arguments {
     #[command(subcommand)]
     what: What,
     /// table, or json for programs.
-    #[arg(short = 'o', long = "output", value_name = "FORMAT", default_value = "table", global = true)]
+    #[arg(
+        short = 'o',
+        long = "output",
+        value_name = "FORMAT",
+        default_value = "table",
+        global = true
+    )]
     format: Format,
 }
 
@@ -126,7 +132,10 @@ async fn run(arguments: &Arguments) -> Result<()> {
         What::Usage(usage) => show_usage(arguments.format, &watch(usage).await?),
     };
     let mut output = Output::stdout();
-    output.bytes(text.as_bytes()).and_then(|()| output.flush()).map_err(|_| anyhow::anyhow!("cannot write the report"))
+    output
+        .bytes(text.as_bytes())
+        .and_then(|()| output.flush())
+        .map_err(|_| anyhow::anyhow!("cannot write the report"))
 }
 
 async fn connect() -> Result<Client> {
@@ -143,7 +152,12 @@ struct Watched {
 
 async fn watch(arguments: &UsageArguments) -> Result<Vec<Watched>> {
     let processes = machine::cluster_processes(&arguments.cluster)?;
-    let usages = || processes.iter().map(|(_, pid)| machine::usage(*pid)).collect::<Result<Vec<_>>>();
+    let usages = || {
+        processes
+            .iter()
+            .map(|(_, pid)| machine::usage(*pid))
+            .collect::<Result<Vec<_>>>()
+    };
     let before = usages()?;
     tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
     let after = usages().context("a process ended while it was watched")?;
@@ -162,7 +176,11 @@ fn show_usage(format: Format, watched: &[Watched]) -> String {
     if format != Format::Table {
         return report::json(&watched);
     }
-    let mut table = Table::new(&[Column::Words("node"), Column::Numbers("cpu"), Column::Numbers("resident")]);
+    let mut table = Table::new(&[
+        Column::Words("node"),
+        Column::Numbers("cpu"),
+        Column::Numbers("resident"),
+    ]);
     for process in watched {
         table.row([
             process.node.clone(),

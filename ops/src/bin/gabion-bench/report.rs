@@ -5,22 +5,22 @@ use serde::Serialize;
 
 /// One step's rounds.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
+pub(crate) struct Row {
     /// What was done.
-    pub what: String,
+    pub(crate) what: String,
     /// Bytes moved in each round.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Seconds of each round, in order.
-    pub seconds: Vec<f64>,
+    pub(crate) seconds: Vec<f64>,
     /// Median seconds.
-    pub median: f64,
+    pub(crate) median: f64,
     /// Median throughput over that of the step it is compared with: 1 is equal, less is slower.
-    pub ratio: Option<f64>,
+    pub(crate) ratio: Option<f64>,
 }
 
 impl Row {
     /// A step that took these seconds, compared with `base`'s median, if given.
-    pub fn new(what: impl Into<String>, bytes: u64, seconds: Vec<f64>, base: Option<&Self>) -> Self {
+    pub(crate) fn new(what: impl Into<String>, bytes: u64, seconds: Vec<f64>, base: Option<&Self>) -> Self {
         let median = median(&seconds);
         Self {
             what: what.into(),
@@ -33,12 +33,12 @@ impl Row {
 }
 
 /// The median; of an even number, the mean of the middle two.
-pub fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     percentile(values, 0.5)
 }
 
 /// The value below which a share of the values lies, between neighbours in proportion.
-pub fn percentile(values: &[f64], share: f64) -> f64 {
+pub(crate) fn percentile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let Some(last) = sorted.len().checked_sub(1) else {
@@ -50,7 +50,7 @@ pub fn percentile(values: &[f64], share: f64) -> f64 {
 }
 
 /// Prints throughput rows.
-pub fn throughput(format: Format, rows: &[Row]) -> String {
+pub(crate) fn throughput(format: Format, rows: &[Row]) -> String {
     if format != Format::Table {
         return json(&rows);
     }
@@ -73,7 +73,7 @@ pub fn throughput(format: Format, rows: &[Row]) -> String {
 }
 
 /// One JSON document.
-pub fn json<T: Serialize>(value: &T) -> String {
+pub(crate) fn json<T: Serialize>(value: &T) -> String {
     let document = serde_json::json!({ "schema": 1, "results": value });
     format!("{document}\n")
 }

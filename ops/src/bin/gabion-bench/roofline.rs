@@ -23,7 +23,7 @@ const WINDOW: usize = 8;
 
 /// Whether each hop makes a CRC pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Crc {
+pub(crate) enum Crc {
     /// One pass per hop, per 64 KiB block.
     PerHop,
     /// None.
@@ -39,7 +39,7 @@ impl Crc {
 }
 
 /// Pushes `source` through three relays that store it in `dir`. The files stay, for [`read`].
-pub fn write(source: &Path, dir: &Path, stream: usize, crc: Crc) -> Result<()> {
+pub(crate) fn write(source: &Path, dir: &Path, stream: usize, crc: Crc) -> Result<()> {
     let pool = Pool::new(3 * WINDOW * 2 * PACKET_BYTES);
     let mut next = None;
     let mut relays = Vec::new();
@@ -70,17 +70,11 @@ pub fn write(source: &Path, dir: &Path, stream: usize, crc: Crc) -> Result<()> {
 }
 
 /// Where hop `hop` of stream `stream` stores.
-pub fn stored(dir: &Path, stream: usize, hop: usize) -> PathBuf {
+pub(crate) fn stored(dir: &Path, stream: usize, hop: usize) -> PathBuf {
     dir.join(format!("roofline-{stream}-{hop}"))
 }
 
-fn relay(
-    listener: &TcpListener,
-    next: Option<std::net::SocketAddr>,
-    path: &Path,
-    pool: &Pool,
-    crc: Crc,
-) -> Result<()> {
+fn relay(listener: &TcpListener, next: Option<std::net::SocketAddr>, path: &Path, pool: &Pool, crc: Crc) -> Result<()> {
     let (mut from, _) = listener.accept()?;
     let mut to = next.map(TcpStream::connect).transpose()?;
     let (send, packets) = mpsc::sync_channel::<std::sync::Arc<(Buffer, usize)>>(WINDOW);
@@ -135,7 +129,7 @@ fn store(path: &Path, packets: &mpsc::Receiver<std::sync::Arc<(Buffer, usize)>>)
 }
 
 /// Sends hop 0's file of `stream` by `sendfile` into a fresh local file `to`.
-pub fn read(dir: &Path, stream: usize, to: &Path, crc: Crc) -> Result<()> {
+pub(crate) fn read(dir: &Path, stream: usize, to: &Path, crc: Crc) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     let path = stored(dir, stream, 0);
@@ -164,7 +158,7 @@ pub fn read(dir: &Path, stream: usize, to: &Path, crc: Crc) -> Result<()> {
 }
 
 /// Drops the page cache of a stored file, for a cold read.
-pub fn make_cold(path: &Path) -> Result<()> {
+pub(crate) fn make_cold(path: &Path) -> Result<()> {
     let file = File::open(path)?;
     file.sync_data()?;
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
@@ -184,5 +178,7 @@ fn fill(from: &mut impl Read, buffer: &mut [u8]) -> Result<usize> {
 
 fn acknowledged(socket: &mut TcpStream) -> Result<()> {
     let mut byte = [0];
-    socket.read_exact(&mut byte).context("waiting for a relay's acknowledgement")
+    socket
+        .read_exact(&mut byte)
+        .context("waiting for a relay's acknowledgement")
 }
