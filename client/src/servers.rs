@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use crate::client::unexpected;
 use crate::link::Link;
 use crate::masters::Masters;
+use crate::policy::chain::Pulse;
 use crate::policy::latency::Latency;
 
 /// How long a server that failed us is tried last. The masters notice within two seconds; this is for what they
@@ -133,26 +134,23 @@ impl Servers {
         self.get(id).ok_or_else(unexpected)
     }
 
-    /// Asks each server whether it is alive. Connections to the silent are closed: whoever waits on one learns so.
-    pub(crate) async fn probe(&self, masters: &Masters, ids: &[ServerId]) -> Vec<bool> {
-        join_all(ids.iter().map(|id| async move {
-            let asked = async {
-                let connection = self.connection(masters, *id).await?;
-                let call =
-                    connection.call::<_, data::Response>(Kind::DataRequest, &data::Request::Probe, Bytes::new(), PROBE);
-                call.await
-            };
-            let alive = matches!(tokio::time::timeout(PROBE, asked).await, Ok(Ok(_)));
-            if !alive {
-                tracing::debug!(server = %self.label(*id), "the chunkserver does not answer a probe");
-                self.failed(*id);
-                if let Some(server) = self.get(*id) {
-                    server.link.close();
-                }
-            }
-            alive
-        }))
-        .await
+    /// Asks each server whether it is alive.
+    pub(crate) async fn probe(&self, masters: &Masters, ids: &[ServerId]) -> Vec<Pulse> {
+        join_all(ids.iter().map(|id| self.pulse(masters, *id))).await
+    }
+
+    async fn pulse(&self, masters: &Masters, id: ServerId) -> Pulse {
+        let asked = async {
+            let connection = self.connection(masters, id).await?;
+            let request = data::Request::Probe;
+            let call = connection.call::<_, data::Response>(Kind::DataRequest, &request, Bytes::new(), PROBE);
+            call.await
+        };
+        match tokio::time::timeout(PROBE, asked).await {
+            Ok(Ok(_)) => Pulse::Alive,
+            Ok(Err(error)) if error.code != ErrorCode::Timeout => Pulse::Gone,
+            Ok(Err(_)) | Err(_) => Pulse::Silent,
+        }
     }
 
     /// A server answered a read after `took`.
@@ -168,6 +166,14 @@ impl Servers {
     pub(crate) fn failed(&self, id: ServerId) {
         if let Some(server) = self.get(id) {
             server.record.lock().troubled_until = Some(Instant::now() + TROUBLE);
+        }
+    }
+
+    /// A server failed a write: it is avoided for a while, and whoever waits for it learns so at once.
+    pub(crate) fn leave(&self, id: ServerId) {
+        self.failed(id);
+        if let Some(server) = self.get(id) {
+            server.link.close();
         }
     }
 

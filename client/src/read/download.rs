@@ -160,7 +160,7 @@ impl Temporary {
         self.is_placed = true;
         if options.sync {
             let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty());
-            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
+            File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()?;
         }
         Ok(())
     }

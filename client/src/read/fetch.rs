@@ -104,12 +104,20 @@ impl<'a> Fetch<'a> {
         let mut asked = FuturesUnordered::new();
         self.tried.retain(|(_, refusal)| refusal.is_wrong);
         let mut patience = Duration::ZERO;
+        // Asked and not heard of, in the order of asking.
+        let mut silent = Vec::new();
         loop {
             tokio::select! {
                 biased;
                 Some((server, answer)) = asked.next(), if !asked.is_empty() => match answer {
-                    Ok(blocks) => return Some(blocks),
+                    Ok(blocks) => {
+                        // Whoever was asked before and is silent still has lost the race: later reads begin elsewhere.
+                        let slow = silent.iter().take_while(|asked| **asked != server);
+                        slow.for_each(|slow| servers.failed(*slow));
+                        return Some(blocks);
+                    }
                     Err(refusal) => {
+                        silent.retain(|asked| *asked != server);
                         self.refused(server, refusal);
                         patience = Duration::ZERO;
                     }
@@ -117,6 +125,7 @@ impl<'a> Fetch<'a> {
                 () = tokio::time::sleep(patience), if !waiting.is_empty() => {
                     if let Some(replica) = waiting.pop_front() {
                         patience = servers.patience(replica.server);
+                        silent.push(replica.server);
                         asked.push(ask(self.reader, self.piece.clone(), replica));
                     }
                 }

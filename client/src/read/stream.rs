@@ -21,6 +21,9 @@ use crate::Error;
 
 type Fetching = BoxFuture<'static, Result<(Piece, Blocks), Error>>;
 
+/// A stream that reads its next piece, and gives itself back with it.
+type Reading = BoxFuture<'static, (Box<FileStream>, Result<Option<Bytes>, Error>)>;
+
 /// Reads a range of a file in order.
 pub struct FileStream {
     reader: FileReader,
@@ -32,7 +35,7 @@ pub struct FileStream {
     /// For [`AsyncRead`]: the rest of the last piece.
     rest: Bytes,
     /// For [`AsyncRead`]: the next piece being read.
-    reading: Option<BoxFuture<'static, (Box<Self>, Result<Option<Bytes>, Error>)>>,
+    reading: Option<Reading>,
 }
 
 impl std::fmt::Debug for FileStream {

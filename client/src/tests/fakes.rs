@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use crate::{Client, Config};
 
 pub(super) const CHUNK: u64 = 1 << 20;
-const BLOCK: usize = gabion_protocol::limits::BLOCK_BYTES;
+const BLOCK: usize = limits::BLOCK_BYTES;
 
 /// How a process behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -504,7 +504,7 @@ impl State {
 
 fn entry(path: &FsPath, length: u64, crc: u32, ino: Ino, children: u64) -> Entry {
     Entry {
-        name: path.parent_and_name().map_or("/".into(), |(_, name)| name.to_owned()),
+        name: path.parent_and_name().map_or_else(|| "/".to_owned(), |(_, name)| name.to_owned()),
         ino,
         kind: EntryKind::File,
         length,

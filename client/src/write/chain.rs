@@ -12,7 +12,7 @@ use gabion_protocol::{ErrorCode, WireError};
 
 use super::upload::Upload;
 use crate::Error;
-use crate::policy::chain::{HopView, Verdict, judge};
+use crate::policy::chain::{HopView, Pulse, Verdict, dead, judge};
 use crate::policy::latency::PATIENCE_MAX;
 
 /// Why a chain was given up.
@@ -116,7 +116,7 @@ impl<'a> Chain<'a> {
         self.servers.iter().map(patience).max().unwrap_or(PATIENCE_MAX)
     }
 
-    pub(super) async fn probe(&self) -> Vec<bool> {
+    pub(super) async fn probe(&self) -> Vec<Pulse> {
         let inner = &self.upload.inner;
         inner.servers.probe(&inner.masters, &self.servers).await
     }
@@ -130,12 +130,12 @@ impl<'a> Chain<'a> {
             let answered = match tokio::time::timeout(patience, &mut answer).await {
                 Ok(answered) => Some(answered),
                 Err(_) => {
-                    let alive = self.probe().await;
+                    let pulses = self.probe().await;
                     // An answer that came meanwhile counts.
                     match answer.as_mut().now_or_never() {
                         Some(answered) => Some(answered),
                         None => {
-                            self.conclude(&alive, &vec![0; alive.len()], asked.elapsed())?;
+                            self.conclude(&pulses, &vec![0; pulses.len()], asked.elapsed())?;
                             patience = patience.max(asked.elapsed() / 2);
                             None
                         }
@@ -152,24 +152,22 @@ impl<'a> Chain<'a> {
 
     /// Looks at the servers and judges them.
     pub(super) async fn judge(&self, stored: &[u64], silent: Duration) -> Result<(), Failure> {
-        let alive = self.probe().await;
-        self.conclude(&alive, stored, silent)
+        let pulses = self.probe().await;
+        self.conclude(&pulses, stored, silent)
     }
 
     /// Judges servers just probed.
-    pub(super) fn conclude(&self, alive: &[bool], stored: &[u64], silent: Duration) -> Result<(), Failure> {
-        let views = alive.iter().zip(stored);
-        let views: Vec<_> = views
-            .map(|(answers, stored)| HopView {
-                answers: *answers,
-                stored: *stored,
-            })
-            .collect();
+    pub(super) fn conclude(&self, pulses: &[Pulse], stored: &[u64], silent: Duration) -> Result<(), Failure> {
+        let views = pulses.iter().zip(stored).map(|(pulse, stored)| HopView {
+            pulse: *pulse,
+            stored: *stored,
+        });
+        let views: Vec<_> = views.collect();
         match judge(&views, silent) {
             Verdict::Wait => Ok(()),
             Verdict::Leave(hops) => {
                 let millis = silent.as_millis();
-                let what = if hops.iter().any(|hop| !alive[*hop]) {
+                let what = if hops.iter().any(|hop| pulses[*hop] != Pulse::Alive) {
                     "does not answer"
                 } else {
                     "stores nothing"
@@ -191,9 +189,9 @@ impl<'a> Chain<'a> {
             // A fresh grant has fresh tokens.
             return Failure::of(error);
         }
-        let alive = self.probe().await;
-        let dead = self.servers.iter().zip(alive).filter(|(_, alive)| !alive);
-        let mut blame: Vec<_> = dead.map(|(server, _)| *server).collect();
+        let pulses = self.probe().await;
+        let dead = dead(pulses.into_iter());
+        let mut blame: Vec<_> = dead.into_iter().map(|hop| self.servers[hop]).collect();
         if blame.is_empty() && is_the_servers(error.code) {
             // Each server that passed the error up has added a line.
             blame.extend(self.servers.get(error.tried.len()));

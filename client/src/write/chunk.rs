@@ -81,7 +81,7 @@ impl Attempts {
     pub(super) async fn failed(&mut self, chain: &Chain<'_>, failure: Failure) -> Result<(), Error> {
         let servers = &self.upload.inner.servers;
         for server in &failure.blame {
-            servers.failed(*server);
+            servers.leave(*server);
         }
         self.upload.abandon(chain.grant.chunk).await;
         let labels = |ids: &[gabion_protocol::ServerId]| {
@@ -286,7 +286,7 @@ impl<'a> Push<'a> {
     /// Nothing was heard for a while: looks whether the servers are alive. What they said meanwhile counts.
     async fn look(&mut self) -> Result<Option<Seal>, Failure> {
         let silent_since = self.progress;
-        let alive = self.chain.probe().await;
+        let pulses = self.chain.probe().await;
         while let Some(frame) = self.stream.receive().now_or_never() {
             if let Some(seal) = self.heard(frame).await? {
                 return Ok(Some(seal));
@@ -294,7 +294,7 @@ impl<'a> Push<'a> {
         }
         if self.progress == silent_since {
             let silent = self.progress.elapsed();
-            self.chain.conclude(&alive, &self.stored, silent)?;
+            self.chain.conclude(&pulses, &self.stored, silent)?;
             self.look_at = Instant::now() + self.chain.patience().max(silent / 2);
         }
         Ok(None)

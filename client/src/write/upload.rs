@@ -24,6 +24,9 @@ const RENEW: Duration = Duration::from_millis(UPLOAD_LEASE_MS / 4);
 #[derive(Debug, Default)]
 pub(crate) struct Uploads(Mutex<BTreeMap<Ino, (UploadGeneration, Arc<Session>)>>);
 
+/// One session's open uploads.
+type OfSession = (Arc<Session>, Vec<(Ino, UploadGeneration)>);
+
 impl Uploads {
     /// Renews leases in the background as long as the client lives.
     pub(crate) fn keep_alive(inner: &Arc<Inner>) {
@@ -31,8 +34,8 @@ impl Uploads {
         tokio::spawn(renew_leases(weak));
     }
 
-    fn by_session(&self) -> Vec<(Arc<Session>, Vec<(Ino, UploadGeneration)>)> {
-        let mut sessions: Vec<(Arc<Session>, Vec<_>)> = Vec::new();
+    fn by_session(&self) -> Vec<OfSession> {
+        let mut sessions: Vec<OfSession> = Vec::new();
         for (ino, (generation, session)) in &*self.0.lock() {
             match sessions.iter_mut().find(|(known, _)| Arc::ptr_eq(known, session)) {
                 Some((_, uploads)) => uploads.push((*ino, *generation)),
