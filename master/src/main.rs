@@ -90,7 +90,7 @@ fn load(arguments: &RunArguments) -> Result<Config, WireError> {
             SettingsError::Key(_) => ErrorCode::WrongKey,
             _ => ErrorCode::InvalidArgument,
         };
-        WireError::new(code, error.to_string())
+        WireError::new(code, error.to_string().trim_end())
             .help("see the example that ops/cluster writes; --print-config shows all settings")
     })
 }

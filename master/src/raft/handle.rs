@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use gabion_protocol::process::monotonic;
 use openraft::errors::{ClientWriteError, Fatal, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError};
 use openraft::impls::ProgressResponder;
 use openraft::raft::linearizable_read::LinearizerOption;
@@ -108,6 +109,8 @@ pub(crate) struct Node {
     pub(crate) lease: Duration,
     pub(crate) proposed: Arc<Semaphore>,
     pub(crate) boot: u64,
+    /// Monotonic milliseconds when a leader last sent something.
+    pub(crate) heard: Arc<AtomicU64>,
     /// What is taken down in the end; `None` once it is.
     pub(crate) parts: Mutex<Option<Parts>>,
 }
@@ -148,6 +151,9 @@ pub(crate) fn leadership(metrics: &Watched, lease: Duration) -> Leadership {
     let own_entry_applied = metrics
         .last_applied
         .is_some_and(|id| id.leader_id.term == metrics.current_term);
+    let members = metrics.membership_config.membership();
+    // Nobody answers a leader that votes alone, and nobody has to.
+    let alone = members.voter_ids().all(|id| id == metrics.id);
     Leadership {
         term: metrics.current_term,
         leader: metrics.current_leader,
@@ -155,7 +161,7 @@ pub(crate) fn leadership(metrics: &Watched, lease: Duration) -> Leadership {
             && metrics.state == ServerState::Leader
             && metrics.current_leader == Some(metrics.id)
             && own_entry_applied
-            && quorum_age(metrics).is_some_and(|age| age < lease),
+            && (alone || quorum_age(metrics).is_some_and(|age| age < lease)),
     }
 }
 
@@ -368,6 +374,28 @@ impl RaftHandle {
         Some((id, node.clone()))
     }
 
+    /// How long a follower has heard nothing of a leader. The known leader may then be dead.
+    #[must_use]
+    pub fn leader_silence(&self) -> Duration {
+        let heard = Duration::from_millis(self.0.heard.load(Ordering::Relaxed));
+        monotonic().saturating_sub(heard)
+    }
+
+    /// How the last attempt to reach each other master went, as far as there was one.
+    #[must_use]
+    pub fn peer_reports(&self) -> BTreeMap<u64, String> {
+        self.0.links.reports()
+    }
+
+    /// Begins to build a snapshot of the state as it is now.
+    ///
+    /// # Errors
+    /// [`ProposeError::Fatal`] if Raft has stopped.
+    pub async fn build_snapshot(&self) -> Result<(), ProposeError> {
+        let begun = self.0.raft.trigger().snapshot().await;
+        begun.map_err(|fatal| stopped(&fatal))
+    }
+
     /// The last few hashes of the state, by log index: the same on every master that has one for an index.
     #[must_use]
     pub fn state_hashes(&self) -> BTreeMap<u64, String> {
@@ -379,7 +407,7 @@ impl RaftHandle {
     pub fn metrics(&self) -> Metrics {
         let watched = self.watched();
         let stats = &self.0.stats;
-        let micros = |counter: &std::sync::atomic::AtomicU64| Duration::from_micros(counter.load(Ordering::Relaxed));
+        let micros = |counter: &AtomicU64| Duration::from_micros(counter.load(Ordering::Relaxed));
         let members = watched.membership_config.membership();
         let nodes = |ids: Vec<u64>| {
             ids.into_iter()

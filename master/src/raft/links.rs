@@ -4,7 +4,7 @@
 //! dial runs in a task of its own and is shared by everyone who waits: Raft gives up on single requests much faster
 //! than a handshake may take.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,6 +93,8 @@ pub(crate) struct Links {
     slots: Mutex<HashMap<(u64, Purpose), Slot>>,
     /// Why a peer said that this master's directory is stale, if one did.
     refused: Mutex<Option<String>>,
+    /// How the last dial of each peer went.
+    reports: Mutex<BTreeMap<u64, String>>,
 }
 
 impl Links {
@@ -102,6 +104,7 @@ impl Links {
             peers,
             slots: Mutex::new(HashMap::new()),
             refused: Mutex::new(None),
+            reports: Mutex::new(BTreeMap::new()),
         }
     }
 
@@ -111,6 +114,10 @@ impl Links {
 
     pub(crate) fn refused(&self) -> Option<String> {
         self.refused.lock().clone()
+    }
+
+    pub(crate) fn reports(&self) -> BTreeMap<u64, String> {
+        self.reports.lock().clone()
     }
 
     /// The open connection, or a new one.
@@ -161,6 +168,11 @@ impl Links {
 
     async fn dial(&self, target: u64, address: &str) -> Result<Connection, WireError> {
         let dialed = net::dial(address, &self.local.dialer(target), DIAL_TIMEOUT).await;
+        let report = match &dialed {
+            Ok(_) => "connected".to_owned(),
+            Err(error) => error.message.clone(),
+        };
+        self.reports.lock().insert(target, report);
         let connection = dialed.inspect_err(|error| {
             if error.code == ErrorCode::StaleDirectory {
                 tracing::error!(target, %error, "a peer refuses this master");

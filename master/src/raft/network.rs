@@ -3,6 +3,7 @@
 //! Appends are pipelined: up to [`WINDOW`] are under way, answers come in order. A peer that gives no answer for
 //! [`PROGRESS_TIMEOUT`] is unreachable: openraft then waits before it tries again.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -174,6 +175,12 @@ impl RaftNetworkV2<TypeConfig> for Client {
             return openraft::network::stream_append_sequential(self, input, option);
         }
         async move {
+            // openraft pauses between failed attempts where it makes the next request, so that comes before the
+            // dial: otherwise a peer that refuses connections is dialed thousands of times a second.
+            let mut input = input.peekable();
+            if Pin::new(&mut input).peek().await.is_none() {
+                return Ok(futures_util::stream::empty().boxed());
+            }
             let pipeline = Pipeline {
                 exchange: self.open_exchange().await?,
                 input,

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -276,7 +277,9 @@ async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime
         .map_err(|fatal| StartError::Raft(fatal.to_string()))?;
     options.listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(options.listener)?;
+    let heard = Arc::new(AtomicU64::new(0));
     let service = Service {
+        heard: Arc::clone(&heard),
         local,
         raft: raft.clone(),
         log: log.clone(),
@@ -303,6 +306,7 @@ async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime
         lease,
         proposed: proposal_budget(),
         boot: directory.boot(),
+        heard,
         parts: Mutex::new(None),
     };
     Ok((node, PartsWithoutRuntime { log, writer, directory }))

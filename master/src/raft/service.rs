@@ -1,6 +1,7 @@
 //! Serves other masters: one task per connection, appends in order, everything else side by side.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use gabion_protocol::keys::Key;
 use gabion_protocol::limits::HANDSHAKES_MAX;
 use gabion_protocol::messages::{Answer, decode};
 use gabion_protocol::net::{self, Acceptor, Connection, Incoming};
+use gabion_protocol::process::monotonic;
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult, TransferLeaderError, TransferLeaderRequest};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -41,6 +43,8 @@ pub(crate) struct Service {
     pub(crate) machine: Arc<Inner>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) receiver: Arc<Mutex<SnapshotReceiver>>,
+    /// Monotonic milliseconds when a leader last sent something.
+    pub(crate) heard: Arc<AtomicU64>,
 }
 
 /// Raft itself has stopped: the process is about to end.
@@ -134,6 +138,11 @@ impl Service {
         connection.close();
     }
 
+    fn hear(&self) {
+        let now = u64::try_from(monotonic().as_millis()).unwrap_or(u64::MAX);
+        self.heard.store(now, Ordering::Relaxed);
+    }
+
     /// Hands an append to its stream; a new stream replaces the one before.
     async fn append(
         &self,
@@ -149,6 +158,7 @@ impl Service {
         if appends.as_ref().is_none_or(|(stream, _)| *stream != frame.stream) {
             *appends = Some((frame.stream, self.start_stream(connection.clone(), frame.stream)));
         }
+        self.hear();
         let message: Append = decode(&frame.message).map_err(|error| protocol(&error))?;
         let request = message.decode(&frame.payload).map_err(|error| protocol(&error))?;
         if let Some((_, stream)) = appends {
@@ -200,6 +210,7 @@ impl Service {
             Request::Vote(ask) => Ok(self.raft.vote(ask.into()).await.map_err(stopped)?.into()),
             Request::PreVote(ask) => Ok(self.raft.pre_vote(ask.into()).await.map_err(stopped)?.into()),
             Request::Append(append) => {
+                self.hear();
                 let request = append
                     .decode(&payload)
                     .map_err(|error| WireError::new(ErrorCode::Protocol, error.to_string()))?;

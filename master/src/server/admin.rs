@@ -46,9 +46,8 @@ impl Master {
             }
             Admin::TransferLeader { to } => self.transfer_leader(to).await,
             Admin::Snapshot => {
-                let cannot = "cannot build a snapshot";
-                let built = self.raft.0.raft.trigger().snapshot().await;
-                built.map_err(|error| WireError::new(ErrorCode::Internal, format!("{cannot}: {error}")))?;
+                let built = self.raft.build_snapshot().await;
+                built.map_err(|error| self.propose_error("cannot build a snapshot", error))?;
                 Ok(Response::Done)
             }
         }

@@ -21,29 +21,48 @@ use crate::state::{Bootstrap, Command, read};
 
 /// A tick advances time by at most so many periods: a longer gap is a pause of this process.
 const TICKS_MAX: u32 = 3;
+/// A gap between two wake-ups that says that this process stood still.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Ticks in a row when more is due than one does; then others have their turn.
 const CATCH_UP_MAX: usize = 100;
 
 /// Follows who leads, and does the leader's work while it is this master. Ends with Raft, or when cancelled.
 pub(super) async fn follow(master: Arc<Master>) {
+    let id = master.id.0;
     let mut leadership = master.raft.leader_watch();
     loop {
         let Ok(now) = leadership.wait_for(|now| now.established).await.map(|now| now.clone()) else {
             return;
         };
-        // Also after a pause of the process, in which beats could not be heard.
         master.fleet.lead(monotonic());
         tracing::info!(term = now.term, "this master leads");
         let mut watched = master.raft.leader_watch();
+        // Without a majority it still is the leader: its proposals then fail by themselves.
+        let deposed = watched.wait_for(|later| later.leader != Some(id) || later.term != now.term);
         tokio::select! {
             () = lead(&master, now.term) => {}
-            ended = watched.wait_for(|later| !later.established || later.term != now.term) => {
-                if ended.is_err() {
-                    return;
-                }
-            }
+            () = notice_pauses(&master) => {}
+            ended = deposed => if ended.is_err() {
+                return;
+            },
         }
         tracing::info!(term = now.term, "this master leads no more");
+    }
+}
+
+/// Gives every chunkserver a full period again when this process stood still, in which no beat could be heard.
+async fn notice_pauses(master: &Master) {
+    let mut timer = tokio::time::interval(PAUSE / 4);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = monotonic();
+    loop {
+        timer.tick().await;
+        let now = monotonic();
+        if now.saturating_sub(last) > PAUSE {
+            tracing::warn!(paused = ?now.saturating_sub(last), "this process stood still");
+            master.fleet.lead(now);
+        }
+        last = now;
     }
 }
 

@@ -23,6 +23,9 @@ use crate::store::state_db::View;
 /// Longest wait for a majority to agree to a command. Then the client asks again, under the same request id.
 const PROPOSE_MAX: Duration = Duration::from_secs(5);
 
+/// A leader that was not heard for so long, several heartbeats, is not named to clients any more.
+const LEADER_SILENCE_MAX: Duration = Duration::from_millis(600);
+
 /// What the shell takes from the configuration.
 #[derive(Debug, Clone)]
 pub(super) struct ShellSettings {
@@ -67,7 +70,8 @@ impl Master {
     /// The cluster's defaults.
     pub(super) fn defaults(&self, view: &View) -> Result<Defaults, WireError> {
         let cluster = read::cluster(view).map_err(row_error)?;
-        let settings = cluster.ok_or_else(|| self.no_leader())?.settings;
+        let beginning = || WireError::new(ErrorCode::NoLeader, "the cluster's state is just beginning");
+        let settings = cluster.ok_or_else(beginning)?.settings;
         Ok(Defaults {
             replicas: settings.replicas,
             chunk_bytes: settings.chunk_bytes,
@@ -135,7 +139,8 @@ impl Master {
     /// Where to go instead.
     pub(super) fn not_leader(&self) -> WireError {
         match self.raft.known_leader() {
-            Some((id, node)) if id != self.id.0 => {
+            // A leader that is not heard may be dead: then the client had better ask around.
+            Some((id, node)) if id != self.id.0 && self.raft.leader_silence() < LEADER_SILENCE_MAX => {
                 WireError::redirect(node.client_address).why(format!("m{id} leads, this is m{}", self.id))
             }
             Some(_) | None => self.no_leader(),
@@ -170,7 +175,7 @@ impl Master {
             Some(refused) => error.tried(format!("m{}", self.id), format!("{own}, refused by peers: {refused}")),
             None => error.tried(format!("m{}", self.id), own),
         };
-        let peers: std::collections::BTreeMap<u64, String> = std::collections::BTreeMap::new();
+        let peers = self.raft.peer_reports();
         metrics
             .voters
             .iter()
@@ -184,11 +189,14 @@ impl Master {
     /// What a client does about a command or read that Raft did not carry out.
     pub(super) fn propose_error(&self, cannot: &str, error: ProposeError) -> WireError {
         match error {
+            // This leader is handing over.
             ProposeError::NotLeader {
                 leader: Some((id, node)),
                 ..
-            } => WireError::redirect(node.client_address).why(format!("m{id} leads, this is m{}", self.id)),
-            ProposeError::NotLeader { leader: None, .. } => self.not_leader(),
+            } if self.raft.leader_watch().borrow().leader == Some(self.id.0) => {
+                WireError::redirect(node.client_address).why(format!("m{id} is taking over from m{}", self.id))
+            }
+            ProposeError::NotLeader { .. } => self.not_leader(),
             ProposeError::RetrySoon(_) if !self.raft.is_established_leader() => self.not_leader(),
             ProposeError::RetrySoon(why) => WireError::new(ErrorCode::Busy, format!("{cannot} now: {why}")),
             ProposeError::TooLarge { .. } => WireError::new(ErrorCode::LimitExceeded, format!("{cannot}: {error}")),
