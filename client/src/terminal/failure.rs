@@ -138,6 +138,28 @@ impl Failure {
         }
     }
 
+    /// A word for scripts.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Cluster(error) => error.code.name(),
+            Self::Here(refusal) => refusal.name,
+            Self::Told { .. } => "FAILED",
+            Self::ReaderGone => "READER_GONE",
+        }
+    }
+
+    /// The same, with `help` if the cluster gave this code: a command knows its own options better than a master.
+    #[must_use]
+    pub fn advise(mut self, code: ErrorCode, help: &str) -> Self {
+        if let Self::Cluster(error) = &mut self
+            && error.code == code
+        {
+            error.help = Some(help.to_owned());
+        }
+        self
+    }
+
     /// The whole failure as a terminal shows it; `None` if nothing is left to say.
     #[must_use]
     pub fn report(&self) -> Option<String> {
@@ -265,8 +287,9 @@ impl Tally {
             return Err(Failure::ReaderGone);
         }
         let of = super::text::count(total, noun);
+        let (name, exit_code) = self.name_and_exit_code();
         say(&format!(
-            "error[PARTIAL]: {} of {of} could not be {verb}",
+            "error[{name}]: {} of {of} could not be {verb}",
             self.failed.len() as u64 + self.skipped
         ));
         for (what, failure) in &self.failed {
@@ -282,16 +305,18 @@ impl Tally {
                 say(&error.report());
             }
         }
-        Err(Failure::Told {
-            exit_code: self.exit_code(),
-        })
+        Err(Failure::Told { exit_code })
     }
 
-    fn exit_code(&self) -> u8 {
-        let mut codes = self.failed.iter().map(|(_, failure)| failure.exit_code());
-        match codes.next() {
-            Some(first) if self.done == 0 && codes.all(|code| code == first) => first,
-            _ => PARTIAL,
+    /// What all have in common if nothing at all went well, else that it went well in part.
+    fn name_and_exit_code(&self) -> (&'static str, u8) {
+        let mut causes = self
+            .failed
+            .iter()
+            .map(|(_, failure)| (failure.name(), failure.exit_code()));
+        match causes.next() {
+            Some(first) if self.done == 0 && causes.all(|cause| cause == first) => first,
+            _ => ("PARTIAL", PARTIAL),
         }
     }
 }
@@ -339,7 +364,18 @@ mod tests {
         for name in ["a", "b"] {
             tally.failed(name, WireError::new(ErrorCode::NotFound, "no such file").into());
         }
-        assert_eq!(finish(tally).0, 3);
+        let (code, said) = finish(tally);
+        assert_eq!(code, 3);
+        assert!(said.starts_with("error[NOT_FOUND]: 2 of 2 files"), "{said}");
+    }
+
+    #[test]
+    fn advice_is_for_its_code_only() {
+        let error = || Failure::from(WireError::new(ErrorCode::Exists, "/a exists").help("ask for replacement"));
+        let advised = error().advise(ErrorCode::Exists, "use --force").report().unwrap();
+        assert!(advised.ends_with("help   use --force"), "{advised}");
+        let other = error().advise(ErrorCode::NotFound, "use --parents").report().unwrap();
+        assert!(other.ends_with("help   ask for replacement"), "{other}");
     }
 
     #[test]

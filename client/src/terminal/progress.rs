@@ -93,20 +93,19 @@ fn style(bytes: u64, total: bool) -> ProgressStyle {
 
 /// Only the total tells the time left: a file's own says little while others run beside it.
 fn template(bytes: u64, total: bool) -> &'static str {
+    // Fits a terminal of 80 columns.
     match (bytes, total) {
-        (0, _) => "{prefix:32!} {binary_bytes:>11}  {binary_bytes_per_sec:>13}  {elapsed}",
+        (0, _) => "{prefix:24!} {binary_bytes:>11} {binary_bytes_per_sec:>13} {elapsed:>9}",
         (_, true) => {
-            "{prefix:32!} {wide_bar} {binary_bytes:>11} / {binary_total_bytes:11} {binary_bytes_per_sec:>13} {eta:>4} left"
+            "{prefix:24!} {wide_bar} {percent:>3}% {binary_bytes:>11} {binary_bytes_per_sec:>13} {eta:>4} left"
         }
-        (_, false) => {
-            "{prefix:32!} {wide_bar} {binary_bytes:>11} / {binary_total_bytes:11} {binary_bytes_per_sec:>13}          "
-        }
+        (_, false) => "{prefix:24!} {wide_bar} {percent:>3}% {binary_bytes:>11} {binary_bytes_per_sec:>13}          ",
     }
 }
 
 /// The end of a long name says more than its beginning.
 fn clip(name: &str) -> String {
-    const WIDTH: usize = 32;
+    const WIDTH: usize = 24;
     let length = name.chars().count();
     if length <= WIDTH {
         return name.to_owned();
@@ -154,7 +153,7 @@ mod tests {
     fn long_names_keep_their_end() {
         assert_eq!(clip("short"), "short");
         let clipped = clip(&format!("{}/end.bin", "x".repeat(100)));
-        assert_eq!(clipped.chars().count(), 32);
+        assert_eq!(clipped.chars().count(), 24);
         assert!(clipped.starts_with('…') && clipped.ends_with("/end.bin"));
     }
 

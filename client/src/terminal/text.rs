@@ -77,6 +77,15 @@ pub fn table_time(millis_since_1970: i64) -> String {
     text.replacen('T', " ", 1)
 }
 
+/// The name in a server's label `c1 127.0.0.1:7201`; a label without an address is all there is.
+#[must_use]
+pub fn server_name(label: &str) -> &str {
+    match label.split_once(' ') {
+        Some((name, address)) if address.contains(':') => name,
+        _ => label,
+    }
+}
+
 /// Permission bits as `ls` shows them: `rwxr-xr-x`.
 #[must_use]
 pub fn mode(bits: u32) -> String {
@@ -156,6 +165,8 @@ mod tests {
         assert_eq!(count(1, "file"), "1 file");
         assert_eq!(count(0, "file"), "0 files");
         assert_eq!(count(2, "directory"), "2 directories");
+        assert_eq!(server_name("c1 [::1]:7201"), "c1");
+        assert_eq!(server_name("chunkserver 3"), "chunkserver 3");
         assert_eq!(mode(0o644), "rw-r--r--");
         assert_eq!(mode(0o755), "rwxr-xr-x");
     }

@@ -29,7 +29,7 @@ const WAIT: Duration = Duration::from_secs(30);
 
 /// Compares what should be in a Gabion cluster with what is there. Changes nothing; damage is reported to the masters.
 #[derive(Debug, Parser)]
-#[command(name = "gabion-verify", version, after_help = AFTER_HELP, max_term_width = 110, disable_help_subcommand = true)]
+#[command(name = "gabion-verify", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
 struct Arguments {
     #[command(flatten)]
     common: Common,
@@ -40,7 +40,7 @@ struct Arguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Common options")]
 struct Common {
-    /// Client addresses of the masters, separated by commas; any one that is up will do
+    /// Client addresses of masters; one that is up will do
     #[arg(
         long,
         global = true,
@@ -59,7 +59,7 @@ struct Common {
         hide_env_values = true
     )]
     key_file: Option<PathBuf>,
-    /// How long to try again while the cluster is unavailable: 500ms, 5m [default: 30s]
+    /// How long to try while the cluster is unavailable [default: 30s]
     #[arg(
         long,
         global = true,
@@ -68,13 +68,13 @@ struct Common {
         hide_env_values = true
     )]
     wait: Option<Span>,
-    /// How to print findings: table, json or jsonl (one JSON document per line)
+    /// Findings as table, json or jsonl (a JSON document per line)
     #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table")]
     output: Format,
     /// Print findings and errors only: no progress, no summary
     #[arg(short, long, global = true)]
     quiet: bool,
-    /// Log what happens on standard error (RUST_LOG chooses what)
+    /// Log on standard error (RUST_LOG chooses what)
     #[arg(short, long, global = true)]
     verbose: bool,
 }

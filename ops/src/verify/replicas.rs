@@ -272,7 +272,7 @@ async fn judge_copy(
     let mut finding = Finding {
         path: path.to_string(),
         chunk: Some(extent.chunk.to_string()),
-        server: Some(client.server_label(replica.server)),
+        server: Some(text::server_name(&client.server_label(replica.server)).to_owned()),
         kind,
         what,
         reported: false,

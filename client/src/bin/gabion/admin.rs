@@ -177,7 +177,7 @@ fn render(status: &Status, exact: bool) -> String {
         .leader
         .map_or_else(|| "none".to_owned(), |leader| format!("m{leader}"));
     format!(
-        "cluster   {}\nleader    {leader}, term {}, log {}, applied {}, snapshot {}\nfiles     {}\nhealth    {}\n\n{}\n{}\n{}",
+        "cluster   {}\nleader    {leader}, term {}, log {}, applied {}, snapshot {}\nfiles     {}\nhealth    {}\n\n{}\n{}{}",
         status.cluster,
         status.term,
         status.last_log,
@@ -189,7 +189,7 @@ fn render(status: &Status, exact: bool) -> String {
         health(status),
         masters(status),
         servers(status, exact),
-        copies(status),
+        copies(status).map_or_else(String::new, |table| format!("\n{table}")),
     )
 }
 
@@ -292,12 +292,13 @@ fn servers(status: &Status, exact: bool) -> Table {
     table
 }
 
-fn copies(status: &Status) -> Table {
+/// How many chunks have how many copies, if there are chunks.
+fn copies(status: &Status) -> Option<Table> {
     let mut table = Table::new(&[Column::Numbers("live copies"), Column::Numbers("chunks")]);
     for (number, chunks) in status.copies.iter().enumerate().filter(|(_, chunks)| **chunks > 0) {
         table.row([number.to_string(), chunks.to_string()]);
     }
-    table
+    (!table.is_empty()).then_some(table)
 }
 
 fn or_dash(number: Option<u64>) -> String {

@@ -28,7 +28,7 @@ Exit codes: 0 ok, 1 other, 2 usage, 3 not found, 4 exists or precondition failed
 
 /// Stores, lists and returns files in a Gabion cluster.
 #[derive(Debug, Parser)]
-#[command(name = "gabion", version, after_help = AFTER_HELP, max_term_width = 110, disable_help_subcommand = true)]
+#[command(name = "gabion", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) connection: Connection,
@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Common options")]
 pub(crate) struct Connection {
-    /// Client addresses of the masters, separated by commas; any one that is up will do
+    /// Client addresses of masters; one that is up will do
     #[arg(
         long,
         global = true,
@@ -59,7 +59,7 @@ pub(crate) struct Connection {
         hide_env_values = true
     )]
     pub(crate) key_file: Option<PathBuf>,
-    /// How long to try again while the cluster is unavailable: 500ms, 5m [default: 30s]
+    /// How long to try while the cluster is unavailable [default: 30s]
     #[arg(
         long,
         global = true,
@@ -71,7 +71,7 @@ pub(crate) struct Connection {
     /// Say nothing but errors: no progress, no summary
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
-    /// Log what the client does on standard error (RUST_LOG chooses what)
+    /// Log on standard error (RUST_LOG chooses what)
     #[arg(short, long, global = true)]
     pub(crate) verbose: bool,
 }
@@ -79,7 +79,7 @@ pub(crate) struct Connection {
 /// How data is printed.
 #[derive(Debug, Args)]
 pub(crate) struct Printing {
-    /// How to print: table, json or jsonl (one JSON document per line)
+    /// table, json or jsonl (a JSON document per line)
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub(crate) output: Format,
 }
@@ -115,12 +115,18 @@ pub(crate) enum Verb {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "gabion upload [OPTIONS] <SRC>... <DST>",
+    after_help = "\
+SRC is a local file or, with -r, a directory; - is standard input. DST is on the cluster, for example /a/b.
+If DST is a directory or ends in /, it takes each SRC under its own name. DIR/. stands for what DIR holds.
+A file appears whole or not at all."
+)]
 pub(crate) struct Upload {
-    /// Local files, or `-` for standard input; then the remote target. A target that is a directory, or ends in `/`,
-    /// takes each source under its own name. `DIR/.` stands for what DIR holds
-    #[arg(value_names = ["SRC", "DST"], num_args = 2.., required = true, allow_hyphen_values = false)]
+    /// Local files, or - for standard input; last, the remote target
+    #[arg(value_name = "PATH", num_args = 2.., required = true, hide = true)]
     pub(crate) paths: Vec<PathBuf>,
-    /// Store directories with all they hold; symbolic links and devices inside are skipped with a note
+    /// Store directories with all they hold; links and devices inside are skipped with a note
     #[arg(short, long)]
     pub(crate) recursive: bool,
     /// Replace files that exist
@@ -146,10 +152,16 @@ pub(crate) struct Upload {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "gabion download [OPTIONS] <SRC>... <DST>",
+    after_help = "\
+SRC is on the cluster: a file or, with -r, a directory. DST is local; - is standard output.
+If DST is a directory or ends in /, it takes each SRC under its own name. DIR/. stands for what DIR holds.
+A file appears under its name when all its bytes are there and verified."
+)]
 pub(crate) struct Download {
-    /// Remote files; then the local target, or `-` for standard output. A target that is a directory, or ends in
-    /// `/`, takes each source under its own name. `DIR/.` stands for what DIR holds
-    #[arg(value_names = ["SRC", "DST"], num_args = 2.., required = true)]
+    /// Remote files; last, the local target, or - for standard output
+    #[arg(value_name = "PATH", num_args = 2.., required = true, hide = true)]
     pub(crate) paths: Vec<PathBuf>,
     /// Fetch directories with all they hold
     #[arg(short, long)]
@@ -229,9 +241,14 @@ pub(crate) struct Stat {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "gabion mv [OPTIONS] <SRC>... <DST>",
+    after_help = "\
+SRC and DST are on the cluster. If DST is a directory, it takes each SRC under its own name."
+)]
 pub(crate) struct Move {
-    /// What to move; then where to, which may be a directory
-    #[arg(value_names = ["SRC", "DST"], num_args = 2.., required = true)]
+    /// What to move; last, where to
+    #[arg(value_name = "PATH", num_args = 2.., required = true, hide = true)]
     pub(crate) paths: Vec<String>,
     /// Replace a file that exists
     #[arg(short, long)]

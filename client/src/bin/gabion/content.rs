@@ -190,7 +190,7 @@ pub(crate) async fn chunks(context: &Context, chunks: Chunks) -> Result<(), Fail
         match context.client.locate(path).await {
             Ok((entry, extents)) => {
                 tally.succeeded();
-                let label = |server| context.client.server_label(server);
+                let label = |server| text::server_name(&context.client.server_label(server)).to_owned();
                 files.push(FileChunks {
                     path: path.to_string(),
                     wanted: entry.replicas,

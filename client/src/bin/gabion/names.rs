@@ -25,11 +25,9 @@ pub(crate) async fn make_directories(context: &Context, mkdir: Mkdir) -> Result<
         match context.client.mkdir(path, mkdir.parents, mkdir.mode).await {
             Ok(_) => tally.succeeded(),
             Err(error) => {
-                let mut error = error.into_details();
-                if error.help.is_none() && error.code == ErrorCode::NotFound {
-                    error = error.help("make the directories above it too: --parents");
-                }
-                tally.failed(path.as_str(), error.into());
+                let failure = Failure::from(error);
+                let help = "make the directories above it too: --parents";
+                tally.failed(path.as_str(), failure.advise(ErrorCode::NotFound, help));
             }
         }
     }
@@ -181,13 +179,10 @@ async fn move_one(context: &Context, source: &FsPath, target: &FsPath, into: boo
         _ => target.clone(),
     };
     let moved = context.client.rename(source, &to, force).await;
-    moved.map(drop).map_err(|error| {
-        let mut error = error.into_details();
-        if error.help.is_none() && error.code == ErrorCode::Exists {
-            error = error.help("replace it with --force, or choose another name");
-        }
-        error.into()
-    })
+    let help = "replace it with --force, or choose another name";
+    moved
+        .map(drop)
+        .map_err(|error| Failure::from(error).advise(ErrorCode::Exists, help))
 }
 
 pub(crate) async fn remove(context: &Context, remove: Remove) -> Result<(), Failure> {
@@ -238,13 +233,12 @@ async fn remove_one(context: &Context, path: &FsPath, remove: &Remove) -> Result
     let result = if remove.dry_run {
         look_at(context, path, remove.recursive).await
     } else {
-        context.client.remove(path, remove.recursive).await.map_err(|error| {
-            let mut error = error.into_details();
-            let about_directory = matches!(error.code, ErrorCode::IsDirectory | ErrorCode::NotEmpty);
-            if error.help.is_none() && about_directory {
-                error = error.help("remove it with all it holds: -r");
-            }
-            error.into()
+        let help = "remove it with all it holds: -r";
+        let removed = context.client.remove(path, remove.recursive).await;
+        removed.map_err(|error| {
+            Failure::from(error)
+                .advise(ErrorCode::NotEmpty, help)
+                .advise(ErrorCode::IsDirectory, help)
         })
     };
     match result {

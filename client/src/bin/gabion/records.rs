@@ -111,7 +111,11 @@ impl Totals {
     pub(crate) fn uploaded(&self, took: Duration) -> String {
         let copies = match self.replicas {
             Some((least, most)) if self.chunks > 0 => {
-                let range = if least == most { least.to_string() } else { format!("{least}–{most}") };
+                let range = if least == most {
+                    least.to_string()
+                } else {
+                    format!("{least}–{most}")
+                };
                 let noun = if most == 1 { "copy" } else { "copies" };
                 format!(" × {range} {noun}")
             }

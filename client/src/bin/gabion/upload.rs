@@ -233,15 +233,9 @@ async fn copy(file: File, job: &Job, writer: &mut FileWriter, bar: &FileProgress
 
 /// What a person may do about errors that options of this command remedy.
 fn with_advice(error: gabion_client::Error) -> Failure {
-    let mut error = error.into_details();
-    if error.help.is_none() {
-        error.help = match error.code {
-            ErrorCode::Exists => Some("replace it with --force, or choose another name".to_owned()),
-            ErrorCode::NotFound => Some("make the directories above it too: --parents".to_owned()),
-            _ => None,
-        };
-    }
-    error.into()
+    Failure::from(error)
+        .advise(ErrorCode::Exists, "replace it with --force, or choose another name")
+        .advise(ErrorCode::NotFound, "make the directories above it too: --parents")
 }
 
 /// Tells of a file that was written to while it was read: what is stored may be neither its old nor its new content.
