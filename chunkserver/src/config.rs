@@ -36,9 +36,10 @@ pub struct Config {
     /// Servers of one rack fail together.
     #[serde(default)]
     pub rack: String,
-    /// Bytes kept free on each disk: writes are refused before they are touched.
-    #[serde(default = "default_reserve")]
-    pub reserve: Size,
+    /// Bytes kept free on each disk: writes are refused before they are touched. If not said, 1 GiB or a twentieth of
+    /// the disk, whichever is less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<Size>,
     /// Whether chunks are written past the page cache where the file system lets us.
     #[serde(default = "default_direct_io")]
     pub direct_io: bool,
@@ -49,10 +50,6 @@ pub struct Config {
 
 fn default_direct_io() -> bool {
     true
-}
-
-fn default_reserve() -> Size {
-    Size(1 << 30)
 }
 
 fn default_windows() -> Size {
@@ -226,7 +223,7 @@ mod tests {
             advertise: None,
             masters: vec!["127.0.0.1:7001".into()],
             rack: String::new(),
-            reserve: default_reserve(),
+            reserve: None,
             direct_io: true,
             write_memory: default_windows(),
         }

@@ -52,7 +52,7 @@ impl Server {
         let options = StoreOptions {
             dirs: config.dirs.clone(),
             cluster: key.cluster,
-            reserve: config.reserve.0,
+            reserve: config.reserve.map(|size| size.0),
             direct_io: config.direct_io,
             pool: Pool::new(POOL_BYTES),
         };

@@ -429,7 +429,7 @@ async fn a_full_disk_refuses_writes_and_goes_on_reading_and_dropping() {
         return;
     };
     let mut small = options(&mount.0);
-    small.reserve = 16 << 20;
+    small.reserve = Some(16 << 20);
     let (store, _) = Store::open(&small).unwrap();
     let mut sealed = Vec::new();
     let error = loop {

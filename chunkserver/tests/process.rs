@@ -51,7 +51,7 @@ fn a_configuration_is_checked_and_printed() {
     let printed = run(&path, &["--print-config", "--set", "rack=r7"]);
     let text = String::from_utf8(printed.stdout).unwrap();
     assert!(
-        text.contains("rack = \"r7\"") && text.contains("reserve = \"1GiB\""),
+        text.contains("rack = \"r7\"") && text.contains("write_memory = \"64MiB\""),
         "{text}"
     );
     let again = dir.path().join("again.toml");

@@ -24,6 +24,9 @@ const WRITE_THREADS: usize = 4;
 /// Threads that read: a cold read holds one for as long as the disk takes.
 const READ_THREADS: usize = 4;
 
+/// Most bytes kept free where nothing else is said: enough for the index to compact and for orders to be recorded.
+const RESERVE_MAX: u64 = 1 << 30;
+
 /// The file of a chunk in a disk's directory.
 pub(crate) fn chunk_path(dir: &Path, chunk: ChunkId) -> PathBuf {
     dir.join(DATA)
@@ -101,6 +104,7 @@ impl Claimed {
             identity.store(&dir)?;
         }
         let recovered = recover(&dir, &index)?;
+        let space = Space::of(&dir)?;
         let threads =
             |name: &str, count| Threads::start(name, count).map_err(|e| DiskError::io("start threads for", &dir, e));
         let disk = Disk {
@@ -111,7 +115,7 @@ impl Claimed {
             failed: Mutex::new(None),
             index: Mutex::new(Some(std::sync::Arc::new(index))),
             pool: options.pool.clone(),
-            reserve: options.reserve,
+            reserve: options.reserve.unwrap_or_else(|| RESERVE_MAX.min(space.total / 20)),
             direct_io: options.direct_io,
             dir,
             _lock: self.lock,

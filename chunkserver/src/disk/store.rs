@@ -36,8 +36,8 @@ pub struct StoreOptions {
     pub dirs: Vec<PathBuf>,
     /// The cluster they belong to.
     pub cluster: ClusterId,
-    /// Bytes kept free on each disk.
-    pub reserve: u64,
+    /// Bytes kept free on each disk; `None` for 1 GiB or a twentieth of the disk, whichever is less.
+    pub reserve: Option<u64>,
     /// Whether data is written past the page cache where the file system lets us.
     pub direct_io: bool,
     /// Aligned memory.

@@ -193,7 +193,7 @@ impl Node {
             advertise: None,
             masters: vec![master.address.clone()],
             rack: String::new(),
-            reserve: Size(0),
+            reserve: Some(Size(0)),
             direct_io: true,
             write_memory: Size(32 << 20),
         };

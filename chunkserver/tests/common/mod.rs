@@ -52,7 +52,7 @@ pub(crate) fn options(dir: &Path) -> StoreOptions {
     StoreOptions {
         dirs: vec![dir.to_owned()],
         cluster: CLUSTER,
-        reserve: 0,
+        reserve: Some(0),
         direct_io: true,
         pool: Pool::new(16 << 20),
     }
