@@ -262,7 +262,8 @@ impl<'a> Asking<'a> {
         let endpoint = Arc::clone(&self.masters.fleet.lock().endpoints[position]);
         let request = Arc::clone(&self.request);
         let dialer = &self.masters.dialer;
-        let left = self.left();
+        // Longer than the request's own time, which ends it in one place.
+        let left = self.left() + SILENT;
         async move { (position, endpoint.ask(dialer, &request, left).await) }
     }
 
@@ -379,6 +380,17 @@ impl<'a> Asking<'a> {
         if let Some(error) = refusals().find(|_| self.route.is_hopeless()) {
             return self.with_tried(error.clone(), &endpoints);
         }
+        if let Some(leader) = self.silent_leader(&endpoints) {
+            let error = WireError::new(
+                ErrorCode::Timeout,
+                format!("the leader did not answer within {} s", self.masters.wait.as_secs()),
+            )
+            .why(format!(
+                "{leader} is up, and busy or waiting for chunkservers or for the other masters"
+            ))
+            .help("see gabion admin status, or wait longer (--wait 60s)");
+            return self.with_tried(error, &endpoints);
+        }
         let unheard = |code| matches!(code, ErrorCode::Unreachable | ErrorCode::Timeout);
         let up = refusals().filter(|error| !unheard(error.code)).count();
         let total = endpoints.len();
@@ -403,14 +415,29 @@ impl<'a> Asking<'a> {
         self.with_tried(error, &endpoints)
     }
 
+    /// The master others name as the leader, if we are connected to it and it is silent.
+    fn silent_leader(&self, endpoints: &[Arc<Endpoint>]) -> Option<String> {
+        let named: Vec<&str> = self
+            .tried
+            .iter()
+            .filter_map(|tried| tried.error.as_ref()?.leader.as_deref())
+            .collect();
+        let mut asked = self
+            .tried
+            .iter()
+            .zip(endpoints)
+            .filter(|(tried, _)| tried.asked.is_some());
+        let (_, silent) = asked.find(|(_, endpoint)| endpoint.is_connected() && named.contains(&endpoint.address()))?;
+        Some(silent.label())
+    }
+
     fn with_tried(&self, error: WireError, endpoints: &[Arc<Endpoint>]) -> WireError {
-        let waited = self.started.elapsed().as_millis();
         self.tried
             .iter()
             .zip(endpoints)
             .fold(error, |error, (tried, endpoint)| {
                 let answer = match (&tried.error, tried.asked) {
-                    (_, Some(_)) => format!("no answer within {waited} ms"),
+                    (_, Some(asked)) => format!("no answer within {} ms", asked.elapsed().as_millis()),
                     (Some(refusal), None) => refusal.leader.as_ref().map_or_else(
                         || {
                             refusal

@@ -86,13 +86,20 @@ mod tests {
         let leave = |hops: &[(Pulse, u64)]| judge(&self::hops(hops), SHORT);
         assert_eq!(leave(&[(Alive, 5), (Silent, 3), (Alive, 3)]), Verdict::Leave(vec![1]));
         assert_eq!(leave(&[(Alive, 5), (Alive, 3), (Alive, 3)]), Verdict::Wait);
-        assert_eq!(leave(&[(Silent, 5), (Alive, 3), (Gone, 3)]), Verdict::Leave(vec![2]), "the surer one");
+        assert_eq!(
+            leave(&[(Silent, 5), (Alive, 3), (Gone, 3)]),
+            Verdict::Leave(vec![2]),
+            "the surer one"
+        );
     }
 
     #[test]
     fn a_laggard_is_left_in_the_end_but_equals_wait_longer() {
         let after = |silent, hops: &[(Pulse, u64)]| judge(&self::hops(hops), silent);
-        assert_eq!(after(LAGGARD, &[(Alive, 5), (Alive, 3), (Alive, 5)]), Verdict::Leave(vec![1]));
+        assert_eq!(
+            after(LAGGARD, &[(Alive, 5), (Alive, 3), (Alive, 5)]),
+            Verdict::Leave(vec![1])
+        );
         assert_eq!(after(LAGGARD, &[(Alive, 5), (Alive, 5)]), Verdict::Wait);
         assert_eq!(after(STANDSTILL, &[(Alive, 5), (Alive, 5)]), Verdict::Leave(vec![]));
     }

@@ -504,7 +504,9 @@ impl State {
 
 fn entry(path: &FsPath, length: u64, crc: u32, ino: Ino, children: u64) -> Entry {
     Entry {
-        name: path.parent_and_name().map_or_else(|| "/".to_owned(), |(_, name)| name.to_owned()),
+        name: path
+            .parent_and_name()
+            .map_or_else(|| "/".to_owned(), |(_, name)| name.to_owned()),
         ino,
         kind: EntryKind::File,
         length,

@@ -117,6 +117,21 @@ async fn nobody_leads_and_nobody_is_there_are_told_apart() {
 }
 
 #[tokio::test]
+async fn a_leader_that_is_silent_but_named_is_told() {
+    let cluster = Cluster::start(3, 0).await;
+    let config = crate::Config {
+        wait: Duration::from_millis(600),
+        ..cluster.config()
+    };
+    let client = Client::connect(config).await.unwrap();
+    client.mkdir(&path("/a"), false, 0o755).await.unwrap();
+    cluster.state.lock().masters[0] = Mood::Hung;
+    let error = client.mkdir(&path("/b"), false, 0o755).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Timeout, "{}", error.report());
+    assert!(error.report().contains("names"), "{}", error.report());
+}
+
+#[tokio::test]
 async fn a_wrong_key_is_told_at_once() {
     let cluster = Cluster::start(3, 0).await;
     let mut config = cluster.config();
