@@ -83,8 +83,7 @@ impl Census {
             // Too slow: the count before it will do, or none yet.
             let _ = tokio::time::timeout(wait, count.changed()).await;
         }
-        let counted = Arc::clone(&count.borrow());
-        counted
+        Arc::clone(&count.borrow())
     }
 
     fn turn(&self, now: Duration) -> Turn {

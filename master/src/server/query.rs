@@ -5,7 +5,11 @@ use std::time::Duration;
 use gabion_protocol::error::{ErrorCode, WireError};
 use gabion_protocol::ids::{Ino, MasterId, ServerId, SessionId};
 use gabion_protocol::keys::{Identity, unhex};
-use gabion_protocol::messages::master::{Extent, Freshness, Located, MasterInfo, Query, Response, ServerInfo, Status};
+use gabion_protocol::limits::MESSAGE_BYTES_MAX;
+use gabion_protocol::messages::encode;
+use gabion_protocol::messages::master::{
+    Extent, Freshness, Located, MasterInfo, Page, Query, Response, ServerInfo, Status,
+};
 use gabion_protocol::path::FsPath;
 use gabion_protocol::process::monotonic;
 
@@ -18,6 +22,9 @@ use crate::store::state_db::View;
 
 /// Longest wait of a status for a fresh count of copies.
 const CENSUS_WAIT: Duration = Duration::from_secs(2);
+
+/// Bytes of entries in one page: a thousand long names would not fit one message.
+const PAGE_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 4 * 3;
 
 /// What a client asks of [`Query::Locate`].
 struct Place {
@@ -41,7 +48,7 @@ impl Master {
     ) -> Result<Response, WireError> {
         if let Query::StateHash { index } = query {
             // Of this very master, whoever leads.
-            return Ok(self.state_hash(index));
+            return self.state_hash(index);
         }
         let view = match freshness {
             Freshness::Linearizable => self.view().await?,
@@ -59,7 +66,7 @@ impl Master {
             Query::List { path, after, limit } => {
                 read_view(view, move |view| {
                     let page = read::list(view, &path, after.as_deref(), limit);
-                    page.map(Response::Page)
+                    page.map(|page| Response::Page(fitting(page)))
                         .map_err(|error| refused(&format!("cannot list {path}"), error))
                 })
                 .await
@@ -88,7 +95,7 @@ impl Master {
                 .await
             }
             Query::Status => self.status(view).await,
-            Query::StateHash { index } => Ok(self.state_hash(index)),
+            Query::StateHash { index } => self.state_hash(index),
         }
     }
 
@@ -168,11 +175,12 @@ impl Master {
         }
     }
 
-    fn state_hash(&self, index: u64) -> Response {
-        Response::StateHash {
+    fn state_hash(&self, index: u64) -> Result<Response, WireError> {
+        Ok(Response::StateHash {
             hash: self.raft.state_hashes().get(&index).and_then(|hash| unhex(hash)),
-            applied: self.raft.metrics().applied,
-        }
+            // The metrics may lag behind what is applied.
+            applied: self.raft.stale_view().applied_index().map_err(row_error)?,
+        })
     }
 
     async fn status(&self, view: View) -> Result<Response, WireError> {
@@ -219,6 +227,21 @@ impl Master {
     }
 }
 
+/// As much of the page as fits one message; the client asks for the rest.
+fn fitting(mut page: Page) -> Page {
+    let mut bytes = 0;
+    let fit = page.entries.iter().take_while(|entry| {
+        bytes += encode(*entry).len();
+        bytes <= PAGE_BYTES_MAX
+    });
+    let fit = fit.count();
+    if fit < page.entries.len() {
+        page.entries.truncate(fit);
+        page.more = true;
+    }
+    page
+}
+
 fn masters(metrics: &Metrics) -> Vec<MasterInfo> {
     let info = |voter| {
         move |(id, node): (&u64, &MasterNode)| MasterInfo {
@@ -246,4 +269,38 @@ fn refused(cannot: &str, error: ReadError) -> WireError {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gabion_protocol::limits::{LIST_PAGE_MAX, NAME_BYTES_MAX};
+    use gabion_protocol::messages::master::{Entry, EntryKind};
+
+    #[test]
+    fn a_page_of_the_longest_names_fits_a_message() {
+        let entry = Entry {
+            name: "x".repeat(NAME_BYTES_MAX),
+            ino: Ino(u64::MAX),
+            kind: EntryKind::File,
+            length: u64::MAX,
+            crc: u32::MAX,
+            replicas: 3,
+            chunk_bytes: u64::MAX,
+            children: u64::MAX,
+            mode: u32::MAX,
+            modified_ms: i64::MIN,
+            degraded: true,
+        };
+        let page = |entries| Page {
+            entries: vec![entry.clone(); entries],
+            more: false,
+        };
+        let whole = page(LIST_PAGE_MAX);
+        assert!(encode(&Ok::<_, WireError>(Response::Page(whole.clone()))).len() > MESSAGE_BYTES_MAX);
+        let cut = fitting(whole);
+        assert!(cut.more && cut.entries.len() > 100);
+        assert!(encode(&Ok::<_, WireError>(Response::Page(cut))).len() <= MESSAGE_BYTES_MAX);
+        assert_eq!(fitting(page(3)), page(3));
+    }
 }

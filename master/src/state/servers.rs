@@ -153,7 +153,9 @@ fn note(
 }
 
 fn clip(text: &str) -> String {
-    text[..text.floor_char_boundary(DAMAGE_TEXT_BYTES_MAX)].to_owned()
+    let longest = DAMAGE_TEXT_BYTES_MAX.min(text.len());
+    let end = (0..=longest).rev().find(|at| text.is_char_boundary(*at));
+    text[..end.unwrap_or(0)].to_owned()
 }
 
 fn bound(asked: usize) -> Result<(), Refusal> {
