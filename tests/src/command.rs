@@ -57,6 +57,13 @@ impl Tool {
         self
     }
 
+    /// Without an environment variable.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
     /// In a working directory.
     #[must_use]
     pub fn directory(mut self, path: &Path) -> Self {

@@ -7,7 +7,7 @@ use gabion_protocol::hello::Target;
 use gabion_protocol::ids::{Incarnation, SessionId};
 use gabion_protocol::keys::{Holder, Role, unwrap_connection_key};
 use gabion_protocol::messages::master::{
-    Entry, Freshness, Health, Located, Page, Query, Request, Response, ServerAccess, Status,
+    Entry, Freshness, Health, Located, Page, Query, Request, Response, ServerAccess, ServerInfo, Status,
 };
 use gabion_protocol::net::{Connection, Dialer, dial};
 use gabion_protocol::{ErrorCode, WireError};
@@ -181,11 +181,14 @@ impl Cluster {
                 self.status_of(&node.name)
                     .is_some_and(|seen| seen.leader == status.leader)
             } else {
-                let alive = |health: Health| health == Health::Alive;
+                // Heard from, not only given the benefit of the doubt by a leader that is new.
+                let serves = |server: &ServerInfo| {
+                    server.health == Health::Alive && server.beat_age_ms.is_some() && server.load.disks_ok > 0
+                };
                 status
                     .servers
                     .iter()
-                    .any(|server| server.name == node.name && alive(server.health))
+                    .any(|server| server.name == node.name && serves(server))
             };
             if !fine {
                 return Some(format!("{} is not there yet", node.name));
