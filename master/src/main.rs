@@ -146,6 +146,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
             Ok(())
         }
         why = running.failed() => {
+            running.abort().await;
             let error = WireError::new(ErrorCode::Internal, format!("master m{} cannot go on: {why}", config.id))
                 .help("if its disk is well, restart it; else replace it under a new id");
             Err(error.into())
