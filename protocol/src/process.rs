@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Logs to stderr, as `RUST_LOG` says (`info` if it says nothing). Standard output is for data.
 pub fn init_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=error"));
     // Fails only if logging is set up already, as in tests that start servers in one process.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -219,7 +219,8 @@ impl Append {
         Ok((message, payload))
     }
 
-    /// The request of [`Self::encode`]; bodies are slices of `payload`.
+    /// The request of [`Self::encode`]. Bodies are slices of one copy of `payload`: the log's tail cache keeps them
+    /// for long, and a slice of the payload itself would keep its whole pooled buffer, many times its size.
     pub(crate) fn decode(self, payload: &Bytes) -> Result<AppendEntriesRequest<TypeConfig>, CodecError> {
         let what = "append request";
         let computed = crc32fast::hash(payload);
@@ -227,7 +228,7 @@ impl Append {
             let stored = self.payload_crc;
             return Err(CodecError::Crc { what, computed, stored });
         }
-        let mut rest = payload.clone();
+        let mut rest = Bytes::copy_from_slice(payload);
         let mut entries = Vec::with_capacity(self.entries.len());
         for head in self.entries {
             let len = head.len as usize;
