@@ -300,7 +300,7 @@ impl Worker {
         self.put(client, &path, round).await;
         match round % 6 {
             0 | 3 => self.list(client).await,
-            1 => self.rename(client).await,
+            1 => self.rename(client, round).await,
             2 | 4 => self.read(client, round).await,
             _ => self.remove(client).await,
         }
@@ -362,11 +362,11 @@ impl Worker {
         }
     }
 
-    async fn rename(&mut self, client: &Client) {
+    async fn rename(&mut self, client: &Client, round: u64) {
         let Some((path, found)) = self.alive.pop_first() else {
             return;
         };
-        let to = format!("{path}-renamed");
+        let to = format!("{}/r{round}", self.dir);
         let done = self
             .timed("rename", &path, client.rename(&fs_path(&path), &fs_path(&to), false))
             .await;

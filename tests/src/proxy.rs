@@ -1,8 +1,12 @@
-//! A proxy before a master that loses answers on purpose: the request arrives and is carried out, its answer is not
-//! heard. It reads the frames it forwards, so it knows which command an answer is for.
+//! Proxies that do what networks do.
+//!
+//! [`Proxies`] stand before masters and lose answers on purpose: the request arrives and is carried out, its answer is
+//! not heard. They read the frames they forward, so they know which command an answer is for. [`flip_bits`] knows
+//! nothing of frames and damages what passes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{SinkExt, StreamExt};
 use gabion_protocol::frame::{Frame, FrameCodec, FrameLimits, Kind};
@@ -10,6 +14,8 @@ use gabion_protocol::ids::RequestId;
 use gabion_protocol::messages::master::{Op, Request, Response};
 use gabion_protocol::messages::{Answer, decode};
 use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_util::codec::{FramedRead, FramedWrite};
@@ -156,6 +162,53 @@ fn loss_of(frame: &Frame, commands: &Commands, journal: &Mutex<Journal>) -> Opti
     journal.plan = None;
     journal.lost.push((request, op));
     Some(loss)
+}
+
+/// Forwards what comes to `listen` to `target`, and flips one bit in every `every` bytes of each direction of each
+/// connection. Gives the count of bits flipped so far.
+///
+/// # Panics
+/// If it cannot listen there.
+pub fn flip_bits(runtime: &Runtime, listen: &str, target: &str, every: u64) -> Arc<AtomicU64> {
+    let listener = runtime
+        .block_on(TcpListener::bind(listen))
+        .unwrap_or_else(|error| panic!("{listen}: {error}"));
+    let (flipped, target) = (Arc::new(AtomicU64::new(0)), target.to_owned());
+    let counter = Arc::clone(&flipped);
+    runtime.spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (counter, target) = (Arc::clone(&counter), target.clone());
+            tokio::spawn(async move {
+                // A server that is down looks as it would without the proxy: the connection closes.
+                let Ok(server) = TcpStream::connect(&target).await else {
+                    return;
+                };
+                let (client_read, client_write) = client.into_split();
+                let (server_read, server_write) = server.into_split();
+                tokio::select! {
+                    () = damage(client_read, server_write, every, &counter) => {}
+                    () = damage(server_read, client_write, every, &counter) => {}
+                }
+            });
+        }
+    });
+    flipped
+}
+
+async fn damage(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, every: u64, flipped: &AtomicU64) {
+    let (mut buffer, mut passed) = (vec![0; 64 << 10], 0);
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        let bytes = &mut buffer[..read];
+        let next = (passed / every + 1) * every;
+        if next < passed + read as u64 {
+            bytes[(next - passed) as usize] ^= 4;
+            flipped.fetch_add(1, Ordering::Relaxed);
+        }
+        passed += read as u64;
+        if to.write_all(bytes).await.is_err() {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -82,13 +82,9 @@ fn upload_through(cluster: &mut Cluster, fault: Fault) {
             entry.degraded,
             "a file with two copies of three is reported as degraded"
         );
-        let said = cluster
-            .operator()
-            .args(["admin", "status", "-o", "json"])
-            .run()
-            .ok()
-            .json();
-        assert_ne!(said["under_replicated"], serde_json::json!(0), "{said}");
+        until("the masters count what is under-replicated", seconds(20), || {
+            (cluster.status().under_replicated > 0).then_some(())
+        });
     }
     let got = cluster.gabion().args(["cat", &remote]).run().ok();
     assert!(got.stdout == bytes, "{remote} is whole while {victim} is {fault:?}");
@@ -163,7 +159,9 @@ fn with_three_chunkservers_one_may_die_or_hang() {
 /// `--replicas 1`, which says what it is, it succeeds.
 #[test]
 fn one_copy_is_not_enough_unless_asked_for() {
-    let mut cluster = Cluster::plan().start();
+    let mut cluster = Cluster::plan()
+        .master_tables("[timing]\nplacement_wait = \"1s\"\n")
+        .start();
     for name in ["c2", "c3"] {
         cluster.kill(name);
         cluster.wait_server(name, false);

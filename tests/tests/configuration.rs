@@ -126,7 +126,7 @@ fn what_another_process_holds_is_not_shared() {
         }
         let outcome = run(&cluster, node, &flags);
         let dir = cluster.node(node).dir.display().to_string();
-        refuses(&outcome, &[1, 4, 5], &["in use", &dir]);
+        refuses(&outcome, &[1, 4, 5], &[&dir, "process", "another directory"]);
     }
     // Another's port, its own directory.
     let taken = cluster.node("c1").address.clone();
@@ -160,10 +160,14 @@ fn anothers_directory_is_refused() {
             &["cluster", &ours.node(node).dir.display().to_string()],
         );
     }
-    for (node, other) in [("m1", "m2"), ("c1", "c2")] {
-        let outcome = run(&ours, node, &["--set", &set_dir(node, &ours.node(other).dir)]);
-        refuses(&outcome, &[1, 2, 4, 6], &[&ours.node(other).dir.display().to_string()]);
-    }
+    let outcome = run(&ours, "m1", &["--set", &set_dir("m1", &ours.node("m2").dir)]);
+    refuses(&outcome, &[1, 2, 4, 6], &[&ours.node("m2").dir.display().to_string()]);
+    // Which chunkserver a directory belongs to is known to the masters.
+    ours.start("m1");
+    ours.start("m2");
+    ours.wait_ready();
+    let outcome = run(&ours, "c1", &["--set", &set_dir("c1", &ours.node("c2").dir)]);
+    refuses(&outcome, &[1, 2, 4, 6], &["c2"]);
     ours.start_all();
     ours.wait_ready();
     assert_eq!(ours.gabion().args(["cat", "/f"]).run().ok().stdout, b"ours");

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+use gabion_protocol::messages::master::ServerInfo;
 use gabion_tests::cluster::Cluster;
 use gabion_tests::command::left_in;
 use gabion_tests::disk::SmallDisk;
@@ -96,13 +97,18 @@ fn when_all_chunkservers_are_full_removing_helps() {
     assert!(cluster.gabion().args(["cat", "/before"]).run().ok().stdout == bytes);
     cluster.gabion().args(["rm", "/before"]).run().ok();
     // Both the aborted upload's chunks and the removed file's.
+    until(
+        "all chunks are gone, and the masters have heard of the room",
+        seconds(60),
+        || {
+            let servers = cluster.status().servers;
+            let empty = |server: &ServerInfo| server.load.chunks == 0 && server.load.bytes_free > 60 * MIB;
+            servers.iter().all(empty).then_some(())
+        },
+    );
     let again = content::bytes(3, 50 * MIB);
-    until("the room is used again", seconds(60), || {
-        let tool = cluster
-            .gabion()
-            .args(["--wait", "2s", "upload", "--force", "-", "/again"]);
-        (tool.run_with(&again).code() == 0).then_some(())
-    });
+    let outcome = cluster.gabion().args(["upload", "-", "/again"]).run_with(&again).ok();
+    eprintln!("the room is used again after {:?}", outcome.took);
     assert!(cluster.gabion().args(["cat", "/again"]).run().ok().stdout == again);
     cluster.assert_clean();
 }

@@ -183,7 +183,7 @@ fn read_local(root: &Path, findings: &mut Vec<Finding>) -> Result<BTreeMap<Strin
             _ if entry.depth() == 0 && !root.is_dir() => EntryKind::File,
             _ => continue,
         };
-        let inside = entry.path().strip_prefix(root).unwrap_or(entry.path());
+        let inside = entry.path().strip_prefix(root).unwrap_or_else(|_| entry.path());
         match inside.to_str() {
             Some(name) => {
                 found.insert(name.to_owned(), kind);

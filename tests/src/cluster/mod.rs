@@ -375,27 +375,28 @@ impl Cluster {
             .map(|name| self.node(name).address.clone())
             .collect();
         format!(
-            "name = {:?}\ndirs = [{:?}]\nkey_file = {:?}\nlisten = {:?}\nmasters = {masters:?}\n{}\n",
+            "name = {:?}\ndirs = [{:?}]\nkey_file = {:?}\nlisten = {:?}\nadvertise = {:?}\nmasters = {masters:?}\n{}\n",
             node.name,
             node.dir,
             self.path().join(format!("{}.key", node.name)),
             node.address,
+            self.advertised(&node.name),
             self.plan.chunkserver_lines,
         )
     }
 
-    /// The address a master tells clients: its own, unless a proxy stands before it.
-    fn advertised(&self, master: &str) -> String {
-        let own = || self.node(master).address.clone();
-        self.plan.advertised.get(master).cloned().unwrap_or_else(own)
+    /// The address a server tells others: its own, unless a proxy stands before it.
+    fn advertised(&self, name: &str) -> String {
+        let own = || self.node(name).address.clone();
+        self.plan.advertised.get(name).cloned().unwrap_or_else(own)
     }
 
-    /// Puts `address` before a prepared master: clients are told that one.
+    /// Puts `address` before a prepared server: others are told that one.
     ///
     /// # Panics
     /// If the configuration cannot be written.
-    pub fn advertise(&mut self, master: &str, address: &str) {
-        self.plan.advertised.insert(master.to_owned(), address.to_owned());
+    pub fn advertise(&mut self, name: &str, address: &str) {
+        self.plan.advertised.insert(name.to_owned(), address.to_owned());
         self.write_configs();
     }
 

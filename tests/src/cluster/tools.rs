@@ -55,6 +55,18 @@ impl Cluster {
         self.verify().arg("replicas").run().ok();
     }
 
+    /// Asserts that the masters agree and no copy is damaged. Copies may be missing (8): servers were down while
+    /// chunks were written, and that is told.
+    ///
+    /// # Panics
+    /// If not.
+    #[track_caller]
+    pub fn assert_undamaged(&self) {
+        self.verify().arg("masters").run().ok();
+        let replicas = self.verify().arg("replicas").run();
+        assert!([0, 8].contains(&replicas.code()), "{replicas}");
+    }
+
     pub(super) fn show_logs(&self) {
         for node in self.nodes.values() {
             let log = read_log(&node.log);
