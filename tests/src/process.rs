@@ -3,7 +3,7 @@
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -15,6 +15,7 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    began: Instant,
 }
 
 /// `program` as a command that dies with the test: an aborted test must not leave clusters running. In `namespace` if
@@ -63,6 +64,7 @@ impl Process {
             name: name.to_owned(),
             child,
             log: log.to_owned(),
+            began: Instant::now(),
         }
     }
 
@@ -70,6 +72,12 @@ impl Process {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How long it has been running.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// Sends a signal.

@@ -181,9 +181,11 @@ impl Cluster {
                 self.status_of(&node.name)
                     .is_some_and(|seen| seen.leader == status.leader)
             } else {
-                // Heard from, not only given the benefit of the doubt by a leader that is new.
+                // Heard from by a leader that may be new, and in this life, not only just before its restart.
                 let serves = |server: &ServerInfo| {
-                    server.health == Health::Alive && server.beat_age_ms.is_some() && server.load.disks_ok > 0
+                    let age = server.beat_age_ms.map(Duration::from_millis);
+                    let heard = age.is_some_and(|age| age < node.process().age());
+                    server.health == Health::Alive && heard && server.load.disks_ok > 0
                 };
                 status
                     .servers
