@@ -187,19 +187,6 @@ fn a_stopped_directory_can_be_examined() {
     );
     damage::flip_bit(&path, 100_000);
     offline(&cluster, "c2").ok();
-
-    cluster.kill("m2");
-    let ends = |path: &std::path::Path, ending: &str| path.extension().is_some_and(|extension| extension == ending);
-    for ending in ["sst", "log"] {
-        let found = damage::files(&cluster.node("m2").dir, |path| ends(path, ending));
-        let Some((path, _)) = found.into_iter().find(|(_, len)| *len > 0) else {
-            continue;
-        };
-        flip_in(&path);
-        let outcome = offline(&cluster, "m2");
-        assert_ne!(outcome.code(), 0, "a flipped bit in {}: {outcome}", path.display());
-        flip_in(&path);
-    }
 }
 
 /// Bits flip on the way to and from one chunkserver, where TCP's checksum does not see them (P2): what is stored is
@@ -211,7 +198,7 @@ fn bits_that_flip_on_the_wire() {
     let listen = cluster.spare_address(1);
     cluster.advertise(VICTIM, &listen);
     let target = cluster.node(VICTIM).address.clone();
-    let flipped = gabion_tests::proxy::flip_bits(cluster.runtime(), &listen, &target, 2 * MIB + 12_345);
+    let flipped = gabion_tests::proxy::flip_bits(cluster.runtime(), &listen, &target, 20 * MIB + 12_345);
     cluster.start_all();
     cluster.wait_ready();
     for seed in 0..4 {
@@ -228,9 +215,37 @@ fn bits_that_flip_on_the_wire() {
         eprintln!("{remote}: {flips} bits flipped, {:?}", outcome.took);
     }
     assert!(
-        flipped.load(std::sync::atomic::Ordering::Relaxed) > 3,
+        flipped.load(std::sync::atomic::Ordering::Relaxed) > 1,
         "hardly a bit was flipped: void"
     );
     cluster.assert_all_run();
     cluster.assert_undamaged();
+}
+
+/// A bit in a master's Raft log, in the middle of what it has acknowledged (P1). Taken for the log's end, it would cut
+/// off entries this master has promised to hold, and the next election could lose what a client was told is safe. The
+/// offline examination names it, and the master does not start as if nothing were missing.
+#[test]
+fn a_bit_in_a_masters_log() {
+    let mut cluster = Cluster::plan().start();
+    let files = fill(&cluster);
+    let victim = cluster.follower();
+    cluster.kill(&victim);
+    let is_log = |path: &std::path::Path| {
+        path.extension().is_some_and(|extension| extension == "log")
+            && path.components().any(|part| part.as_os_str() == "raft")
+    };
+    let (path, _) = damage::files(&cluster.node(&victim).dir, is_log).remove(0);
+    flip_in(&path);
+    let outcome = cluster.verify().arg("offline").arg(&cluster.node(&victim).dir).run();
+    cluster.start(&victim);
+    let ended = gabion_tests::wait::try_until(seconds(15), || cluster.ended(&victim).then_some(()));
+    assert!(
+        ended.is_some(),
+        "{victim} runs with a log that lacks what it acknowledged"
+    );
+    let (success, log) = cluster.wait_ended(&victim, seconds(1));
+    assert!(!success, "{log}");
+    assert_eq!(outcome.code(), 7, "a flipped bit in {}: {outcome}", path.display());
+    assert_right(&cluster, &files[..3]);
 }
