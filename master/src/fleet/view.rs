@@ -114,6 +114,18 @@ impl View {
         }
     }
 
+    /// How long a new leader still waits for the first beat of a server it has never heard in its life; `None` if it
+    /// has heard it, or the wait is over. A master that leads just after its start has not heard living servers yet,
+    /// and would place fewer copies than wanted without need. One it did hear and that fell silent is not waited for.
+    #[must_use]
+    pub fn first_beat_due(&self, server: ServerId, incarnation: Incarnation, now: Duration) -> Option<Duration> {
+        if self.seen(server, incarnation).is_some() {
+            return None;
+        }
+        let end = self.leads_since? + self.periods.suspect;
+        end.checked_sub(now).filter(|left| !left.is_zero())
+    }
+
     /// Whether new writes may go to a server: only where a beat proves that it lives. Unlike [`Self::health`] this
     /// gives no credit to a new leader, who has heard the beats of all living servers as a follower.
     #[must_use]
@@ -174,6 +186,27 @@ mod tests {
         assert_eq!(health(&view, 75_000), Health::Lost);
         let seen = *view.seen(SERVER, LIFE).unwrap();
         assert!(!view.is_usable(&seen, at(60_000)), "no beat proves that it lives");
+    }
+
+    #[test]
+    fn a_new_leader_waits_only_for_servers_it_has_never_heard() {
+        let mut view = View::new(PERIODS);
+        assert_eq!(
+            view.first_beat_due(SERVER, LIFE, at(0)),
+            None,
+            "a follower places nothing"
+        );
+        view.lead(at(1000));
+        assert_eq!(view.first_beat_due(SERVER, LIFE, at(1500)), Some(at(1500)));
+        assert_eq!(view.first_beat_due(SERVER, LIFE, at(3000)), None, "the wait ends");
+        view.beat(SERVER, LIFE, Load::default(), at(1600));
+        assert_eq!(view.first_beat_due(SERVER, LIFE, at(1700)), None);
+        view.lead(at(60_000));
+        assert_eq!(
+            view.first_beat_due(SERVER, LIFE, at(60_001)),
+            None,
+            "it fell silent before"
+        );
     }
 
     #[test]

@@ -348,12 +348,11 @@ async fn watch_leadership(
     }
 }
 
-/// Forms the first membership: the lowest listed id does, once every listed master has said that it is new.
+/// Forms the first membership: the lowest listed id does, once every listed master has said that it is new. The
+/// others only ask, so that one whose directory was emptied is told by its peers, in its own log, that it is refused.
 async fn bootstrap(raft: Raft, log: LogStore, links: Arc<Links>, members: BTreeMap<u64, MasterNode>) {
     let id = links.local().id;
-    if members.first_key_value().is_none_or(|(lowest, _)| *lowest != id) {
-        return;
-    }
+    let forms = members.first_key_value().is_some_and(|(lowest, _)| *lowest == id);
     let others: Vec<(u64, &MasterNode)> = members
         .iter()
         .map(|(id, node)| (*id, node))
@@ -361,6 +360,7 @@ async fn bootstrap(raft: Raft, log: LogStore, links: Arc<Links>, members: BTreeM
         .collect();
     while log.is_pristine() {
         match ask_whether_new(&links, &others).await {
+            Everyone::New if !forms => return,
             Everyone::New => match raft.initialize(members.clone()).await {
                 Ok(()) => return tracing::info!(members = ?members.keys(), "the cluster begins"),
                 Err(RaftError::APIError(InitializeError::NotAllowed(_))) => return,
@@ -372,6 +372,13 @@ async fn bootstrap(raft: Raft, log: LogStore, links: Arc<Links>, members: BTreeM
             Everyone::Silent(why) => {
                 tracing::debug!(%why, "waiting for all listed masters to form the cluster")
             }
+        }
+        if let Some(why) = links.refused() {
+            return tracing::error!(
+                why,
+                "this master takes no part: its directory is older than its peers remember, or empty; \
+                 give it an empty directory and an unused id with join = true, and run gabion admin raft add"
+            );
         }
         tokio::time::sleep(BOOTSTRAP_PAUSE).await;
     }

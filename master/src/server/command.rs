@@ -98,7 +98,7 @@ impl Master {
             avoid: wish.avoid,
             seed: seed(),
         };
-        if let Ok(chains) = self.place(wanted.clone()).await? {
+        if let Some(chains) = self.place_now(&wanted).await? {
             return Ok(Command::Client(logged(filled(op, chains))));
         }
         let bare = Command::Client(logged(filled(op.clone(), Vec::new())));

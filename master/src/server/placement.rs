@@ -16,16 +16,22 @@ use crate::state::read;
 
 impl Master {
     /// A chain of servers for each chunk, or why there is none now.
-    pub(super) async fn place(
-        &self,
-        wanted: Placement,
-    ) -> Result<Result<Vec<Vec<ServerId>>, (PlacementFailure, Hope)>, WireError> {
+    async fn place(&self, wanted: &Placement) -> Result<Result<Placed, (PlacementFailure, Hope)>, WireError> {
         let servers = self.read_stale(|view| read::servers(view)).await?;
-        let candidates = self.candidates(&servers, monotonic());
-        Ok(match place(&wanted, &candidates) {
+        let now = monotonic();
+        let candidates = self.candidates(&servers, now);
+        Ok(match place(wanted, &candidates) {
             Ok(chains) => {
-                chains.iter().for_each(|chain| self.fleet.placed(chain));
-                Ok(chains)
+                let short = chains.iter().any(|chain| chain.len() < usize::from(wanted.wanted));
+                let first_beats_due = if short {
+                    self.first_beats_due(&servers, now)
+                } else {
+                    None
+                };
+                Ok(Placed {
+                    chains,
+                    first_beats_due,
+                })
             }
             Err(failure) => {
                 let all_alive = candidates.iter().all(|c| c.retired || c.health == Health::Alive);
@@ -33,6 +39,16 @@ impl Master {
                 Err((failure, if hopeless { Hope::None } else { Hope::Servers }))
             }
         })
+    }
+
+    /// A chain of servers for each chunk, if there is no reason to wait for more servers.
+    pub(super) async fn place_now(&self, wanted: &Placement) -> Result<Option<Vec<Vec<ServerId>>>, WireError> {
+        let placed = self
+            .place(wanted)
+            .await?
+            .ok()
+            .filter(|placed| placed.first_beats_due.is_none());
+        Ok(placed.map(|placed| self.taken(placed.chains)))
     }
 
     /// As [`Self::place`], but waits for servers until `deadline` or until this master leads no more.
@@ -46,22 +62,44 @@ impl Master {
         let mut better = self.fleet.better();
         loop {
             better.mark_unchanged();
-            let (failure, hope) = match self.place(wanted.clone()).await? {
-                Ok(chains) => return Ok(chains),
-                Err(failed) => failed,
+            let (until, failure) = match self.place(&wanted).await? {
+                Ok(Placed {
+                    chains,
+                    first_beats_due: Some(left),
+                }) if Instant::now() < deadline => {
+                    tracing::debug!(?left, copies = chains.len(), "waiting for servers not heard yet");
+                    (deadline.min(Instant::now() + left), None)
+                }
+                Ok(Placed { chains, .. }) => return Ok(self.taken(chains)),
+                Err((failure, Hope::None)) => return Err(failure.to_wire(cannot)),
+                Err((failure, Hope::Servers)) => (deadline, Some(failure)),
             };
-            if hope == Hope::None {
-                return Err(failure.to_wire(cannot));
-            }
             tokio::select! {
-                changed = better.changed() => if changed.is_err() {
+                // The sender lives as long as this master.
+                _ = better.changed() => {}
+                () = tokio::time::sleep_until(until) => if let Some(failure) = failure {
                     return Err(failure.to_wire(cannot));
                 },
-                () = tokio::time::sleep_until(deadline) => return Err(failure.to_wire(cannot)),
                 () = self.deposed() => return Err(self.not_leader()),
                 () = self.stopping.cancelled() => return Err(self.not_leader()),
             }
         }
+    }
+
+    /// The chains, counted as load until the servers' next beats.
+    fn taken(&self, chains: Vec<Vec<ServerId>>) -> Vec<Vec<ServerId>> {
+        chains.iter().for_each(|chain| self.fleet.placed(chain));
+        chains
+    }
+
+    /// How long the last of those servers that this new leader has never heard is waited for.
+    fn first_beats_due(&self, servers: &[(ServerId, Server)], now: Duration) -> Option<Duration> {
+        let serving = servers.iter().filter(|(_, server)| !server.retired);
+        self.fleet.read(|fleet| {
+            serving
+                .filter_map(|(id, server)| fleet.first_beat_due(*id, server.incarnation, now))
+                .max()
+        })
     }
 
     /// The registered servers as the planner sees them: fit for writes only by proof of a beat.
@@ -89,6 +127,13 @@ impl Master {
             servers.iter().map(candidate).collect()
         })
     }
+}
+
+/// Chains for new chunks.
+struct Placed {
+    chains: Vec<Vec<ServerId>>,
+    /// Some chain is shorter than wanted, and servers may still be heard within this time.
+    first_beats_due: Option<Duration>,
 }
 
 /// Whether waiting may help a placement that failed.

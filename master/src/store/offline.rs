@@ -82,6 +82,8 @@ pub fn verify(
     let log_path = dir.join(crate::raft::LOG_DIR);
     let mut options = Options::default();
     options.set_paranoid_checks(true);
+    // As the log itself is opened: the default would take a flipped bit in the WAL for its end, and call the rest good.
+    options.set_wal_recovery_mode(rocksdb::DBRecoveryMode::TolerateCorruptedTailRecords);
     let log = DB::open_for_read_only(&options, &log_path, false).map_err(|source| LogError::Database {
         path: log_path.clone(),
         source,
