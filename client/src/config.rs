@@ -60,7 +60,7 @@ impl Config {
             key,
             wait: WAIT,
             chunks_in_flight: 2,
-            reads_in_flight: 4,
+            reads_in_flight: 8,
         }
     }
 

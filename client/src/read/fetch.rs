@@ -104,9 +104,18 @@ impl<'a> Fetch<'a> {
         let mut asked = FuturesUnordered::new();
         self.tried.retain(|(_, refusal)| refusal.is_wrong);
         let mut patience = Duration::ZERO;
+        // No timer before the first request: the shortest takes a millisecond.
+        let mut asks_now = true;
         // Asked and not heard of, in the order of asking.
         let mut silent = Vec::new();
         loop {
+            if std::mem::take(&mut asks_now)
+                && let Some(replica) = waiting.pop_front()
+            {
+                patience = servers.patience(replica.server);
+                silent.push(replica.server);
+                asked.push(ask(self.reader, self.piece.clone(), replica));
+            }
             tokio::select! {
                 biased;
                 Some((server, answer)) = asked.next(), if !asked.is_empty() => match answer {
@@ -119,16 +128,10 @@ impl<'a> Fetch<'a> {
                     Err(refusal) => {
                         silent.retain(|asked| *asked != server);
                         self.refused(server, refusal);
-                        patience = Duration::ZERO;
+                        asks_now = true;
                     }
                 },
-                () = tokio::time::sleep(patience), if !waiting.is_empty() => {
-                    if let Some(replica) = waiting.pop_front() {
-                        patience = servers.patience(replica.server);
-                        silent.push(replica.server);
-                        asked.push(ask(self.reader, self.piece.clone(), replica));
-                    }
-                }
+                () = tokio::time::sleep(patience), if !waiting.is_empty() => asks_now = true,
                 else => return None,
             }
         }

@@ -14,12 +14,14 @@ use gabion_protocol::ids::ServerId;
 use gabion_protocol::messages::master::Extent;
 use gabion_protocol::{ErrorCode, WireError};
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::fetch::Blocks;
 use super::{FileReader, Piece};
 use crate::Error;
 
-type Fetching = BoxFuture<'static, Result<(Piece, Blocks), Error>>;
+/// A task of its own: its request goes out at once, and any worker may check its CRCs.
+type Fetching = AbortOnDropHandle<Result<(Piece, Blocks), Error>>;
 
 /// A stream that reads its next piece, and gives itself back with it.
 type Reading = BoxFuture<'static, (Box<FileStream>, Result<Option<Bytes>, Error>)>;
@@ -121,12 +123,16 @@ impl FileStream {
                 .map_err(StreamError::Failed)?;
             self.asked += piece.length;
             let reader = self.reader.clone();
-            self.fetching
-                .push_back(Box::pin(async move { reader.fetch(piece).await }));
+            let fetching = tokio::spawn(async move { reader.fetch(piece).await });
+            self.fetching.push_back(AbortOnDropHandle::new(fetching));
         }
         let Some(fetched) = self.fetching.next().await else {
             return Ok(None);
         };
+        let fetched = fetched.unwrap_or_else(|error| {
+            let what = format!("cannot read {}: a task of it ended: {error}", self.reader.0.path);
+            Err(Error::new(ErrorCode::Internal, what))
+        });
         let (piece, blocks) = fetched.map_err(StreamError::Failed)?;
         let bytes = blocks.wanted(&piece);
         self.prove(&piece, &blocks, &bytes)?;
