@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::*;
-use gabion_chunkserver::disk::{DiskError, Store};
+use gabion_chunkserver::disk::{DiskError, NewChunk, Packet, Store};
 use gabion_protocol::checksum::{block_crcs, crc};
 use gabion_protocol::messages::data::Verdict;
 use gabion_protocol::{Epoch, Generation, MasterId, ReplicaNumber, ServerId};
@@ -454,6 +454,52 @@ async fn a_full_disk_refuses_writes_and_goes_on_reading_and_dropping() {
     drop(store);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn preallocation_of_many_files_leaves_the_reserve_whole() {
+    let Some(mount) = SmallDisk::mount(64) else {
+        eprintln!("SKIPPED preallocation_of_many_files: needs root and tmpfs");
+        return;
+    };
+    let free = |path: &Path| {
+        let stat = rustix::fs::statvfs(path).unwrap();
+        stat.f_bavail * stat.f_frsize
+    };
+    let mut small = options(&mount.0);
+    small.reserve = Some(16 << 20);
+    let (store, _) = Store::open(&small).unwrap();
+    let bytes = content(1, 1 << 20);
+    let crcs = block_crcs(&bytes);
+    let mut open = Vec::new();
+    for counter in 0..6 {
+        let new = NewChunk {
+            bytes_max: 40 << 20,
+            ..new_chunk(counter)
+        };
+        open.push((new, store.open_write(new).await.unwrap()));
+    }
+    let mut refused = 0;
+    for at in (0..8).map(|packet| packet << 20) {
+        let writes = open.iter_mut().map(|(new, chunk)| {
+            let packet = Packet::verify(new.chunk, at, crcs.clone(), bytes.clone()).unwrap();
+            chunk.append(&packet).unwrap();
+            chunk.write(at, vec![bytes.clone()])
+        });
+        for result in futures_util::future::join_all(writes).await {
+            match result {
+                Ok(()) => {}
+                Err(DiskError::NoSpace { .. }) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        // A little for the index, which writes without asking.
+        assert!(free(&mount.0) > 15 << 20, "{} bytes are left", free(&mount.0));
+    }
+    assert!(refused > 0, "all of it fits");
+    drop(open);
+    store.close().await;
+    drop(store);
+}
+
 /// A tmpfs of some MiB.
 struct SmallDisk(
     PathBuf,
@@ -481,7 +527,6 @@ impl Drop for SmallDisk {
 
 #[tokio::test]
 async fn a_packet_with_a_wrong_checksum_is_no_packet() {
-    use gabion_chunkserver::disk::Packet;
     let bytes = content(1, 100_000);
     let mut crcs = block_crcs(&bytes);
     assert!(Packet::verify(chunk(1), 0, crcs.clone(), bytes.clone()).is_ok());

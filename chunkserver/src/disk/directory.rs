@@ -1,7 +1,7 @@
 //! One disk: a directory with its lock, identity, index and threads.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use gabion_protocol::buffer::Pool;
 use gabion_protocol::{ChunkId, ServerId};
@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::durable::{sync_dir, temporary_name};
 use super::error::DiskError;
+use super::file::ChunkFile;
 use super::identity::{DiskIdentity, FILE_NAME};
 use super::index::{self, Change, Index};
 use super::lock::DirLock;
@@ -113,6 +114,8 @@ impl Claimed {
             chunks: AtomicU64::new(recovered.chunks),
             identity: Mutex::new(identity),
             failed: Mutex::new(None),
+            index_full: AtomicBool::new(false),
+            room: Mutex::new(()),
             index: Mutex::new(Some(std::sync::Arc::new(index))),
             pool: options.pool.clone(),
             reserve: options.reserve.unwrap_or_else(|| RESERVE_MAX.min(space.total / 20)),
@@ -145,6 +148,10 @@ pub(crate) struct Disk {
     pub(crate) direct_io: bool,
     identity: Mutex<DiskIdentity>,
     failed: Mutex<Option<String>>,
+    /// The index found no room, which ends its writes for this run.
+    index_full: AtomicBool,
+    /// Held while space is looked at and taken, so that no two files take the same.
+    room: Mutex<()>,
     /// Taken at the end, when nothing uses it any more.
     index: Mutex<Option<std::sync::Arc<Index>>>,
     _lock: DirLock,
@@ -166,8 +173,17 @@ impl Disk {
         self.failed.lock().is_none()
     }
 
-    /// Takes note of an error: one of the index ends the disk's service.
+    /// Whether it takes new chunks.
+    pub(crate) fn writable(&self) -> bool {
+        self.serves() && !self.index_full.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of an error: one of the index ends the disk's service. An index without room ends only writes.
     pub(crate) fn note(&self, error: &DiskError) {
+        if matches!(error, DiskError::Full { .. }) && !self.index_full.swap(true, Ordering::Relaxed) {
+            let dir = self.dir.display();
+            tracing::error!(%dir, "the index has no room: the disk is read-only until there is some and a restart");
+        }
         if let DiskError::Index { why, .. } = error {
             let mut failed = self.failed.lock();
             if failed.is_none() {
@@ -183,11 +199,22 @@ impl Disk {
         result.inspect_err(|error| self.note(error))
     }
 
-    /// Refuses unless `bytes` more leave the reserve whole.
-    pub(crate) fn check_room(&self, bytes: u64) -> Result<(), DiskError> {
-        let free = Space::of(&self.dir)?.free;
-        if free >= self.reserve.saturating_add(bytes) {
+    /// Takes space for `file` up to `end`, and more as far as the reserve stays whole.
+    pub(crate) fn make_room(&self, file: &ChunkFile, end: u64) -> Result<(), DiskError> {
+        if file.growth(end) == 0 {
             return Ok(());
+        }
+        let _one_at_a_time = self.room.lock();
+        let spare = self.check_room(file.growth(end))?;
+        file.allocate(end, spare)
+    }
+
+    /// Refuses unless `bytes` more leave the reserve whole; says how many would.
+    pub(crate) fn check_room(&self, bytes: u64) -> Result<u64, DiskError> {
+        let free = Space::of(&self.dir)?.free;
+        let spare = free.checked_sub(self.reserve).filter(|spare| *spare >= bytes);
+        if let Some(spare) = spare.filter(|_| self.writable()) {
+            return Ok(spare);
         }
         Err(DiskError::NoSpace {
             dir: self.dir.clone(),

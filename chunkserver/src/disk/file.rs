@@ -4,7 +4,8 @@
 //! cache is left to readers. Where a file system refuses it, writes go through the page cache instead.
 //!
 //! **Lengths.** While a chunk is open its file may be longer than the chunk: preallocated, and padded to the alignment
-//! at its tail. [`ChunkFile::finish`] cuts it to exactly the chunk's bytes, then syncs; only after that the index calls
+//! at its tail; space is taken only through [`super::directory::Disk::make_room`], so that preallocation leaves the disk's
+//! reserve whole. [`ChunkFile::finish`] cuts it to exactly the chunk's bytes, then syncs; only after that the index calls
 //! the chunk sealed.
 //!
 //! Invariant: after a failed sync or a failed write nothing is tried again on that file; the caller sets it aside. The
@@ -74,8 +75,9 @@ impl ChunkFile {
     }
 
     /// Allocates disk space up to at least `end`, in few large steps: extents stay long, and writes inside the
-    /// allocated size need no exclusive lock of the inode. Where the file system cannot, writes allocate.
-    pub(crate) fn allocate(&self, end: u64) -> Result<(), DiskError> {
+    /// allocated size need no exclusive lock of the inode. Takes at most `spare` bytes, which cover [`Self::growth`].
+    /// Where the file system cannot allocate, writes do. One call runs at a time.
+    pub(crate) fn allocate(&self, end: u64, spare: u64) -> Result<(), DiskError> {
         let allocated = self.allocated.load(Ordering::Acquire);
         if end <= allocated {
             return Ok(());
@@ -85,22 +87,38 @@ impl ChunkFile {
         } else {
             self.bytes_max
         };
-        let target = target.min(self.bytes_max).max(end);
-        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), allocated, target - allocated) {
-            Ok(()) => self.allocated.store(target, Ordering::Release),
+        let most = self.bytes_max.min(allocated.saturating_add(spare));
+        let target = target.min(most).max(end);
+        let reached = match self.extend(allocated, target) {
             // The rest of the chunk may not fit where this write still does.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOSPC) => self.allocated.store(end, Ordering::Release),
-            Err(e) => return Err(DiskError::io("allocate", &self.path, e)),
-        }
+            Err(Errno::NOSPC | Errno::DQUOT) if target > end => self.extend(allocated, end).map(|()| end),
+            other => other.map(|()| target),
+        };
+        let reached = match reached {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => end,
+            other => other.map_err(|e| self.failed("allocate", e))?,
+        };
+        self.allocated.store(reached, Ordering::Release);
         Ok(())
     }
 
+    /// Allocates from `from` to `to`, or nothing: a file system that ran out of space keeps what it had found so far.
+    fn extend(&self, from: u64, to: u64) -> Result<(), Errno> {
+        let result =
+            rustix::io::retry_on_intr(|| rustix::fs::fallocate(&self.file, FallocateFlags::empty(), from, to - from));
+        if matches!(result, Err(Errno::NOSPC | Errno::DQUOT))
+            && let Err(error) = rustix::fs::ftruncate(&self.file, from)
+        {
+            // Given back when the chunk is sealed or dropped.
+            tracing::warn!(path = %self.path.display(), %error, "preallocated space is not given back");
+        }
+        result
+    }
+
     /// Writes `parts`, one after the other, at `offset`, which is a multiple of the alignment. All parts but the last
-    /// are whole blocks; a tail that is not aligned is padded with zeros.
+    /// are whole blocks; a tail that is not aligned is padded with zeros. Space was made for them before.
     pub(crate) fn write(&self, pool: &Pool, offset: u64, parts: &[Bytes]) -> Result<(), DiskError> {
         debug_assert!(offset.is_multiple_of(ALIGNMENT as u64));
-        let len: usize = parts.iter().map(Bytes::len).sum();
-        self.allocate(offset + len as u64)?;
         let aligned = parts.iter().all(|part| part.as_ptr().align_offset(ALIGNMENT) == 0);
         if !self.direct.load(Ordering::Relaxed) {
             return self.write_slices(offset, parts.iter().map(|part| &part[..]).collect());
@@ -148,20 +166,20 @@ impl ChunkFile {
         match write_all(&self.file, offset, slices) {
             Ok(()) => Ok(()),
             Err(Errno::INVAL) => Err(Refused::Direct),
-            Err(e) => Err(Refused::Failed(self.write_failed(e))),
+            Err(e) => Err(Refused::Failed(self.failed("write", e))),
         }
     }
 
     fn write_slices(&self, offset: u64, slices: Vec<&[u8]>) -> Result<(), DiskError> {
-        write_all(&self.file, offset, slices).map_err(|e| self.write_failed(e))
+        write_all(&self.file, offset, slices).map_err(|e| self.failed("write", e))
     }
 
-    fn write_failed(&self, error: Errno) -> DiskError {
+    fn failed(&self, what: &'static str, error: Errno) -> DiskError {
         match error {
             Errno::NOSPC | Errno::DQUOT => DiskError::Full {
                 path: self.path.clone(),
             },
-            other => DiskError::io("write", &self.path, other),
+            other => DiskError::io(what, &self.path, other),
         }
     }
 

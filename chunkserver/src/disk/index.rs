@@ -4,7 +4,8 @@
 //! and then answers everyone. Hundreds of small chunks share one sync, and a seal waits for one sync at most twice.
 //!
 //! Invariants: an answer is given only after the synced write that holds the change; a failed write is final for the
-//! disk (RocksDB's state after it is unknown): everything queued and everything later fails.
+//! disk's index (RocksDB's state after it is unknown): everything queued and every later write fails. If it failed for
+//! want of room, reads go on.
 //!
 //! Large values (small chunks' bytes) go to RocksDB's blob files, so that compaction does not copy them over and over.
 
@@ -48,6 +49,9 @@ pub(crate) enum Change {
     /// Remembers the highest epoch obeyed.
     Epoch(Epoch),
 }
+
+/// How RocksDB tells that the file system has no room: the operating system's words, which are all it passes on.
+const NO_ROOM: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
 
 struct Queued {
     changes: Vec<Change>,
@@ -242,11 +246,19 @@ impl Writer {
         let mut options = WriteOptions::default();
         options.set_sync(true);
         self.db.write_opt(batch, &options).map_err(|e| {
-            let error = DiskError::Index {
-                dir: self.dir.clone(),
-                why: e.into_string(),
+            let why = e.into_string();
+            let error = if NO_ROOM.iter().any(|words| why.contains(words)) {
+                // What was acknowledged is still read; nothing is written on top of a log that ends somewhere.
+                DiskError::Full {
+                    path: self.dir.join(DIR_NAME),
+                }
+            } else {
+                DiskError::Index {
+                    dir: self.dir.clone(),
+                    why,
+                }
             };
-            tracing::error!(%error, "the index cannot be written; the disk goes out of service");
+            tracing::error!(%error, "the index cannot be written any more");
             self.failed = Some(error.clone());
             error
         })

@@ -204,7 +204,9 @@ impl Store {
             load.disks_ok += 1;
             let space = Space::of(&disk.dir).unwrap_or_default();
             load.bytes_total += space.total;
-            load.bytes_free += space.free.saturating_sub(disk.reserve);
+            if disk.writable() {
+                load.bytes_free += space.free.saturating_sub(disk.reserve);
+            }
         }
         load
     }
@@ -282,9 +284,12 @@ impl Store {
         unknown.map_or(Ok(None), Err)
     }
 
-    /// The disk for a new chunk: the one in service with the most room.
+    /// The disk for a new chunk: the one in service with the most room. One that takes nothing says so itself.
     pub(super) fn roomiest(&self) -> Result<Arc<Disk>, DiskError> {
-        let free = |disk: &Arc<Disk>| Space::of(&disk.dir).map_or(0, |space| space.free);
+        let free = |disk: &Arc<Disk>| {
+            let free = Space::of(&disk.dir).map_or(0, |space| space.free);
+            (disk.writable(), free)
+        };
         let roomiest = match self.serving().collect::<Vec<_>>()[..] {
             [only] => Some(only),
             ref several => several.iter().copied().max_by_key(|disk| free(disk)),

@@ -250,7 +250,7 @@ impl OpenChunk {
             let job = move || {
                 let _claim = claim;
                 let end = offset + parts.iter().map(|part| part.len() as u64).sum::<u64>();
-                this.check_room(file.growth(end))?;
+                this.make_room(&file, end)?;
                 file.write(&this.pool, offset, &parts)
             };
             let result = disk.writes.run(job).await;
