@@ -7,13 +7,20 @@ use gabion_protocol::frame::Kind;
 use gabion_protocol::ids::{ChunkId, MasterId, ReplicaNumber, ServerId};
 use gabion_protocol::messages::data;
 use gabion_protocol::messages::master::{Admin, Extent, Op, Query, Replica, Response, Status};
+use gabion_protocol::{Action, ErrorCode, WireError};
 
 use crate::client::unexpected;
 use crate::error::Context as _;
+use crate::policy::chain::Pulse;
+use crate::random;
 use crate::{Client, Error, Verdict};
 
 /// Longest a server may take to read one chunk again from a busy disk.
 const VERIFY: Duration = Duration::from_secs(120);
+/// After so long without a verdict its server is probed, and again each time it has passed.
+const LOOK: Duration = Duration::from_millis(700);
+/// Probes in a row that may stay unanswered. With [`LOOK`] and a probe's own time a hung server costs three seconds.
+const SILENT_PROBES: u32 = 2;
 
 impl Client {
     /// The cluster at a glance, from its leader.
@@ -76,31 +83,73 @@ impl Client {
         answer.map(drop).context(|| "cannot change the cluster")
     }
 
-    /// Makes a chunkserver read its copy again from disk, and tells what it found.
+    /// Makes a chunkserver read its copy again from disk, and tells what it found. A server that is away is waited
+    /// for, but not longer than [`crate::Config::wait`] in all, however many of its copies are asked for; a hung one
+    /// is given up after three seconds. Neither is asked again for a while.
     ///
     /// # Errors
     /// If that server cannot be asked.
     pub async fn verify_replica(&self, extent: &Extent, replica: &Replica) -> Result<Verdict, Error> {
-        let servers = &self.inner.servers;
-        let what = || {
-            format!(
-                "cannot verify chunk {} on {}",
-                extent.chunk,
-                servers.label(replica.server)
-            )
-        };
+        let (servers, server) = (&self.inner.servers, replica.server);
+        let what = || format!("cannot verify chunk {} on {}", extent.chunk, servers.label(server));
+        if servers.is_given_up(server) {
+            let error = WireError::new(ErrorCode::Unreachable, "the server did not answer a short while ago")
+                .help("start it or see what holds it up (gabion admin status), then verify again");
+            return Err(error).context(what);
+        }
+        loop {
+            let error = match self.verify_once(replica).await {
+                Ok(verdict) => {
+                    servers.is_back(server);
+                    return Ok(verdict);
+                }
+                Err(error) => error,
+            };
+            let Action::Retry { after_ms } = error.action else {
+                return Err(error).context(what);
+            };
+            let is_late = servers.away(server) >= self.inner.config.wait;
+            let is_hung = error.code == ErrorCode::Timeout;
+            if is_hung || is_late {
+                if error.code != ErrorCode::Busy {
+                    servers.give_up(server);
+                }
+                return Err(error).context(what);
+            }
+            let pause = u64::from(after_ms).max(100);
+            tokio::time::sleep(Duration::from_millis(pause + random() % pause)).await;
+            if error.code == ErrorCode::Unreachable
+                && let Err(error) = servers.refresh(&self.inner.masters, server).await
+            {
+                tracing::debug!(%error, %server, "cannot ask the masters where a server is now");
+            }
+        }
+    }
+
+    async fn verify_once(&self, replica: &Replica) -> Result<Verdict, WireError> {
+        let (servers, masters) = (&self.inner.servers, &self.inner.masters);
+        let connection = servers.connection(masters, replica.server).await?;
         let request = data::Request::Verify { token: replica.token };
-        let connection = servers
-            .connection(&self.inner.masters, replica.server)
-            .await
-            .context(what)?;
-        let (answer, _) = connection
-            .call(Kind::DataRequest, &request, Bytes::new(), VERIFY)
-            .await
-            .context(what)?;
-        match answer {
-            data::Response::Verified(verdict) => Ok(verdict),
-            _ => Err(unexpected()).context(what),
+        let mut call = std::pin::pin!(connection.call(Kind::DataRequest, &request, Bytes::new(), VERIFY));
+        let mut silent = 0;
+        loop {
+            if let Ok(answer) = tokio::time::timeout(LOOK, &mut call).await {
+                return match answer?.0 {
+                    data::Response::Verified(verdict) => Ok(verdict),
+                    _ => Err(unexpected()),
+                };
+            }
+            // It reads from a busy disk, or it hangs.
+            match servers.probe(masters, &[replica.server]).await[..] {
+                [Pulse::Alive] => silent = 0,
+                _ => silent += 1,
+            }
+            if silent >= SILENT_PROBES {
+                return Err(WireError::new(
+                    ErrorCode::Timeout,
+                    "the server takes requests and answers none, not even probes",
+                ));
+            }
         }
     }
 

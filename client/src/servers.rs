@@ -48,6 +48,10 @@ struct Server {
 struct Record {
     latency: Latency,
     troubled_until: Option<Instant>,
+    /// Since when it has given no answer to those who can wait for it.
+    away_since: Option<Instant>,
+    /// Until when nobody waits for it any more.
+    given_up_until: Option<Instant>,
 }
 
 impl Servers {
@@ -126,6 +130,11 @@ impl Servers {
         server.link.connection(&access.address, dialer).await
     }
 
+    /// Asks the masters afresh how to reach a server: it may have begun anew elsewhere.
+    pub(crate) async fn refresh(&self, masters: &Masters, id: ServerId) -> Result<(), WireError> {
+        self.fetch(masters, id).await.map(drop)
+    }
+
     async fn fetch(&self, masters: &Masters, id: ServerId) -> Result<Arc<Server>, WireError> {
         let Response::Access(access) = masters.ask(Request::Access { server: id }).await? else {
             return Err(unexpected());
@@ -159,6 +168,37 @@ impl Servers {
             let mut record = server.record.lock();
             record.latency.record(took);
             record.troubled_until = None;
+        }
+    }
+
+    /// A server did not answer somebody who can wait: for how long it has been so.
+    pub(crate) fn away(&self, id: ServerId) -> Duration {
+        self.get(id).map_or(Duration::MAX, |server| {
+            server.record.lock().away_since.get_or_insert_with(Instant::now).elapsed()
+        })
+    }
+
+    /// Nobody waits for a server for a while.
+    pub(crate) fn give_up(&self, id: ServerId) {
+        if let Some(server) = self.get(id) {
+            server.record.lock().given_up_until = Some(Instant::now() + TROUBLE);
+        }
+    }
+
+    /// Whether a server was given up a short while ago.
+    pub(crate) fn is_given_up(&self, id: ServerId) -> bool {
+        self.get(id).is_some_and(|server| {
+            let record = server.record.lock();
+            record.given_up_until.is_some_and(|until| Instant::now() < until)
+        })
+    }
+
+    /// A server that may have been away answers.
+    pub(crate) fn is_back(&self, id: ServerId) {
+        if let Some(server) = self.get(id) {
+            let mut record = server.record.lock();
+            record.away_since = None;
+            record.given_up_until = None;
         }
     }
 
