@@ -52,7 +52,7 @@ impl ChunkJob {
             };
             match pushed {
                 Ok(seal) => return Ok(seal),
-                Err(failure) => attempts.failed(&chain, failure).await?,
+                Err(failure) => attempts.failed(&chain, failure, credited).await?,
             }
             self.feed.rewind();
         }
@@ -62,7 +62,7 @@ impl ChunkJob {
 /// What was tried so far for one chunk, and until when to go on.
 pub(super) struct Attempts {
     upload: Arc<Upload>,
-    deadline: Instant,
+    trouble: Trouble,
     count: u32,
     tried: Vec<(String, String)>,
 }
@@ -71,14 +71,15 @@ impl Attempts {
     pub(super) fn new(upload: &Arc<Upload>) -> Self {
         Self {
             upload: Arc::clone(upload),
-            deadline: Instant::now() + upload.inner.config.wait,
+            trouble: Trouble::default(),
             count: 0,
             tried: Vec::new(),
         }
     }
 
-    /// A chain failed: abandons the chunk and says whether to go on.
-    pub(super) async fn failed(&mut self, chain: &Chain<'_>, failure: Failure) -> Result<(), Error> {
+    /// A chain failed when the attempts together had stored `stored` bytes: abandons the chunk and says whether to go
+    /// on.
+    pub(super) async fn failed(&mut self, chain: &Chain<'_>, failure: Failure, stored: u64) -> Result<(), Error> {
         let servers = &self.upload.inner.servers;
         for server in &failure.blame {
             servers.leave(*server);
@@ -96,7 +97,11 @@ impl Attempts {
         tracing::debug!(chunk = %chain.grant.chunk, %who, error = %failure.error, "a chain failed");
         self.tried.retain(|(known, _)| *known != who);
         self.tried.push((who, failure.error.message.clone()));
-        if failure.is_final || Instant::now() > self.deadline {
+        let (trouble, is_new) = self.trouble.since(stored, Instant::now());
+        if is_new {
+            self.count = 0;
+        }
+        if failure.is_final || trouble > self.upload.inner.config.wait {
             let mut error = failure.error;
             for (what, result) in self.tried.drain(..) {
                 error = error.tried(what, result);
@@ -110,6 +115,29 @@ impl Attempts {
             tokio::time::sleep(Duration::from_millis(20 + random() % most)).await;
         }
         Ok(())
+    }
+}
+
+/// How long a chunk has not got on, however long it was on its way before: a source may be slow.
+#[derive(Debug, Default)]
+struct Trouble {
+    began: Option<Instant>,
+    stored: u64,
+}
+
+impl Trouble {
+    /// An attempt has failed, `stored` bytes are stored at most so far: for how long attempts have failed without
+    /// progress, and whether that begins now.
+    fn since(&mut self, stored: u64, now: Instant) -> (Duration, bool) {
+        let has_progressed = stored > self.stored;
+        self.stored = self.stored.max(stored);
+        match self.began {
+            Some(began) if !has_progressed => (now - began, false),
+            _ => {
+                self.began = Some(now);
+                (Duration::ZERO, true)
+            }
+        }
     }
 }
 
@@ -326,7 +354,7 @@ pub(super) async fn put_small(upload: &Arc<Upload>, packet: Packet) -> Result<Se
                 upload.advance(length);
                 return Ok(chain.sealed(0, length, crc));
             }
-            Err(failure) => attempts.failed(&chain, failure).await?,
+            Err(failure) => attempts.failed(&chain, failure, 0).await?,
         }
     }
 }
@@ -393,6 +421,26 @@ mod tests {
     use gabion_protocol::checksum::crc;
     use gabion_protocol::ids::{ChunkId, Generation, Timeline, VolumeId};
     use proptest::prelude::*;
+
+    #[test]
+    fn trouble_counts_from_its_beginning_and_ends_with_progress() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let mut trouble = Trouble::default();
+        assert_eq!(
+            trouble.since(100, at(1000)),
+            (Duration::ZERO, true),
+            "a slow source is no trouble"
+        );
+        assert_eq!(trouble.since(100, at(1020)), (Duration::from_secs(20), false));
+        assert_eq!(
+            trouble.since(40, at(1025)),
+            (Duration::from_secs(25), false),
+            "known bytes are no progress"
+        );
+        assert_eq!(trouble.since(101, at(1060)), (Duration::ZERO, true));
+        assert_eq!(trouble.since(101, at(1070)), (Duration::from_secs(10), false));
+    }
 
     proptest! {
         #[test]
