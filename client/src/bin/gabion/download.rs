@@ -53,7 +53,12 @@ pub(crate) async fn run(context: &Context, download: Download) -> Result<(), Fai
     for (source, failure) in plan.failures {
         tally.failed(source, failure);
     }
+    // Directories that were refused: nothing is made or written below them.
+    let mut barred: Vec<&Path> = Vec::new();
     for directory in &plan.directories {
+        if is_barred(directory, &barred) {
+            continue;
+        }
         // Where the user himself named a link, he wants it followed.
         let made = if directory == target && directory.is_dir() {
             Ok(())
@@ -62,16 +67,37 @@ pub(crate) async fn run(context: &Context, download: Download) -> Result<(), Fai
         };
         match made {
             Ok(()) => totals.directories += u64::from(download.recursive),
-            Err(failure) => tally.failed(directory.display().to_string(), failure),
+            Err(failure) => {
+                tally.failed(directory.display().to_string(), failure);
+                barred.push(directory);
+            }
         }
     }
-    let fetched = fetch_all(context, &download, plan.files, &progress, &mut tally, &mut totals).await;
+    let (files, below_barred): (Vec<Job>, Vec<Job>) =
+        plan.files.into_iter().partition(|job| !is_barred(&job.target, &barred));
+    for job in below_barred {
+        tally.failed(job.source.to_string(), no_directory(&job.target));
+    }
+    let fetched = fetch_all(context, &download, files, &progress, &mut tally, &mut totals).await;
     let took = progress.finish();
     print(&fetched, download.printing.output)?;
     if totals.files + totals.directories > 0 {
         context.say(&totals.fetched("downloaded", took));
     }
     tally.finish("file", "downloaded", &mut |line| eprintln!("{line}"))
+}
+
+/// Whether `path` is or lies below one of `barred`.
+fn is_barred(path: &Path, barred: &[&Path]) -> bool {
+    barred.iter().any(|barred| path.starts_with(barred))
+}
+
+fn no_directory(target: &Path) -> Failure {
+    Failure::code(
+        ErrorCode::NotDirectory,
+        format!("cannot write {}: a directory above it was refused", target.display()),
+        "see the refusal of the directory",
+    )
 }
 
 async fn download_to_stdout(context: &Context, download: &Download, sources: &[Source]) -> Result<(), Failure> {
@@ -245,4 +271,24 @@ fn print(fetched: &[Fetched], format: Format) -> Result<(), Failure> {
         Format::Jsonl => fetched.iter().try_for_each(|fetched| output.object(format, fetched))?,
     }
     output.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_directory_bars_all_below_it_and_nothing_else() {
+        let barred = [Path::new("out/link")];
+        for (path, is) in [
+            ("out/link", true),
+            ("out/link/a", true),
+            ("out/link/b/c", true),
+            ("out/linked", false),
+            ("out/other/link", false),
+            ("out", false),
+        ] {
+            assert_eq!(is_barred(Path::new(path), &barred), is, "{path}");
+        }
+    }
 }
