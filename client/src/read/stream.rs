@@ -34,6 +34,8 @@ pub struct FileStream {
     end: u64,
     fetching: FuturesOrdered<Fetching>,
     proof: Proof,
+    /// Why no more can be read: after a failure no later piece is given out as if it followed.
+    failed: Option<Error>,
     /// For [`AsyncRead`]: the rest of the last piece.
     rest: Bytes,
     /// For [`AsyncRead`]: the next piece being read.
@@ -99,6 +101,7 @@ impl FileStream {
                 file: whole.then(Running::default),
                 chunk: None,
             },
+            failed: None,
             rest: Bytes::new(),
             reading: None,
             reader,
@@ -108,13 +111,25 @@ impl FileStream {
     /// The next bytes; `None` at the end of the range.
     ///
     /// # Errors
-    /// Why no more can be read.
+    /// Why no more can be read; later calls fail the same way.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         Ok(self.next_piece().await?.map(|(_, bytes)| bytes))
     }
 
     /// The next bytes and where in the file they are.
     pub(super) async fn next_piece(&mut self) -> Result<Option<(u64, Bytes)>, StreamError> {
+        if let Some(error) = &self.failed {
+            return Err(StreamError::Failed(error.clone()));
+        }
+        let next = self.fetch_next().await;
+        if let Err(StreamError::Failed(error) | StreamError::WrongChunk { error, .. }) = &next {
+            self.failed = Some(error.clone());
+            self.fetching = FuturesOrdered::new();
+        }
+        next
+    }
+
+    async fn fetch_next(&mut self) -> Result<Option<(u64, Bytes)>, StreamError> {
         while self.asked < self.end && self.fetching.len() < self.reader.0.inner.config.reads_in_flight.max(1) {
             let piece = self
                 .reader
@@ -141,6 +156,7 @@ impl FileStream {
 
     /// Goes back to the chunk that begins at `offset`, whose wrong copies are not read again.
     pub(super) fn back_to(&mut self, offset: u64) {
+        self.failed = None;
         self.fetching = FuturesOrdered::new();
         self.asked = offset;
         if let Some(chunk) = self.proof.chunk.take() {

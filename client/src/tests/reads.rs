@@ -148,6 +148,29 @@ async fn hung_and_dead_servers_cost_no_error_in_mid_download() {
 }
 
 #[tokio::test]
+async fn a_stream_that_failed_stays_failed() {
+    let (cluster, client, bytes) = stored(4 * CHUNK as usize).await;
+    let file = client.open(&path()).await.unwrap();
+    for id in 1..=3 {
+        let corrupt = |server: &mut super::fakes::Server| {
+            let first = server.chunks.keys().next().copied().unwrap();
+            server.chunks.remove(&first);
+        };
+        cluster.server(id, corrupt);
+    }
+    let mut stream = file.stream();
+    let error = stream.next().await.unwrap_err();
+    for _ in 0..5 {
+        assert_eq!(stream.next().await.unwrap_err().code(), error.code());
+    }
+    let rest = file.read_at(CHUNK, CHUNK).await.unwrap();
+    assert!(
+        rest == bytes[CHUNK as usize..2 * CHUNK as usize],
+        "other pieces can be read"
+    );
+}
+
+#[tokio::test]
 async fn a_download_appears_whole_or_not_at_all() {
     let (cluster, client, bytes) = stored(3 * CHUNK as usize + 1).await;
     let directory = tempfile::tempdir().unwrap();
