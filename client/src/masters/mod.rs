@@ -65,13 +65,14 @@ enum Answerer {
 
 fn answerer(request: &Request) -> Answerer {
     match request {
-        Request::OpenSession
-        | Request::Access { .. }
+        Request::Access { .. }
         | Request::Query {
             freshness: Freshness::Stale,
             ..
         } => Answerer::Anyone,
-        Request::Command { .. }
+        // A follower sends a new session to the leader, who is then known before the first command.
+        Request::OpenSession
+        | Request::Command { .. }
         | Request::Query { .. }
         | Request::Register(_)
         | Request::Beat(_)
