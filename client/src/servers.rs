@@ -174,7 +174,12 @@ impl Servers {
     /// A server did not answer somebody who can wait: for how long it has been so.
     pub(crate) fn away(&self, id: ServerId) -> Duration {
         self.get(id).map_or(Duration::MAX, |server| {
-            server.record.lock().away_since.get_or_insert_with(Instant::now).elapsed()
+            server
+                .record
+                .lock()
+                .away_since
+                .get_or_insert_with(Instant::now)
+                .elapsed()
         })
     }
 
@@ -209,7 +214,7 @@ impl Servers {
         }
     }
 
-    /// A server failed a write: it is avoided for a while, and whoever waits for it learns so at once.
+    /// A server is silent or gone: it is avoided for a while, and whoever waits for it learns so at once.
     pub(crate) fn leave(&self, id: ServerId) {
         self.failed(id);
         if let Some(server) = self.get(id) {

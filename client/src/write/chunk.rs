@@ -81,8 +81,14 @@ impl Attempts {
     /// on.
     pub(super) async fn failed(&mut self, chain: &Chain<'_>, failure: Failure, stored: u64) -> Result<(), Error> {
         let servers = &self.upload.inner.servers;
+        // What is silent or gone is left by all at once; who answers that it is busy or full serves others still.
+        let is_gone = matches!(failure.error.code, ErrorCode::Timeout | ErrorCode::Unreachable);
         for server in &failure.blame {
-            servers.leave(*server);
+            if is_gone {
+                servers.leave(*server);
+            } else {
+                servers.failed(*server);
+            }
         }
         self.upload.abandon(chain.grant.chunk).await;
         let labels = |ids: &[gabion_protocol::ServerId]| {
