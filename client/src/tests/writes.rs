@@ -203,6 +203,20 @@ async fn when_all_fail_each_is_named() {
 }
 
 #[tokio::test]
+async fn a_commit_whose_answers_are_lost_is_found_done() {
+    let cluster = Cluster::start(1, 3).await;
+    let config = crate::Config {
+        wait: Duration::from_secs(1),
+        ..cluster.config()
+    };
+    let client = Client::connect(config).await.unwrap();
+    let mut writer = client.create(&path(), CreateOptions::default()).await.unwrap();
+    writer.write(b"small").await.unwrap();
+    cluster.state.lock().lose_answers = u32::MAX;
+    assert_eq!(writer.finish().await.unwrap().length, 5);
+}
+
+#[tokio::test]
 async fn a_refusal_comes_before_any_byte_and_an_abort_leaves_nothing() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client().await;

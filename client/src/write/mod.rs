@@ -16,10 +16,10 @@ mod upload;
 use std::fs::File;
 use std::sync::Arc;
 
-use gabion_protocol::FsPath;
 use gabion_protocol::buffer::Buffer;
 use gabion_protocol::limits::SMALL_CHUNK_BYTES;
 use gabion_protocol::messages::master::{Entry, Seal, UploadOptions};
+use gabion_protocol::{ErrorCode, FsPath};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -270,12 +270,8 @@ impl FileWriter {
     }
 
     async fn collect(&mut self, done: Result<Result<Seal, Error>, tokio::task::JoinError>) -> Result<(), Error> {
-        let sealed = done.map_err(|error| {
-            Error::new(
-                gabion_protocol::ErrorCode::Internal,
-                format!("a task of the upload ended: {error}"),
-            )
-        })?;
+        let sealed =
+            done.map_err(|error| Error::new(ErrorCode::Internal, format!("a task of the upload ended: {error}")))?;
         self.seals.add(sealed?);
         chunk::log_seals(&self.upload, &mut self.seals).await
     }
@@ -337,7 +333,13 @@ impl FileWriter {
             self.collect_one().await?;
         }
         let (seals, length, crc) = self.seals.rest();
-        Ok(self.upload.commit(seals, length, crc).await?)
+        match self.upload.commit(seals, length, crc).await {
+            // Unavailable: it may have been carried out all the same.
+            Err(error) if error.code == ErrorCode::OutcomeUnknown || error.code.exit_code() == 5 => {
+                self.upload.committed().await.ok_or_else(|| error.into())
+            }
+            committed => Ok(committed?),
+        }
     }
 
     /// Gives the file up: nothing appears, and what was stored is dropped.
@@ -353,9 +355,7 @@ impl FileWriter {
 
     async fn give_up(&mut self) {
         self.is_over = true;
-        if let Err(error) = self.upload.abort().await {
-            tracing::debug!(%error, path = %self.upload.path, "cannot tell the masters that an upload is given up");
-        }
+        self.upload.give_up().await;
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use gabion_protocol::ids::{ChunkId, Ino, ServerId, UploadGeneration};
 use gabion_protocol::limits::{BATCH_ROWS_MAX, GRANT_CHUNKS_MAX, UPLOAD_LEASE_MS};
-use gabion_protocol::messages::master::{ChunkGrant, Entry, Op, Replica, Response, Seal, UploadOptions};
+use gabion_protocol::messages::master::{ChunkGrant, Entry, Op, Query, Replica, Response, Seal, UploadOptions};
 use gabion_protocol::{Action, ErrorCode, FsPath, WireError};
 use parking_lot::Mutex;
 
@@ -17,6 +17,8 @@ use crate::masters::Session;
 
 /// Chunks granted ahead of need: enough that a grant never stalls a stream.
 const AHEAD: u64 = 3;
+/// Longest wait for what makes an end nicer and changes nothing that lasts.
+const LAST_WORD: Duration = Duration::from_secs(2);
 /// Lease renewals: three may be lost before the lease ends.
 const RENEW: Duration = Duration::from_millis(UPLOAD_LEASE_MS / 4);
 
@@ -293,6 +295,29 @@ impl Upload {
         match answer {
             Response::Entry(entry) => Ok(entry),
             _ => Err(unexpected()),
+        }
+    }
+
+    /// Whether the file has appeared although no answer to its commit came: an inode is of one upload only.
+    pub(super) async fn committed(&self) -> Option<Entry> {
+        let query = Query::Stat {
+            path: self.path.clone(),
+        };
+        let answer = tokio::time::timeout(LAST_WORD, self.inner.masters.query(query)).await;
+        match answer {
+            Ok(Ok(Response::Entry(entry))) if entry.ino == self.ino => {
+                self.close();
+                Some(entry)
+            }
+            _ => None,
+        }
+    }
+
+    /// Tells the masters, if they are there, that the upload is given up; else its lease ends it.
+    pub(super) async fn give_up(&self) {
+        let told = tokio::time::timeout(LAST_WORD, self.abort()).await;
+        if !matches!(told, Ok(Ok(()))) {
+            tracing::debug!(?told, path = %self.path, "cannot tell the masters that an upload is given up");
         }
     }
 
