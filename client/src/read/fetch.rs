@@ -16,7 +16,7 @@ use gabion_protocol::ids::ServerId;
 use gabion_protocol::limits::BLOCK_BYTES;
 use gabion_protocol::messages::data::{Request, Response};
 use gabion_protocol::messages::master::{Extent, Replica};
-use gabion_protocol::{ErrorCode, WireError};
+use gabion_protocol::{Action, ErrorCode, WireError};
 
 use super::{FileReader, Piece};
 use crate::Error;
@@ -195,6 +195,8 @@ impl<'a> Fetch<'a> {
                 ErrorCode::Unreachable,
                 format!("{what}: no copy of chunk {} can be reached", extent.chunk),
             )
+            // Of this file's servers only: other files may be read.
+            .action(Action::Refresh)
             .help("start the chunkservers that are down; see gabion admin status")
         };
         let error = self.tried.iter().fold(error, |error, (server, refusal)| {

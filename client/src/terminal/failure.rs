@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io;
 
-use gabion_protocol::{ErrorCode, WireError};
+use gabion_protocol::{Action, ErrorCode, WireError};
 
 /// Exit code of a command that did a part of its work, or left something degraded.
 pub const PARTIAL: u8 = 8;
@@ -194,6 +194,8 @@ impl Failure {
     pub fn concerns_all(&self) -> bool {
         match self {
             Self::ReaderGone => true,
+            // The trouble is where this one thing is, not on the way to the cluster.
+            Self::Cluster(error) if error.action == Action::Refresh => false,
             Self::Told { .. } | Self::Cluster(_) | Self::Here(_) => {
                 matches!(self.exit_code(), 5 | INTERRUPTED) || self.is_about_keys()
             }
@@ -383,6 +385,9 @@ mod tests {
         let mut tally = Tally::default();
         tally.failed("a", WireError::new(ErrorCode::NotFound, "no such file").into());
         assert!(!tally.is_hopeless());
+        let elsewhere = WireError::new(ErrorCode::Unreachable, "no copy can be reached").action(Action::Refresh);
+        tally.failed("c", elsewhere.into());
+        assert!(!tally.is_hopeless(), "other files have other servers");
         let gone = WireError::new(ErrorCode::NoQuorum, "no majority").help("start m2");
         tally.failed("b", gone.into());
         assert!(tally.is_hopeless());
@@ -390,7 +395,7 @@ mod tests {
         let (code, said) = finish(tally);
         assert_eq!(code, 8);
         assert!(
-            said.contains("3 of 3 files") && said.contains("1 file not tried") && said.contains("start m2"),
+            said.contains("4 of 4 files") && said.contains("1 file not tried") && said.contains("start m2"),
             "{said}"
         );
     }
