@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gabion_protocol::{Action, ErrorCode, WireError};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 use super::FileReader;
@@ -100,7 +103,8 @@ impl FileReader {
         progress: impl Fn(u64) + Send + Sync,
     ) -> Result<(), Error> {
         let failed = |error: &std::io::Error| Error::local(format!("cannot write {}", target.display()), error);
-        if !options.replace && target.exists() {
+        check_replaceable(target)?;
+        if !options.replace && target.symlink_metadata().is_ok() {
             return Err(failed(&std::io::ErrorKind::AlreadyExists.into()));
         }
         let temporary = Temporary::beside(target, self.entry().mode).map_err(|error| failed(&error))?;
@@ -113,6 +117,38 @@ impl FileReader {
             .unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into()))
             .map_err(|error| Error::local(format!("cannot write {shown}"), &error))
     }
+}
+
+/// Renames, and never replaces what appeared at `to` meanwhile.
+fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // The file system cannot; a link does not replace either, but not every file system has them.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            std::fs::hard_link(from, to)?;
+            std::fs::remove_file(from)
+        }
+        renamed => Ok(renamed?),
+    }
+}
+
+/// Refuses what a file must not take the place of: a device or a pipe would be lost, a directory stays anyway. Links
+/// are followed, for the sake of `/dev/stdout`.
+fn check_replaceable(target: &Path) -> Result<(), Error> {
+    let found = match std::fs::metadata(target) {
+        Ok(found) if !found.is_file() => found,
+        _ => return Ok(()),
+    };
+    let (code, what, help) = if found.is_dir() {
+        (ErrorCode::IsDirectory, "a directory", "name a file, or move it away")
+    } else {
+        let help = "write to standard output instead (- as the target), or choose another name";
+        (ErrorCode::Exists, "a device, pipe or socket", help)
+    };
+    let message = format!(
+        "cannot write {}: it is {what}, which no download replaces",
+        target.display()
+    );
+    Err(WireError::new(code, message).action(Action::GiveUp).help(help).into())
 }
 
 fn write_pieces(file: &File, mut queue: mpsc::Receiver<(u64, Bytes)>) -> std::io::Result<()> {
@@ -153,9 +189,7 @@ impl Temporary {
         if options.replace {
             std::fs::rename(&self.path, target)?;
         } else {
-            // Unlike a rename, a link never replaces what appeared meanwhile.
-            std::fs::hard_link(&self.path, target)?;
-            std::fs::remove_file(&self.path)?;
+            rename_new(&self.path, target)?;
         }
         self.is_placed = true;
         if options.sync {

@@ -185,6 +185,22 @@ async fn a_download_appears_whole_or_not_at_all() {
         .await
         .unwrap();
 
+    for (taken, code) in [("/dev/null", ErrorCode::Exists), ("/dev", ErrorCode::IsDirectory)] {
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(taken, &link).unwrap();
+        let error = file
+            .download_file(&link, options.replace(true), |_| ())
+            .await
+            .unwrap_err();
+        assert_eq!(error.code(), code, "{}", error.report());
+        std::fs::remove_file(&link).unwrap();
+    }
+    let dangling = directory.path().join("dangling");
+    std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
+    let error = file.download_file(&dangling, options, |_| ()).await.unwrap_err();
+    assert_eq!(error.exit_code(), 4, "{}", error.report());
+    std::fs::remove_file(&dangling).unwrap();
+
     std::fs::remove_file(&target).unwrap();
     for id in 1..=3 {
         cluster.server(id, |server| server.corrupt = true);
