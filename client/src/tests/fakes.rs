@@ -44,6 +44,8 @@ pub(super) struct Server {
     pub(super) read_delay: Duration,
     /// Tokens refused from now on.
     pub(super) refuse_tokens: u32,
+    /// Verifications refused from now on because it has just begun.
+    pub(super) busy_verdicts: u32,
     /// Becomes hung after so many more packets.
     pub(super) hang_after: Option<u32>,
     /// The disk is full for new chunks.
@@ -130,6 +132,7 @@ impl Cluster {
                 corrupt: false,
                 read_delay: Duration::ZERO,
                 refuse_tokens: 0,
+                busy_verdicts: 0,
                 hang_after: None,
                 full: false,
                 reads: 0,
@@ -634,7 +637,19 @@ fn data_answer(
             };
             Some((Ok(blocks), payload.into()))
         }
-        data::Request::Verify { .. } => panic!("no test needs it"),
+        data::Request::Verify { token } => {
+            let server = state.servers.get_mut(&me).unwrap();
+            if server.busy_verdicts > 0 {
+                server.busy_verdicts -= 1;
+                return refused(WireError::new(ErrorCode::Busy, "not ready yet"));
+            }
+            let bytes = &server.chunks[&token.grant.chunk];
+            let verdict = data::Verdict::Good {
+                length: bytes.len() as u64,
+                crc: crc(bytes),
+            };
+            Some((Ok(data::Response::Verified(verdict)), Bytes::new()))
+        }
     }
 }
 

@@ -148,6 +148,30 @@ async fn hung_and_dead_servers_cost_no_error_in_mid_download() {
 }
 
 #[tokio::test]
+async fn verifying_waits_for_a_busy_server_and_gives_a_hung_one_up() {
+    let (cluster, client, _) = stored(3 * CHUNK as usize).await;
+    let (_, extents) = client.locate(&path()).await.unwrap();
+    cluster.server(1, |server| server.busy_verdicts = 3);
+    cluster.server(2, |server| server.mood = Mood::Hung);
+    let copy_on = |id| {
+        let find = |extent: &&gabion_protocol::messages::master::Extent| {
+            let on = extent.replicas.iter().find(|replica| replica.server == ServerId(id));
+            on.cloned().map(|replica| ((*extent).clone(), replica))
+        };
+        extents.iter().find_map(|extent| find(&extent)).unwrap()
+    };
+    let (extent, replica) = copy_on(1);
+    client.verify_replica(&extent, &replica).await.unwrap();
+    let (extent, replica) = copy_on(2);
+    for longest in [Duration::from_secs(5), Duration::from_millis(100)] {
+        let begun = Instant::now();
+        let error = client.verify_replica(&extent, &replica).await.unwrap_err();
+        assert_eq!(error.exit_code(), 5, "{}", error.report());
+        assert!(begun.elapsed() < longest, "{:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
 async fn a_stream_that_failed_stays_failed() {
     let (cluster, client, bytes) = stored(4 * CHUNK as usize).await;
     let file = client.open(&path()).await.unwrap();
