@@ -239,6 +239,13 @@ impl Disk {
         Ok(())
     }
 
+    /// Takes one chunk less into account.
+    pub(crate) fn count_dropped(&self) {
+        let less = |chunks: u64| Some(chunks.saturating_sub(1));
+        // Never refused: the closure always has a value.
+        let _ = self.chunks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
     /// Chunks on this disk, small ones included.
     pub(crate) fn chunk_count(&self) -> u64 {
         self.chunks.load(Ordering::Relaxed)

@@ -4,13 +4,13 @@
 //! started on a disk thread has ended, also when the caller went away; a disk that is out of service makes its chunks
 //! *unavailable*, never *absent*.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use gabion_protocol::buffer::Pool;
-use gabion_protocol::limits::BATCH_ROWS_MAX;
+use gabion_protocol::limits::{BATCH_ROWS_MAX, TOKEN_MS};
 use gabion_protocol::messages::master::{Damage, Load};
 use gabion_protocol::{ChunkId, ClusterId, Epoch, Incarnation, ReplicaNumber, ServerId};
 use parking_lot::Mutex;
@@ -28,6 +28,11 @@ use super::recover::Recovered;
 
 /// Reports of damage kept until a master has taken them; the rest is found again by the next read or start.
 const DAMAGE_MAX: usize = BATCH_ROWS_MAX;
+
+/// How long a drop is remembered: until every token given out before it has expired, and a minute for clocks.
+const DROPPED_KEPT: Duration = Duration::from_millis(TOKEN_MS + 60_000);
+/// Drops remembered (some 20 MiB); beyond them the oldest is forgotten.
+const DROPPED_MAX: usize = 1 << 18;
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -53,7 +58,9 @@ pub(super) struct Inner {
     disks: Vec<Arc<Disk>>,
     /// Directories that could not be opened, with the reason.
     absent: Vec<(PathBuf, DiskError)>,
-    claims: Mutex<HashMap<ChunkId, CancellationToken>>,
+    claims: Mutex<HashMap<ChunkId, (ReplicaNumber, CancellationToken)>>,
+    /// Copies ordered dropped whose write tokens may still be valid: they are not written again.
+    dropped: Mutex<Dropped>,
     pub(super) warm: Warm,
     damage: Mutex<BTreeMap<ChunkId, Damage>>,
     pub(super) verifying: tokio::sync::Semaphore,
@@ -72,6 +79,29 @@ pub(crate) struct Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.store.claims.lock().remove(&self.chunk);
+    }
+}
+
+/// Copies dropped lately, in the order of their drops.
+#[derive(Debug, Default)]
+struct Dropped {
+    copies: HashSet<(ChunkId, ReplicaNumber)>,
+    order: VecDeque<(Instant, (ChunkId, ReplicaNumber))>,
+}
+
+impl Dropped {
+    fn insert(&mut self, copy: (ChunkId, ReplicaNumber), now: Instant) {
+        let expired = |at: Instant| now.duration_since(at) > DROPPED_KEPT;
+        while let Some((at, oldest)) = self.order.front().copied() {
+            if !expired(at) && self.order.len() < DROPPED_MAX {
+                break;
+            }
+            self.order.pop_front();
+            self.copies.remove(&oldest);
+        }
+        if self.copies.insert(copy) {
+            self.order.push_back((now, copy));
+        }
     }
 }
 
@@ -119,6 +149,7 @@ impl Store {
             disks,
             absent,
             claims: Mutex::default(),
+            dropped: Mutex::default(),
             warm: Warm::default(),
             damage: Mutex::default(),
             verifying: tokio::sync::Semaphore::new(1),
@@ -241,14 +272,26 @@ impl Store {
         self.0.disks.iter().filter(|disk| disk.serves())
     }
 
-    /// The right to change `chunk`.
-    pub(super) fn claim(&self, chunk: ChunkId) -> Result<Arc<Claim>, DiskError> {
+    /// The right to write a copy of `chunk`, which a drop that was ordered before has ended for good: its writer's
+    /// token may outlive the order.
+    pub(super) fn claim_to_write(&self, chunk: ChunkId, replica: ReplicaNumber) -> Result<Arc<Claim>, DiskError> {
+        let claim = self.claim(chunk, replica)?;
+        // After the claim: a drop that comes later finds it.
+        if self.0.dropped.lock().copies.contains(&(chunk, replica)) {
+            let why = format!("copy {replica} was dropped");
+            return Err(DiskError::Fenced { chunk, why });
+        }
+        Ok(claim)
+    }
+
+    /// The right to change copy `replica` of `chunk`.
+    fn claim(&self, chunk: ChunkId, replica: ReplicaNumber) -> Result<Arc<Claim>, DiskError> {
         let mut claims = self.0.claims.lock();
         if claims.contains_key(&chunk) {
             return Err(DiskError::InUse { chunk });
         }
         let cancelled = CancellationToken::new();
-        claims.insert(chunk, cancelled.clone());
+        claims.insert(chunk, (replica, cancelled.clone()));
         Ok(Arc::new(Claim {
             chunk,
             store: Arc::clone(&self.0),
@@ -314,7 +357,7 @@ impl Store {
         let store = self.clone();
         let result = self
             .to_the_end(async move {
-                let _claim = store.claim(chunk)?;
+                let _claim = store.claim(chunk, replica)?;
                 let Some(found) = store.find(chunk).await? else {
                     return Ok(());
                 };
@@ -358,7 +401,8 @@ impl Store {
     }
 
     async fn drop_copy(&self, chunk: ChunkId, replica: ReplicaNumber) -> Result<(), DiskError> {
-        let claim = self.claim(chunk)?;
+        self.0.dropped.lock().insert((chunk, replica), Instant::now());
+        let claim = self.claim(chunk, replica)?;
         let Some(found) = self.find(chunk).await? else {
             return self.drop_orphan(chunk, claim).await;
         };
@@ -368,7 +412,7 @@ impl Store {
         }
         remove_file(&found.disk, chunk, Arc::clone(&claim)).await?;
         found.disk.commit(vec![Change::Delete { chunk }]).await?;
-        found.disk.chunks.fetch_sub(1, Ordering::Relaxed);
+        found.disk.count_dropped();
         self.0.warm.forget(chunk);
         self.0.damage.lock().remove(&chunk);
         tracing::info!(%chunk, %replica, "copy dropped");

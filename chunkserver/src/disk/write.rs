@@ -126,7 +126,7 @@ impl Store {
     }
 
     async fn open_claimed(self, new: NewChunk) -> Result<OpenChunk, DiskError> {
-        let claim = self.claim(new.chunk)?;
+        let claim = self.claim_to_write(new.chunk, new.replica)?;
         let found = self.find(new.chunk).await?;
         if let Some(found) = &found {
             new.check(&found.record)?;
@@ -174,7 +174,7 @@ impl Store {
     }
 
     async fn put_claimed(self, new: NewChunk, packet: Packet) -> Result<(u64, u32), DiskError> {
-        let _claim = self.claim(new.chunk)?;
+        let _claim = self.claim_to_write(new.chunk, new.replica)?;
         let length = packet.bytes.len() as u64;
         let crc = checksum::combine_blocks(&packet.crcs, length);
         let record = new.record(State::Sealed, Place::Blob, packet.crcs, length, crc);
