@@ -133,6 +133,45 @@ async fn a_seal_that_does_not_fit_is_refused() {
 }
 
 #[tokio::test]
+async fn a_dropped_copy_is_not_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (large, small, late) = (new_chunk(1), new_chunk(2), new_chunk(3));
+    write(&store, large, &content(1, 300_000)).await.unwrap();
+    put_small(&store, small, &content(2, 3000)).await.unwrap();
+    // The last one was never here: its writer comes after the order.
+    let orders = [large, small, late].map(|new| (new.chunk, new.replica));
+    assert_eq!(store.drop_copies(&orders).await.len(), 3);
+    for new in [large, small, late] {
+        assert!(matches!(store.open_write(new).await, Err(DiskError::Fenced { .. })));
+        let put = put_small(&store, new, &content(2, 3000)).await;
+        assert!(matches!(put, Err(DiskError::Fenced { .. })));
+    }
+    let another = NewChunk {
+        replica: ReplicaNumber(77),
+        ..late
+    };
+    write(&store, another, &content(3, 300_000)).await.unwrap();
+    assert_eq!(store.load().chunks, 1);
+}
+
+#[tokio::test]
+async fn a_drop_stops_the_writer_of_its_own_copy_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let new = new_chunk(1);
+    let writing = store.open_write(new).await.unwrap();
+    let stopped = async || {
+        let short = std::time::Duration::from_millis(50);
+        tokio::time::timeout(short, writing.cancelled()).await.is_ok()
+    };
+    assert!(store.drop_copies(&[(new.chunk, ReplicaNumber(9))]).await.is_empty());
+    assert!(!stopped().await, "another copy's order");
+    assert!(store.drop_copies(&[(new.chunk, new.replica)]).await.is_empty());
+    assert!(stopped().await);
+}
+
+#[tokio::test]
 async fn drops_name_their_copy_and_leave_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

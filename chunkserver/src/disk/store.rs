@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
 use gabion_protocol::buffer::Pool;
 use gabion_protocol::limits::{BATCH_ROWS_MAX, TOKEN_MS};
 use gabion_protocol::messages::master::{Damage, Load};
@@ -33,6 +34,9 @@ const DAMAGE_MAX: usize = BATCH_ROWS_MAX;
 const DROPPED_KEPT: Duration = Duration::from_millis(TOKEN_MS + 60_000);
 /// Drops remembered (some 20 MiB); beyond them the oldest is forgotten.
 const DROPPED_MAX: usize = 1 << 18;
+
+/// Drops under way at one time.
+const DROPS_AT_A_TIME: usize = 16;
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -381,23 +385,28 @@ impl Store {
     /// Carries out drop orders that the Raft log stands behind; returns those done, also for copies that were never
     /// here. A copy being written is not dropped: its writer is told to stop, and the order comes again.
     pub async fn drop_copies(&self, orders: &[(ChunkId, ReplicaNumber)]) -> Vec<(ChunkId, ReplicaNumber)> {
-        let mut done = Vec::new();
-        for (chunk, replica) in orders.iter().copied() {
-            let store = self.clone();
-            match self
-                .to_the_end(async move { store.drop_copy(chunk, replica).await })
-                .await
-            {
-                Ok(()) => done.push((chunk, replica)),
-                Err(DiskError::InUse { .. }) => {
-                    if let Some(cancelled) = self.0.claims.lock().get(&chunk) {
-                        cancelled.cancel();
-                    }
-                }
-                Err(error) => tracing::warn!(%chunk, %replica, %error, "a copy could not be dropped yet"),
-            }
+        // Side by side, so that they share the index's syncs; in order, so that answers do not depend on chance.
+        futures_util::stream::iter(orders.to_vec())
+            .map(|(chunk, replica)| self.obey_drop(chunk, replica))
+            .buffered(DROPS_AT_A_TIME)
+            .filter_map(std::future::ready)
+            .collect()
+            .await
+    }
+
+    /// One drop; its copy if that is done.
+    async fn obey_drop(&self, chunk: ChunkId, replica: ReplicaNumber) -> Option<(ChunkId, ReplicaNumber)> {
+        let store = self.clone();
+        let dropping = async move { store.drop_copy(chunk, replica).await };
+        match self.to_the_end(dropping).await {
+            Ok(()) => return Some((chunk, replica)),
+            Err(DiskError::InUse { .. }) => match self.0.claims.lock().get(&chunk) {
+                Some((holder, cancelled)) if *holder == replica => cancelled.cancel(),
+                _ => {}
+            },
+            Err(error) => tracing::warn!(%chunk, %replica, %error, "a copy could not be dropped yet"),
         }
-        done
+        None
     }
 
     async fn drop_copy(&self, chunk: ChunkId, replica: ReplicaNumber) -> Result<(), DiskError> {

@@ -142,11 +142,12 @@ impl Store {
         });
         let record = new.record(State::Open, Place::File, Vec::new(), 0, 0);
         let (file, committed) = tokio::join!(create, disk.commit(vec![put(new.chunk, record)]));
-        let file = file?;
-        committed?;
-        if is_new {
+        // The record counts, also if the file could not be made.
+        if is_new && committed.is_ok() {
             disk.chunks.fetch_add(1, Ordering::Relaxed);
         }
+        let file = file?;
+        committed?;
         Ok(OpenChunk {
             store: self,
             disk,
