@@ -221,7 +221,7 @@ fn check_sealed(dir: &Path, index: &Index, pool: &Pool, chunk: ChunkId, record: 
             } else {
                 FindingKind::FileMissing
             };
-            (Ok(check_file(&path, record, pool)), kind, Some(path))
+            (check_file(&path, record, pool), kind, Some(path))
         }
     };
     match verdict {

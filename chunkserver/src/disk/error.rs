@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use gabion_protocol::{ChunkId, ClusterId, ErrorCode, WireError};
+use rustix::io::Errno;
 
 /// A failure of the disk layer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -89,6 +90,16 @@ pub enum DiskError {
         /// The operating system's words.
         why: String,
     },
+    /// This process or machine lacked something, or was interrupted: nothing is known about the disk or the chunk.
+    #[error("cannot {what} {path} now: {why}")]
+    Lacking {
+        /// A verb phrase.
+        what: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The operating system's words.
+        why: String,
+    },
     /// Stored bytes are not what was stored, or the file is gone.
     #[error("chunk {chunk} is damaged: {what}")]
     Damaged {
@@ -145,12 +156,13 @@ pub enum DiskError {
 }
 
 impl DiskError {
-    pub(crate) fn io(what: &'static str, path: &Path, source: impl std::fmt::Display) -> Self {
-        Self::Io {
-            what,
-            path: path.to_owned(),
-            why: source.to_string(),
+    pub(crate) fn io(what: &'static str, path: &Path, source: impl Into<std::io::Error>) -> Self {
+        let source = source.into();
+        let (path, why) = (path.to_owned(), source.to_string());
+        if is_lack(&source) {
+            return Self::Lacking { what, path, why };
         }
+        Self::Io { what, path, why }
     }
 
     /// The error as a peer gets it.
@@ -167,6 +179,10 @@ impl DiskError {
                 ErrorCode::DiskFailed,
                 "use another copy; check the disk and the server's log",
             ),
+            Self::Lacking { .. } => (
+                ErrorCode::Busy,
+                "try again, or use another copy; the server needs more open files or memory",
+            ),
             Self::Range { .. } => (ErrorCode::InvalidArgument, "ask for bytes inside the chunk"),
             Self::NoSpace { .. } | Self::Full { .. } => {
                 (ErrorCode::NoSpace, "add chunkservers or disks, or remove files")
@@ -182,5 +198,42 @@ impl DiskError {
             Self::Stopping => (ErrorCode::Unreachable, "use another server"),
         };
         WireError::new(code, self.to_string()).help(help)
+    }
+}
+
+/// Failures that say something of us and nothing of the disk: no copy and no disk is given up for them.
+const LACKS: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];
+
+/// Whether a system call failed for a lack of ours.
+pub(crate) fn is_lack(error: &std::io::Error) -> bool {
+    let number = error.raw_os_error();
+    LACKS.iter().any(|lack| number == Some(lack.raw_os_error()))
+}
+
+/// The same of a library that passes on only the operating system's words.
+pub(crate) fn tells_of_lack(words: &str) -> bool {
+    let said = |lack: &Errno| {
+        let text = std::io::Error::from(*lack).to_string();
+        text.split(" (os error").next().is_some_and(|text| words.contains(text))
+    };
+    LACKS.iter().any(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lack_of_ours_is_no_failure_of_the_disk() {
+        let at = |errno: Errno| DiskError::io("open", Path::new("/x"), errno);
+        assert!(matches!(at(Errno::MFILE), DiskError::Lacking { .. }));
+        assert!(matches!(at(Errno::IO), DiskError::Io { .. }));
+        assert_eq!(at(Errno::NFILE).to_wire().code, ErrorCode::Busy);
+        assert!(tells_of_lack(
+            "IO error: While open a file: index/000012.sst: Too many open files"
+        ));
+        assert!(!tells_of_lack(
+            "IO error: While pread: index/000012.sst: Input/output error"
+        ));
     }
 }

@@ -19,7 +19,7 @@ use rocksdb::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::error::DiskError;
+use super::error::{DiskError, tells_of_lack};
 use super::record::{KeyKind, Record, chunk_key};
 
 /// The index's directory in its disk's directory.
@@ -128,10 +128,12 @@ impl Index {
     }
 
     fn failed(&self, why: impl ToString) -> DiskError {
-        DiskError::Index {
-            dir: self.dir.clone(),
-            why: why.to_string(),
+        let (dir, why) = (self.dir.clone(), why.to_string());
+        if tells_of_lack(&why) {
+            let (what, path) = ("read the index of", dir);
+            return DiskError::Lacking { what, path, why };
         }
+        DiskError::Index { dir, why }
     }
 
     /// A chunk's record. May read the disk.

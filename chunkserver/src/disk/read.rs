@@ -20,7 +20,7 @@ use rustix::fs::Advice;
 use rustix::io::ReadWriteFlags;
 
 use super::directory::chunk_path;
-use super::error::DiskError;
+use super::error::{DiskError, is_lack};
 use super::record::{Place, Record, State};
 use super::store::{Found, Store};
 
@@ -225,12 +225,12 @@ impl Store {
         if is_warm(file, from, to) {
             return Ok(());
         }
-        let file = Arc::clone(file);
+        let (file, path) = (Arc::clone(file), chunk_path(&entry.found.disk.dir, chunk));
         let warmed = entry
             .found
             .disk
             .reads
-            .run(move || bring_in(&file, from, to).map_err(|what| DiskError::SetAside { chunk, what }));
+            .run(move || bring_in(&file, from, to).map_err(|(at, error)| cannot_read(chunk, &path, at, error)));
         let warmed = warmed.await;
         self.noticing(chunk, &entry.found.record, warmed).await
     }
@@ -262,18 +262,27 @@ fn is_warm(file: &File, from: u64, to: u64) -> bool {
     })
 }
 
-/// Waits until the range is in the page cache, and starts reading on.
-fn bring_in(file: &File, from: u64, to: u64) -> Result<(), String> {
+/// A read failed at `at`: the copy is set aside, unless it was a lack of ours.
+fn cannot_read(chunk: ChunkId, path: &Path, at: u64, error: std::io::Error) -> DiskError {
+    if is_lack(&error) {
+        return DiskError::io("read", path, error);
+    }
+    let what = format!("its file cannot be read at {at}: {error}");
+    DiskError::SetAside { chunk, what }
+}
+
+/// Waits until the range is in the page cache, and starts reading on; where and why that failed.
+fn bring_in(file: &File, from: u64, to: u64) -> Result<(), (u64, std::io::Error)> {
     let wanted = NonZeroU64::new(to - from + READ_AHEAD_BYTES);
     // Advice only: where it is not taken, the reads below read.
     let _ = rustix::fs::fadvise(file, from, wanted, Advice::WillNeed);
     let mut byte = [0];
     let last = std::iter::once(to - 1);
     for at in (from..to).step_by(BLOCK_BYTES).chain(last) {
-        match rustix::io::pread(file, &mut byte, at) {
+        match rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut byte, at)) {
             Ok(1) => {}
-            Ok(_) => return Err(format!("its file ends before {at}")),
-            Err(e) => return Err(format!("its file cannot be read at {at}: {e}")),
+            Ok(_) => return Err((at, std::io::ErrorKind::UnexpectedEof.into())),
+            Err(e) => return Err((at, e.into())),
         }
     }
     Ok(())

@@ -14,7 +14,7 @@ use rustix::fs::{Advice, OFlags};
 use rustix::io::Errno;
 
 use super::directory::chunk_path;
-use super::error::DiskError;
+use super::error::{DiskError, is_lack};
 use super::record::{Place, Record, State};
 use super::store::Store;
 
@@ -48,7 +48,7 @@ impl Store {
                     .await?
             }
             Place::File => {
-                let check = move || Ok(check_file(&chunk_path(&disk.dir, chunk), &record, &disk.pool));
+                let check = move || check_file(&chunk_path(&disk.dir, chunk), &record, &disk.pool);
                 found.disk.reads.run(check).await?
             }
         };
@@ -76,55 +76,63 @@ pub(crate) fn check_blob(blob: Result<bytes::Bytes, DiskError>, record: &Record)
 }
 
 /// Re-reads a sealed chunk's file and compares it with its record.
-pub(crate) fn check_file(path: &Path, record: &Record, pool: &Pool) -> Verdict {
+///
+/// # Errors
+/// [`DiskError::Lacking`]: a lack of ours says nothing about the file.
+pub(crate) fn check_file(path: &Path, record: &Record, pool: &Pool) -> Result<Verdict, DiskError> {
     let (file, direct) = match open_past_cache(path) {
         Ok(opened) => opened,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Verdict::Damaged {
+            return Ok(Verdict::Damaged {
                 offset: 0,
                 what: "its file is gone".to_owned(),
-            };
+            });
         }
-        Err(e) => return Verdict::Unreadable { what: e.to_string() },
+        Err(e) => return unreadable(path, 0, e),
     };
     match file.metadata() {
         Ok(meta) if meta.len() == record.length => {}
         Ok(meta) => {
-            return Verdict::Damaged {
+            return Ok(Verdict::Damaged {
                 offset: meta.len().min(record.length) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64,
                 what: format!("its file has {} bytes instead of {}", meta.len(), record.length),
-            };
+            });
         }
-        Err(e) => return Verdict::Unreadable { what: e.to_string() },
+        Err(e) => return unreadable(path, 0, e),
     }
     let mut check = Check::new(record);
     let mut buffer = pool.take(PACKET_BYTES);
     while check.at < record.length {
         match read_full(&file, buffer.as_mut(), check.at, record.length) {
             Ok(0) => {
-                return Verdict::Damaged {
+                return Ok(Verdict::Damaged {
                     offset: check.at,
                     what: "its file ends early".to_owned(),
-                };
+                });
             }
             Ok(len) => {
                 if let Some(bad) = check.take(&buffer.as_ref()[..len]) {
-                    return bad;
+                    return Ok(bad);
                 }
             }
             // Some file systems take the flag at open and refuse the read.
             Err(Errno::INVAL) if direct => return check_buffered(path, record, pool),
-            Err(e) => {
-                return Verdict::Unreadable {
-                    what: format!("its file cannot be read at {}: {e}", check.at),
-                };
-            }
+            Err(e) => return unreadable(path, check.at, e.into()),
         }
     }
-    check.end()
+    Ok(check.end())
 }
 
-fn check_buffered(path: &Path, record: &Record, pool: &Pool) -> Verdict {
+/// What a failed system call says about the file.
+fn unreadable(path: &Path, at: u64, error: std::io::Error) -> Result<Verdict, DiskError> {
+    if is_lack(&error) {
+        return Err(DiskError::io("read", path, error));
+    }
+    let what = format!("its file cannot be read at {at}: {error}");
+    Ok(Verdict::Unreadable { what })
+}
+
+fn check_buffered(path: &Path, record: &Record, pool: &Pool) -> Result<Verdict, DiskError> {
     let read = File::open(path).and_then(|file| {
         drop_cache(&file);
         let mut check = Check::new(record);
@@ -140,7 +148,7 @@ fn check_buffered(path: &Path, record: &Record, pool: &Pool) -> Verdict {
         }
         Ok(check.end())
     });
-    read.unwrap_or_else(|e| Verdict::Unreadable { what: e.to_string() })
+    read.or_else(|e: std::io::Error| unreadable(path, 0, e))
 }
 
 fn open_past_cache(path: &Path) -> std::io::Result<(File, bool)> {

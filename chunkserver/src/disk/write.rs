@@ -255,7 +255,7 @@ impl OpenChunk {
                 file.write(&this.pool, offset, &parts)
             };
             let result = disk.writes.run(job).await;
-            if let Err(DiskError::Io { what, .. }) = &result {
+            if let Err(DiskError::Io { what, .. } | DiskError::Lacking { what, .. }) = &result {
                 store.poison(&disk, &new, what).await;
             }
             result
