@@ -276,12 +276,14 @@ fn bring_in(file: &File, from: u64, to: u64) -> Result<(), (u64, std::io::Error)
     let wanted = NonZeroU64::new(to - from + READ_AHEAD_BYTES);
     // Advice only: where it is not taken, the reads below read.
     let _ = rustix::fs::fadvise(file, from, wanted, Advice::WillNeed);
-    let mut byte = [0];
-    let last = std::iter::once(to - 1);
-    for at in (from..to).step_by(BLOCK_BYTES).chain(last) {
-        match rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut byte, at)) {
-            Ok(1) => {}
-            Ok(_) => return Err((at, std::io::ErrorKind::UnexpectedEof.into())),
+    // Every byte: a sector that cannot be read is found here and not by `sendfile`, which can only end the connection.
+    let mut block = vec![0; BLOCK_BYTES];
+    let mut at = from;
+    while at < to {
+        let wanted = block.len().min((to - at) as usize);
+        match rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut block[..wanted], at)) {
+            Ok(0) => return Err((at, std::io::ErrorKind::UnexpectedEof.into())),
+            Ok(read) => at += read as u64,
             Err(e) => return Err((at, e.into())),
         }
     }
