@@ -299,7 +299,10 @@ async fn two_disks_are_one_store() {
         read(&store, new_chunk(1)).await,
         Err(DiskError::Failed { .. })
     ));
-    write(&store, new_chunk(2), &content(2, 300_000)).await.unwrap_err();
+    // New chunks go to the disk that is left.
+    write(&store, new_chunk(2), &content(2, 300_000)).await.unwrap();
+    put_small(&store, new_chunk(3), &content(3, 3000)).await.unwrap();
+    assert!(data_file(dirs[1 - holder].path(), 2).exists());
 }
 
 // ---- damage

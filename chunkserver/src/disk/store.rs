@@ -305,10 +305,30 @@ impl Store {
 
     /// Where `chunk` is; `None` only if every disk says that it has no record of it.
     pub(super) async fn find(&self, chunk: ChunkId) -> Result<Option<Found>, DiskError> {
-        let mut unknown = self.0.absent.first().map(|(dir, error)| DiskError::Failed {
+        let absent = self.0.absent.first().map(|(dir, error)| DiskError::Failed {
             dir: dir.clone(),
             why: error.to_string(),
         });
+        match self.find_in_service(chunk).await? {
+            (None, failed) => failed.or(absent).map_or(Ok(None), Err),
+            (found, _) => Ok(found),
+        }
+    }
+
+    /// Where `chunk` is, for a new write: disks out of service count as empty, or one of several that failed would
+    /// refuse every write. A record on one of them is of an older try or of a copy the masters have given up.
+    pub(super) async fn find_to_write(&self, chunk: ChunkId) -> Result<Option<Found>, DiskError> {
+        let (found, _) = self.find_in_service(chunk).await?;
+        Ok(found)
+    }
+
+    /// Where `chunk` is among the disks in service, and why one is not in service.
+    ///
+    /// # Errors
+    /// What kept a disk in service from telling.
+    async fn find_in_service(&self, chunk: ChunkId) -> Result<(Option<Found>, Option<DiskError>), DiskError> {
+        let mut failed = None;
+        let mut unknown = None;
         for disk in &self.0.disks {
             let record = match disk.index() {
                 Ok(index) => disk.reads.run(move || index.record(chunk)).await,
@@ -316,19 +336,24 @@ impl Store {
             };
             match record {
                 Ok(Some(record)) => {
-                    return Ok(Some(Found {
+                    let found = Found {
                         disk: Arc::clone(disk),
                         record: Arc::new(record),
-                    }));
+                    };
+                    return Ok((Some(found), failed));
                 }
                 Ok(None) => {}
                 Err(e) => {
                     disk.note(&e);
-                    unknown = Some(e);
+                    if disk.serves() {
+                        unknown = Some(e);
+                    } else {
+                        failed = Some(e);
+                    }
                 }
             }
         }
-        unknown.map_or(Ok(None), Err)
+        unknown.map_or(Ok((None, failed)), Err)
     }
 
     /// The disk for a new chunk: the one in service with the most room. One that takes nothing says so itself.

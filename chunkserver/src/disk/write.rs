@@ -127,7 +127,7 @@ impl Store {
 
     async fn open_claimed(self, new: NewChunk) -> Result<OpenChunk, DiskError> {
         let claim = self.claim_to_write(new.chunk, new.replica)?;
-        let found = self.find(new.chunk).await?;
+        let found = self.find_to_write(new.chunk).await?;
         if let Some(found) = &found {
             new.check(&found.record)?;
         }
@@ -179,7 +179,7 @@ impl Store {
         let length = packet.bytes.len() as u64;
         let crc = checksum::combine_blocks(&packet.crcs, length);
         let record = new.record(State::Sealed, Place::Blob, packet.crcs, length, crc);
-        let found = self.find(new.chunk).await?;
+        let found = self.find_to_write(new.chunk).await?;
         if let Some(found) = &found {
             if found.record == record {
                 return Ok((length, crc));
