@@ -73,7 +73,10 @@ fn main() -> ExitCode {
         server.run(stop).await
     }));
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            tracing::info!("stopped");
+            ExitCode::SUCCESS
+        }
         Err(error) => failed(&error),
     }
 }
