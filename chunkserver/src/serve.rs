@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::disk::Data;
-use crate::pipeline::{Inbox, Pipeline};
+use crate::pipeline::{Inbox, Pipeline, Share, Writer};
 
 /// Serves a connection until it ends or `stop`.
 pub(crate) async fn serve(
@@ -30,6 +30,7 @@ pub(crate) async fn serve(
     tasks: TaskTracker,
 ) {
     let mut session = Session {
+        share: pipeline.share(),
         pipeline,
         connection: connection.clone(),
         streams: HashMap::new(),
@@ -55,6 +56,7 @@ pub(crate) async fn serve(
 
 struct Session {
     pipeline: Pipeline,
+    share: Share,
     connection: Connection,
     streams: HashMap<u64, Inbox>,
     room: Arc<Semaphore>,
@@ -109,15 +111,20 @@ impl Session {
                 if self.streams.insert(stream, inbox).is_some() {
                     return Err(broken("a stream is opened twice"));
                 }
-                let connection = self.connection.clone();
+                let writer = Writer {
+                    connection: self.connection.clone(),
+                    stream,
+                    share: self.share.clone(),
+                };
                 self.tasks.spawn(async move {
                     let _room = room;
-                    pipeline.write(spec, connection, stream, reader).await;
+                    pipeline.write(spec, writer, reader).await;
                 });
             }
             Request::PutSmall { spec, crcs } => {
+                let share = self.share.clone();
                 self.spawn(room, stream, async move {
-                    pipeline.put_small(spec, crcs, frame.payload).await
+                    pipeline.put_small(spec, crcs, frame.payload, &share).await
                 });
             }
             Request::Read { token, offset, length } => {

@@ -27,10 +27,12 @@ use crate::disk::{NewChunk, Store};
 use crate::masters::Masters;
 use crate::peers::Peers;
 
-pub(crate) use open::Inbox;
+pub(crate) use open::{Inbox, Writer};
 
 /// Memory is counted in units of so many bytes: a semaphore's permits are 32-bit numbers.
 const UNIT_BYTES: u64 = 1 << 10;
+/// One connection holds at most this part of the memory: a peer that stalls leaves room for others.
+const SHARES: usize = 4;
 
 /// What every write needs.
 #[derive(Debug, Clone)]
@@ -40,34 +42,64 @@ pub(crate) struct Pipeline {
     pub(crate) peers: Peers,
     pub(crate) streams: Arc<AtomicU32>,
     memory: Arc<Semaphore>,
+    /// Units one connection may hold.
+    share_units: usize,
+}
+
+/// What one connection may take of the memory for packets.
+#[derive(Debug, Clone)]
+pub(crate) struct Share(Arc<Semaphore>);
+
+/// Memory for packets; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    _all: OwnedSemaphorePermit,
+    _share: OwnedSemaphorePermit,
 }
 
 impl Pipeline {
     /// A pipeline whose streams together hold at most `memory` bytes of packets.
     pub(crate) fn new(store: Store, masters: Masters, memory: u64, streams: Arc<AtomicU32>) -> Self {
         let units = usize::try_from(memory / UNIT_BYTES).unwrap_or(Semaphore::MAX_PERMITS);
+        let units = units.min(Semaphore::MAX_PERMITS);
         Self {
             peers: Peers::new(masters.clone()),
             store,
             masters,
             streams,
-            memory: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
+            memory: Arc::new(Semaphore::new(units)),
+            // One packet at least: all memory is four of them or more.
+            share_units: units / SHARES,
         }
     }
 
+    /// The share of a new connection.
+    pub(crate) fn share(&self) -> Share {
+        Share(Arc::new(Semaphore::new(self.share_units)))
+    }
+
     /// Reserves memory, or says that there is none.
-    fn reserve(&self, bytes: u64) -> Result<OwnedSemaphorePermit, WireError> {
+    fn reserve(&self, share: &Share, bytes: u64) -> Result<Reserved, WireError> {
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
-        Arc::clone(&self.memory).try_acquire_many_owned(units).map_err(|_| {
-            WireError::new(
-                ErrorCode::Busy,
-                "cannot take more writes now: all memory for packets is in use",
-            )
+        let take = |from: &Arc<Semaphore>, whose: &str| {
+            Arc::clone(from).try_acquire_many_owned(units).map_err(|_| {
+                WireError::new(
+                    ErrorCode::Busy,
+                    format!("cannot take more writes now: all memory for packets{whose} is in use"),
+                )
+                .help("try again when a write has ended, or use another server")
+            })
+        };
+        Ok(Reserved {
+            _share: take(&share.0, " of this connection")?,
+            _all: take(&self.memory, "")?,
         })
     }
 
-    fn memory_free(&self) -> u64 {
-        self.memory.available_permits() as u64 * UNIT_BYTES
+    /// Bytes a stream on a connection with this share could reserve.
+    fn memory_free(&self, share: &Share) -> u64 {
+        let units = self.memory.available_permits().min(share.0.available_permits());
+        units as u64 * UNIT_BYTES
     }
 
     /// Checks the form of a write and the right to it: before any IO.

@@ -7,23 +7,31 @@ use std::time::Duration;
 use bytes::Bytes;
 use gabion_protocol::frame::{Frame, Kind};
 use gabion_protocol::limits::{BLOCK_BYTES, PACKET_BYTES};
-use gabion_protocol::messages::data::{Request, Response, WriteSpec};
+use gabion_protocol::messages::data::{Request, Response, ToServer, WriteSpec};
 use gabion_protocol::messages::{Answer, decode};
 use gabion_protocol::net::{Connection, Stream};
 use gabion_protocol::{ErrorCode, ServerId, WireError};
 use tokio::sync::mpsc;
 
 use super::stream::{Upstream, WriteStream};
-use super::{Pipeline, from_below, new_chunk, rest_of};
+use super::{Pipeline, Share, from_below, new_chunk, rest_of};
 
 /// Most bytes of a stream in flight: covers the disk's and the chain's latency several times over.
 const WINDOW_BYTES: u64 = 4 << 20;
 /// Least window worth opening: one packet.
 const WINDOW_BYTES_MIN: u64 = PACKET_BYTES as u64;
-/// Longest wait for the next hop to open.
+/// Longest wait for the disk, and for the next hop, to open.
 const OPEN: Duration = Duration::from_secs(5);
 /// Acks of the next hop that may wait: more than a window of the smallest packets can cause.
 const ACKS_MAX: usize = 1024;
+
+/// Who opens a stream: the connection, the stream's id on it, and the memory the connection may take.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) connection: Connection,
+    pub(crate) stream: u64,
+    pub(crate) share: Share,
+}
 
 /// Where a connection's reader leaves the frames of one stream. Bounded in frames and bytes; never waits.
 #[derive(Debug, Clone)]
@@ -76,9 +84,14 @@ impl InboxReader {
 
 impl Pipeline {
     /// Opens a write stream, answers, and runs it to its end.
-    pub(crate) async fn write(self, spec: WriteSpec, connection: Connection, stream: u64, inbox: InboxReader) {
+    pub(crate) async fn write(self, spec: WriteSpec, writer: Writer, inbox: InboxReader) {
+        let Writer {
+            connection,
+            stream,
+            share,
+        } = writer;
         let upstream = Upstream { connection, stream };
-        let opened = Box::pin(self.open(&spec, upstream.clone(), inbox)).await;
+        let opened = Box::pin(self.open(&spec, upstream.clone(), inbox, &share)).await;
         let answer = opened.as_ref().map(|(_, window)| Response::Opened {
             window_bytes: *window as u32,
         });
@@ -102,16 +115,25 @@ impl Pipeline {
         spec: &WriteSpec,
         upstream: Upstream,
         inbox: InboxReader,
+        share: &Share,
     ) -> Result<(WriteStream, u64), WireError> {
         let (_, grant) = self.admit(spec)?;
         // When memory gets scarce windows shrink before writers are turned away.
-        let window = (self.memory_free() / 4).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES);
-        let memory = self.reserve(window)?;
+        let window = (self.memory_free(share) / 4).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES);
+        let memory = self.reserve(share, window)?;
         let own = async {
-            self.store
-                .open_write(new_chunk(spec, &grant))
-                .await
-                .map_err(|e| e.to_wire())
+            // A disk that hangs must not hold the stream's memory. What it still does is undone by whoever is told to
+            // drop the copy; until then the chunk stays claimed.
+            let opening = tokio::time::timeout(OPEN, self.store.open_write(new_chunk(spec, &grant)));
+            tokio::select! {
+                opened = opening => {
+                    opened.map_or_else(|_| Err(disk_too_slow(spec)), |opened| opened.map_err(|e| e.to_wire()))
+                }
+                // Nobody waits for the answer.
+                () = upstream.connection.closed() => {
+                    Err(WireError::new(ErrorCode::Unreachable, "the writer went away before its stream was open"))
+                }
+            }
         };
         let below = async {
             match rest_of(spec) {
@@ -123,6 +145,10 @@ impl Pipeline {
             }
         };
         let (own, below) = tokio::join!(own, below);
+        if let (Err(_), Ok(Some((stream, _)))) = (&own, &below) {
+            // The next hop holds memory for a stream that will not come. It notices by itself if this is lost.
+            let _ = stream.send(Kind::ToServer, &ToServer::Abort, Bytes::new()).await;
+        }
         let (chunk, below) = (own?, below?);
         let window = below.as_ref().map_or(window, |(_, theirs)| window.min(*theirs));
         let downstream = below.map(|(stream, _)| stream);
@@ -162,4 +188,13 @@ impl Pipeline {
             ))
         })
     }
+}
+
+fn disk_too_slow(spec: &WriteSpec) -> WireError {
+    let within = OPEN.as_secs();
+    WireError::new(
+        ErrorCode::Timeout,
+        format!("the disk did not begin chunk {} within {within} s", spec.chunk),
+    )
+    .help("write to a fresh chunk on other servers; check the disk")
 }

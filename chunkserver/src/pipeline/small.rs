@@ -8,7 +8,7 @@ use gabion_protocol::limits::SMALL_CHUNK_BYTES;
 use gabion_protocol::messages::data::{Request, Response, WriteSpec};
 use gabion_protocol::{ErrorCode, ServerId, WireError};
 
-use super::{Pipeline, from_below, new_chunk, rest_of};
+use super::{Pipeline, Share, from_below, new_chunk, rest_of};
 use crate::disk::Packet;
 
 /// Longest wait for the rest of the chain.
@@ -21,6 +21,7 @@ impl Pipeline {
         spec: WriteSpec,
         crcs: Vec<u32>,
         payload: Bytes,
+        share: &Share,
     ) -> Result<Response, WireError> {
         let (_, grant) = self.admit(&spec)?;
         if payload.len() as u64 > SMALL_CHUNK_BYTES {
@@ -31,7 +32,7 @@ impl Pipeline {
             );
             return Err(WireError::new(ErrorCode::InvalidArgument, message));
         }
-        let _memory = self.reserve(payload.len() as u64)?;
+        let _memory = self.reserve(share, payload.len() as u64)?;
         // Checked once here, before anything is passed on.
         let packet = Packet::verify(spec.chunk, 0, crcs, payload).map_err(|e| e.to_wire())?;
         let below = async {

@@ -16,8 +16,8 @@ use gabion_protocol::messages::data::{FromServer, ToServer};
 use gabion_protocol::messages::{decode, encode};
 use gabion_protocol::net::{Connection, Outgoing, Stream};
 use gabion_protocol::{ChunkId, ErrorCode, WireError};
-use tokio::sync::OwnedSemaphorePermit;
 
+use super::Reserved;
 use super::open::InboxReader;
 use super::progress::Progress;
 use crate::disk::{DiskError, OpenChunk, Packet};
@@ -130,7 +130,7 @@ pub(super) struct WriteStream {
     telling: Option<BoxFuture<'static, Result<(), WireError>>>,
     own_seal: Option<BoxFuture<'static, Result<(), DiskError>>>,
 
-    _memory: OwnedSemaphorePermit,
+    _memory: Reserved,
 }
 
 impl WriteStream {
@@ -143,7 +143,7 @@ impl WriteStream {
         downstream: Option<Stream>,
         hops: usize,
         window: u64,
-        memory: OwnedSemaphorePermit,
+        memory: Reserved,
     ) -> Self {
         Self {
             id,
