@@ -77,6 +77,21 @@ impl Peers {
         Ok(connection)
     }
 
+    /// Takes note of how talking to `server` over `connection` failed: after a time-out the next caller dials anew, for
+    /// the connection may lead to a machine that is gone. Streams that run on it keep it.
+    pub fn note(&self, server: ServerId, connection: &Connection, error: &WireError) {
+        if error.code != ErrorCode::Timeout {
+            return;
+        }
+        let slot = self.slots.lock().get(&server).cloned();
+        // Whoever holds the slot is dialing anew already.
+        if let Some(mut slot) = slot.as_ref().and_then(|slot| slot.try_lock().ok())
+            && slot.connection.as_ref().is_some_and(|kept| kept.is_same(connection))
+        {
+            slot.connection = None;
+        }
+    }
+
     fn is_fresh(&self, access: &ServerAccess) -> bool {
         self.masters
             .standing()

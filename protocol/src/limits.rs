@@ -60,6 +60,8 @@ pub const HANDSHAKE_MS_MAX: u64 = 5_000;
 pub const KEEP_ALIVE_MS: u64 = 15_000;
 /// Milliseconds without a single byte after which a connection is dropped.
 pub const IDLE_MS_MAX: u64 = 60_000;
+/// Milliseconds sent bytes may stay unacknowledged by the peer's kernel before the connection is dropped.
+pub const UNACKNOWLEDGED_MS_MAX: u32 = 10_000;
 /// Connections one server accepts in all.
 pub const CONNECTIONS_MAX: usize = 8192;
 /// Connections that may be in their handshake at one time.

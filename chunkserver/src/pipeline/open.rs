@@ -12,6 +12,7 @@ use gabion_protocol::messages::{Answer, decode};
 use gabion_protocol::net::{Connection, Stream};
 use gabion_protocol::{ErrorCode, ServerId, WireError};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
 use super::stream::{Upstream, WriteStream};
 use super::{Pipeline, Share, from_below, new_chunk, rest_of};
@@ -160,8 +161,16 @@ impl Pipeline {
     }
 
     async fn open_below(&self, server: ServerId, rest: WriteSpec) -> Result<(Stream, u64), WireError> {
+        let deadline = Instant::now() + OPEN;
+        let late = || {
+            WireError::new(
+                ErrorCode::Timeout,
+                format!("server {server} did not open the stream within 5 s"),
+            )
+        };
+        let connected = timeout_at(deadline, self.peers.connection(server)).await;
+        let connection = connected.unwrap_or_else(|_| Err(late()))?;
         let exchange = async {
-            let connection = self.peers.connection(server).await?;
             let mut stream = connection.open_stream(ACKS_MAX)?;
             stream
                 .send(Kind::DataRequest, &Request::OpenWrite(rest), Bytes::new())
@@ -181,12 +190,8 @@ impl Pipeline {
                 )),
             }
         };
-        tokio::time::timeout(OPEN, exchange).await.unwrap_or_else(|_| {
-            Err(WireError::new(
-                ErrorCode::Timeout,
-                format!("server {server} did not open the stream within 5 s"),
-            ))
-        })
+        let opened = timeout_at(deadline, exchange).await.unwrap_or_else(|_| Err(late()));
+        opened.inspect_err(|error| self.peers.note(server, &connection, error))
     }
 }
 

@@ -8,6 +8,8 @@ use gabion_protocol::limits::SMALL_CHUNK_BYTES;
 use gabion_protocol::messages::data::{Request, Response, WriteSpec};
 use gabion_protocol::{ErrorCode, ServerId, WireError};
 
+use tokio::time::{Instant, timeout_at};
+
 use super::{Pipeline, Share, from_below, new_chunk, rest_of};
 use crate::disk::Packet;
 
@@ -63,23 +65,17 @@ impl Pipeline {
         rest: WriteSpec,
         packet: &Packet,
     ) -> Result<Option<(u64, u32)>, WireError> {
-        let exchange = async {
-            let connection = self.peers.connection(server).await?;
-            let request = Request::PutSmall {
-                spec: rest,
-                crcs: packet.crcs().to_vec(),
-            };
-            connection
-                .call(Kind::DataRequest, &request, packet.bytes().clone(), BELOW)
-                .await
+        let late = || WireError::new(ErrorCode::Timeout, format!("server {server} did not answer within 5 s"));
+        let deadline = Instant::now() + BELOW;
+        let connected = timeout_at(deadline, self.peers.connection(server)).await;
+        let connection = connected.unwrap_or_else(|_| Err(late()))?;
+        let request = Request::PutSmall {
+            spec: rest,
+            crcs: packet.crcs().to_vec(),
         };
-        let answer = tokio::time::timeout(BELOW, exchange).await.unwrap_or_else(|_| {
-            Err(WireError::new(
-                ErrorCode::Timeout,
-                format!("server {server} did not answer within 5 s"),
-            ))
-        });
-        match answer? {
+        let call = connection.call(Kind::DataRequest, &request, packet.bytes().clone(), BELOW);
+        let answer = timeout_at(deadline, call).await.unwrap_or_else(|_| Err(late()));
+        match answer.inspect_err(|error| self.peers.note(server, &connection, error))? {
             (Response::Sealed { length, crc }, _) => Ok(Some((length, crc))),
             _ => Err(WireError::new(
                 ErrorCode::Protocol,

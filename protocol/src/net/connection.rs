@@ -127,6 +127,12 @@ impl Connection {
         &self.0.peer
     }
 
+    /// Whether both are clones of one connection.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Ends the connection; calls and streams on it fail at once.
     pub fn close(&self) {
         self.0.closed.cancel();

@@ -21,7 +21,7 @@ use crate::hello::{
 };
 use crate::ids::{ClusterId, Incarnation};
 use crate::keys::{Identity, Key, Purpose, Ticket};
-use crate::limits::{HANDSHAKE_MS_MAX, SEND_QUEUE_FRAMES};
+use crate::limits::{HANDSHAKE_MS_MAX, SEND_QUEUE_FRAMES, UNACKNOWLEDGED_MS_MAX};
 use crate::messages::{Answer, decode, encode};
 
 /// Idle bytes each process keeps in pooled payload buffers: a few streams' windows.
@@ -227,6 +227,9 @@ impl Link {
     fn new(socket: TcpStream, address: &str) -> Result<Self, WireError> {
         // Frames are gathered by the writer already; waiting for more would only add latency.
         socket.set_nodelay(true).map_err(|error| broken(address, &error))?;
+        // A machine that vanished answers nothing at all: without this the kernel repeats itself for a quarter hour.
+        rustix::net::sockopt::set_tcp_user_timeout(&socket, UNACKNOWLEDGED_MS_MAX)
+            .map_err(|error| broken(address, &error))?;
         let (read_half, writer) = socket.into_split();
         Ok(Self {
             reader: FrameReader::new(read_half, pool().clone()),
