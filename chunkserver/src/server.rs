@@ -1,5 +1,6 @@
 //! The whole server: opens its disks, registers, listens, and stops in good order.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -164,7 +165,7 @@ impl Server {
 
     async fn listen(&self, stop: &CancellationToken, connections: &CancellationToken, tasks: &TaskTracker) {
         let all = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let greeting = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let mut greeting = Greetings::default();
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
@@ -179,13 +180,11 @@ impl Server {
                     continue;
                 }
             };
-            let (Ok(place), Ok(handshake)) = (
-                Arc::clone(&all).try_acquire_owned(),
-                Arc::clone(&greeting).try_acquire_owned(),
-            ) else {
+            let Ok(place) = Arc::clone(&all).try_acquire_owned() else {
                 tracing::warn!("a connection was refused: too many");
                 continue;
             };
+            let handshake = greeting.begin();
             let guest = Guest {
                 acceptor: self.acceptor.clone(),
                 pipeline: self.pipeline.clone(),
@@ -202,6 +201,28 @@ impl Server {
     }
 }
 
+/// Handshakes under way, oldest first. A new one is never turned away: the oldest gives way, for a peer that is well
+/// is done with its own long before.
+#[derive(Debug, Default)]
+struct Greetings(VecDeque<CancellationToken>);
+
+impl Greetings {
+    /// The token of a new handshake: cancelled when it has to end, and by itself when it has ended.
+    fn begin(&mut self) -> CancellationToken {
+        if self.0.len() >= HANDSHAKES_MAX {
+            self.0.retain(|running| !running.is_cancelled());
+        }
+        if self.0.len() >= HANDSHAKES_MAX
+            && let Some(oldest) = self.0.pop_front()
+        {
+            oldest.cancel();
+        }
+        let handshake = CancellationToken::new();
+        self.0.push_back(handshake.clone());
+        handshake
+    }
+}
+
 /// One accepted socket.
 struct Guest {
     acceptor: Acceptor,
@@ -211,10 +232,16 @@ struct Guest {
 }
 
 impl Guest {
-    async fn entertain(self, socket: TcpStream, handshake: tokio::sync::OwnedSemaphorePermit) {
-        match accept(socket, &self.acceptor).await {
+    async fn entertain(self, socket: TcpStream, handshake: CancellationToken) {
+        let greeted = handshake.run_until_cancelled(accept(socket, &self.acceptor)).await;
+        // Makes room for another.
+        handshake.cancel();
+        let Some(greeted) = greeted else {
+            tracing::debug!("a handshake made room for a newer one");
+            return;
+        };
+        match greeted {
             Ok((connection, incoming)) => {
-                drop(handshake);
                 serve(self.pipeline, connection, incoming, self.stop, self.tasks).await;
             }
             Err(error) => tracing::debug!(%error, "a peer was not admitted"),
@@ -248,4 +275,22 @@ fn admit(masters: &Masters, hello: &Hello) -> Result<Key, WireError> {
         return refuse("its ticket has expired");
     }
     Ok(connection_key(masters.key(), ticket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_handshake_gives_way() {
+        let mut greetings = Greetings::default();
+        let first: Vec<_> = (0..HANDSHAKES_MAX).map(|_| greetings.begin()).collect();
+        assert!(first.iter().all(|running| !running.is_cancelled()));
+        // One that has ended makes room.
+        first[5].cancel();
+        let _next = greetings.begin();
+        assert!(!first[0].is_cancelled());
+        let _last = greetings.begin();
+        assert!(first[0].is_cancelled() && !first[1].is_cancelled());
+    }
 }
