@@ -140,10 +140,14 @@ impl Masters {
         else {
             return Err(unexpected(&connection.peer().address));
         };
-        inner.clock.hear(now, epoch.is_some());
         let Some(epoch) = epoch else {
+            inner.clock.hear(now, false);
             return Ok(false);
         };
+        // An overruled leader's word does not set the clock back.
+        if epoch >= *inner.epoch.lock() {
+            inner.clock.hear(now, true);
+        }
         if self.accept(epoch).await? {
             inner.done.lock().retain(|one| !done.contains(one));
             inner.store.damage_taken(&damaged);
@@ -162,6 +166,8 @@ impl Masters {
 
     /// Whether orders of `epoch` are to be obeyed; a higher one than ever is made durable first.
     async fn accept(&self, epoch: Epoch) -> Result<bool, WireError> {
+        // One at a time: a lower epoch must not become durable after a higher one.
+        let _turn = self.0.accepting.lock().await;
         let highest = *self.0.epoch.lock();
         if epoch < highest {
             tracing::warn!(%epoch, %highest, "orders of an overruled leader are not obeyed");
@@ -169,8 +175,7 @@ impl Masters {
         }
         if epoch > highest {
             self.0.store.set_epoch(epoch).await.map_err(|e| e.to_wire())?;
-            let mut kept = self.0.epoch.lock();
-            *kept = epoch.max(*kept);
+            *self.0.epoch.lock() = epoch;
         }
         Ok(true)
     }

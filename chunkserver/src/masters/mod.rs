@@ -59,6 +59,8 @@ struct Inner {
     connections: Mutex<BTreeMap<String, Connection>>,
     /// The highest epoch obeyed, as it is on disk.
     epoch: Mutex<Epoch>,
+    /// Held while an epoch is made durable.
+    accepting: tokio::sync::Mutex<()>,
     /// Drops carried out that no leader has acknowledged yet; a master's batch at most.
     done: Mutex<BTreeSet<(ChunkId, ReplicaNumber)>>,
     streams: Arc<std::sync::atomic::AtomicU32>,
@@ -82,6 +84,7 @@ impl Masters {
             server: watch::Sender::new(None),
             connections: Mutex::default(),
             epoch: Mutex::new(epoch),
+            accepting: tokio::sync::Mutex::default(),
             done: Mutex::default(),
             streams,
         })))
