@@ -13,7 +13,8 @@ use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use gabion_protocol::ids::ClusterId;
+use gabion_protocol::ids::{ClusterId, Incarnation};
+use gabion_protocol::keys::{hex, unhex};
 
 use crate::store::{StoreError, durable};
 
@@ -59,8 +60,12 @@ pub enum DirectoryError {
 pub(crate) struct Directory {
     path: PathBuf,
     boot: u64,
+    life: Life,
     _lock: File,
 }
+
+/// One life of a directory, drawn when it is first used: an emptied one that is used again has another.
+pub(crate) type Life = [u8; 8];
 
 impl Directory {
     /// Locks the directory, checks that it belongs to this master and counts the start, durably.
@@ -69,8 +74,9 @@ impl Directory {
         let lock = lock(path)?;
         let identity = format!("gabion master 1\ncluster {cluster}\nid {id}\n");
         let (identity_path, boot_path) = (path.join("identity"), path.join("boot"));
-        let boot = match durable::read_file(&identity_path)? {
-            Some(found) if found == identity.as_bytes() => last_boot(path, &boot_path)?,
+        let life_path = path.join("life");
+        let (boot, life) = match durable::read_file(&identity_path)? {
+            Some(found) if found == identity.as_bytes() => (last_boot(path, &boot_path)?, read_life(path, &life_path)?),
             Some(found) => {
                 return Err(DirectoryError::NotOurs {
                     path: path.to_owned(),
@@ -85,10 +91,13 @@ impl Directory {
                 });
             }
             None => {
-                // The counter first: with an identity it must exist.
+                let mut life = Life::default();
+                life.copy_from_slice(&Incarnation::random().0[..8]);
+                // Counter and life first: with an identity they must exist.
                 durable::write_file(&boot_path, b"0\n")?;
+                durable::write_file(&life_path, format!("{}\n", hex(&life)).as_bytes())?;
                 durable::write_file(&identity_path, identity.as_bytes())?;
-                0
+                (0, life)
             }
         };
         let boot = boot + 1;
@@ -96,8 +105,16 @@ impl Directory {
         Ok(Self {
             path: path.to_owned(),
             boot,
+            life,
             _lock: lock,
         })
+    }
+
+    /// The directory's life and then this run of the process: what peers tell copies and emptied directories by.
+    pub(crate) fn incarnation(&self, run: Incarnation) -> Incarnation {
+        let mut both = run;
+        both.0[..8].copy_from_slice(&self.life);
+        both
     }
 
     /// Counts the starts, this one included.
@@ -138,6 +155,22 @@ impl Directory {
 
 fn one_line(text: &str) -> String {
     text.trim_end().replace('\n', ", ")
+}
+
+fn read_life(path: &Path, life_path: &Path) -> Result<Life, DirectoryError> {
+    let Some(bytes) = durable::read_file(life_path)? else {
+        return Err(DirectoryError::Incomplete {
+            path: path.to_owned(),
+            missing: "life",
+        });
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    unhex(text.trim_end()).ok_or_else(|| {
+        DirectoryError::Store(StoreError::Damaged {
+            path: life_path.to_owned(),
+            why: format!("{text:?} is not 16 hexadecimal digits"),
+        })
+    })
 }
 
 fn last_boot(path: &Path, boot_path: &Path) -> Result<u64, DirectoryError> {
@@ -217,6 +250,19 @@ mod tests {
             3,
             "refusals are no starts"
         );
+    }
+
+    #[test]
+    fn an_emptied_directory_has_another_life() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m1");
+        let run = Incarnation([9; 16]);
+        let life = || Directory::open(&path, CLUSTER, 1).unwrap().incarnation(run);
+        let first = life();
+        assert_eq!(first, life(), "a restart has the same");
+        assert_eq!(first.0[8..], run.0[8..]);
+        std::fs::remove_dir_all(&path).unwrap();
+        assert_ne!(first, life());
     }
 
     #[test]

@@ -328,7 +328,9 @@ impl RaftHandle {
             } else {
                 self.0.lease - age
             };
-            if started.elapsed() < limit {
+            // After the view: a machine that slept since the proof may have been replaced while its clock stood still.
+            let awake = self.0.sleep.new_sleep().is_none();
+            if awake && started.elapsed() < limit {
                 return Ok(view);
             }
             if Instant::now() >= until {
@@ -359,10 +361,18 @@ impl RaftHandle {
         self.0.leadership.clone()
     }
 
+    /// The term this master leads at this very moment.
+    #[must_use]
+    pub fn established_term(&self) -> Option<u64> {
+        let now = leadership(&self.watched(), self.0.lease);
+        // The clock last: a sleep before the metrics were read makes them worthless.
+        (now.established && self.0.sleep.new_sleep().is_none()).then_some(now.term)
+    }
+
     /// Whether this master leads at this very moment: unlike the watch, right also directly after a pause.
     #[must_use]
     pub fn is_established_leader(&self) -> bool {
-        self.0.sleep.new_sleep().is_none() && leadership(&self.watched(), self.0.lease).established
+        self.established_term().is_some()
     }
 
     /// The known leader and how to reach it.

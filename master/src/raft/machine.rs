@@ -269,9 +269,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
         let inner = Arc::clone(&self.0);
         blocking(move || {
+            // The snapshot first: after a crash in between, rows behind a snapshot are replaced by it at the start,
+            // but rows ahead of the newest snapshot, with the log purged between, would leave a gap for followers.
+            inner.snapshots.keep(&snapshot)?;
             inner.states.install(snapshot.path(), snapshot.applied())?;
             *inner.applied.lock() = snapshot.applied().clone();
-            inner.snapshots.keep(&snapshot)?;
             Ok(())
         })
         .await

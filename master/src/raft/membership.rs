@@ -62,11 +62,15 @@ impl RaftHandle {
         node: MasterNode,
         deadline: Duration,
     ) -> Result<(), MembershipError> {
+        if !self.voters().contains(&lost) {
+            return Err(MembershipError::NotMember(lost));
+        }
+        self.add_learner(id, node, deadline).await?;
+        // Read after the learner has caught up: others may have changed the members meanwhile.
         let mut voters = self.voters();
         if !voters.remove(&lost) {
             return Err(MembershipError::NotMember(lost));
         }
-        self.add_learner(id, node, deadline).await?;
         voters.insert(id);
         self.change(ChangeMembers::ReplaceAllVoters(voters), deadline).await
     }

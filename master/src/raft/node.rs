@@ -267,7 +267,7 @@ async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime
         cluster: options.cluster,
         root_key: options.root_key,
         boot: directory.boot(),
-        incarnation: options.incarnation,
+        incarnation: directory.incarnation(options.incarnation),
     };
     let links = Arc::new(Links::new(local.clone(), Arc::clone(&peers)));
     let network = Network(Arc::clone(&links));

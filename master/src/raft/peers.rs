@@ -2,8 +2,9 @@
 //! as if nothing had happened.
 //!
 //! A master that forgot its votes or log entries may vote twice and undo what was acknowledged. Every start raises a
-//! synced boot counter; peers remember the highest (boot, incarnation) of each master and refuse a lower boot, and an
-//! equal one of another run of the process. While this master itself has neither voted nor logged anything, nothing can
+//! synced boot counter; peers remember the highest (boot, incarnation) of each master and refuse a lower boot, an equal
+//! one of another run of the process, and any of another life of the directory, however often it was started: the
+//! first half of an incarnation is the directory's life, the second the run. While this master itself has neither voted nor logged anything, nothing can
 //! be undone yet: it only notes what it sees, so that a first set-up may be repeated.
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use parking_lot::Mutex;
 
 use crate::store::{StoreError, durable};
 
-const FIRST_LINE: &str = "gabion peers 1";
+const FIRST_LINE: &str = "gabion peers 2";
 
 type Seen = BTreeMap<u64, (u64, Incarnation)>;
 
@@ -78,37 +79,48 @@ impl Peers {
 
     /// Whether the peer's directory may be what it was.
     pub(crate) fn check(&self, from: &Introduction) -> Result<u64, WireError> {
-        let id = master_id(from)?;
-        let state = self.state.lock();
-        let seen = state.seen.get(&id).copied().filter(|_| state.enforced);
-        drop(state);
-        match seen {
-            Some((boot, incarnation)) if from.boot < boot || (from.boot == boot && from.incarnation != incarnation) => {
-                Err(WireError::new(
-                    ErrorCode::StaleDirectory,
-                    format!(
-                        "master {id}'s directory is not the one its peers know: it says start number {}, \
-                         they remember number {boot}",
-                        from.boot
-                    ),
-                )
-                .why("the directory was emptied, restored from a copy, or is used by two processes")
-                .help("remove this master and add it again under a new id with an empty directory"))
-            }
-            Some(_) | None => Ok(id),
-        }
+        judge(&self.state.lock(), from)
     }
 
     /// Remembers a peer that has proved who it is; durable before it returns.
     pub(crate) fn remember(&self, from: &Introduction) -> Result<(), WireError> {
-        let id = self.check(from)?;
         let mut state = self.state.lock();
-        let before = state.seen.insert(id, (from.boot, from.incarnation));
-        if !state.enforced || before == Some((from.boot, from.incarnation)) {
+        let id = judge(&state, from)?;
+        let mut seen = state.seen.clone();
+        if seen.insert(id, (from.boot, from.incarnation)) == Some((from.boot, from.incarnation)) {
             return Ok(());
         }
-        durable::write_file(&self.path, render(&state.seen).as_bytes())
-            .map_err(|error| WireError::new(ErrorCode::DiskFailed, error.to_string()))
+        // The file before the memory: what was not stored must be stored when the peer comes again.
+        if state.enforced {
+            durable::write_file(&self.path, render(&seen).as_bytes())
+                .map_err(|error| WireError::new(ErrorCode::DiskFailed, error.to_string()))?;
+        }
+        state.seen = seen;
+        Ok(())
+    }
+}
+
+fn judge(state: &State, from: &Introduction) -> Result<u64, WireError> {
+    let id = master_id(from)?;
+    let seen = state.seen.get(&id).copied().filter(|_| state.enforced);
+    match seen {
+        Some((boot, incarnation))
+            if from.incarnation.0[..8] != incarnation.0[..8]
+                || from.boot < boot
+                || (from.boot == boot && from.incarnation != incarnation) =>
+        {
+            Err(WireError::new(
+                ErrorCode::StaleDirectory,
+                format!(
+                    "master {id}'s directory is not the one its peers know: it says start number {}, \
+                         they remember number {boot}",
+                    from.boot
+                ),
+            )
+            .why("the directory was emptied, restored from a copy, or is used by two processes")
+            .help("remove this master and add it again under a new id with an empty directory"))
+        }
+        Some(_) | None => Ok(id),
     }
 }
 
@@ -141,14 +153,22 @@ mod tests {
 
     use super::*;
 
+    const LIFE: [u8; 8] = [5; 8];
+
     fn master(boot: u64, run: u8) -> Introduction {
+        lived(LIFE, boot, run)
+    }
+
+    fn lived(life: [u8; 8], boot: u64, run: u8) -> Introduction {
+        let mut incarnation = Incarnation([run; 16]);
+        incarnation.0[..8].copy_from_slice(&life);
         Introduction {
             identity: Identity {
                 role: Role::Master,
                 id: "7".into(),
             },
             boot,
-            incarnation: Incarnation([run; 16]),
+            incarnation,
             level: 1,
             nonce: [0; 16],
         }
@@ -168,6 +188,11 @@ mod tests {
         assert_eq!(peers.check(&master(3, 2)).unwrap_err().code, ErrorCode::StaleDirectory);
         peers.remember(&master(4, 2)).unwrap();
         assert!(open().check(&master(3, 1)).is_err());
+        for boot in 1..20 {
+            let emptied = lived([6; 8], boot, 7);
+            assert!(peers.check(&emptied).is_err(), "start {boot} of an emptied directory");
+            assert!(peers.remember(&emptied).is_err());
+        }
         let mut client = master(1, 1);
         client.identity.role = Role::Client;
         assert_eq!(peers.check(&client).unwrap_err().code, ErrorCode::WrongRole);
@@ -179,9 +204,9 @@ mod tests {
         let path = dir.path().join("peers");
         for text in [
             "",
-            "gabion peers 2\n",
-            "gabion peers 1\n1 2\n",
-            "gabion peers 1\nx 2 3\n",
+            "gabion peers 3\n",
+            "gabion peers 2\n1 2\n",
+            "gabion peers 2\nx 2 3\n",
         ] {
             durable::write_file(&path, text.as_bytes()).unwrap();
             assert!(Peers::open(path.clone()).is_err(), "{text:?}");

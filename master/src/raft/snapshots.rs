@@ -203,9 +203,11 @@ impl Snapshots {
         let applied = StateDb::open_read_only(temporary, &self.memory)?.applied()?;
         let path = self.root.join(SnapshotDir::name(&applied));
         let mut current = self.current.lock();
-        if let Some(same) = current.as_ref().filter(|current| current.path == path) {
+        // A build runs beside an installation, and may end with less than what was installed meanwhile.
+        let covers = |other: &AppliedState| other.last.map(|id| id.index) >= applied.last.map(|id| id.index);
+        if let Some(newer) = current.as_ref().filter(|current| covers(&current.applied)) {
             durable::remove_dir(temporary)?;
-            return Ok(Arc::clone(same));
+            return Ok(Arc::clone(newer));
         }
         durable::remove_dir(&path)?;
         durable::publish(temporary, &path)?;

@@ -123,10 +123,8 @@ impl Master {
 
     /// This master's epoch, if it leads and a majority has said so a moment ago.
     pub(super) fn epoch(&self) -> Option<Epoch> {
-        self.raft.is_established_leader().then(|| Epoch {
-            term: self.raft.leader_watch().borrow().term,
-            leader: self.id,
-        })
+        let term = self.raft.established_term()?;
+        Some(Epoch { term, leader: self.id })
     }
 
     /// Waits until another master leads, or none.
