@@ -13,6 +13,7 @@
 //! | [`hello`], [`keys`], [`token`] | who is who and who may do what |
 //! | [`messages`] | what is said: to masters, to chunkservers |
 //! | [`net`] | connections that carry many streams |
+//! | [`torn`] | what a power cut leaves of a write-ahead log |
 //! | [`config`] | config file, then environment, then flag |
 //! | [`process`] | what every server process does at start: logging, limits, panic, signals |
 //!
@@ -33,6 +34,7 @@ pub mod net;
 pub mod path;
 pub mod process;
 pub mod token;
+pub mod torn;
 
 pub use error::{Action, ErrorCode, WireError};
 pub use ids::*;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gabion_protocol::{ChunkId, Epoch, MasterId};
+use gabion_protocol::{ChunkId, Epoch, MasterId, torn};
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBRecoveryMode, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
@@ -82,7 +82,22 @@ impl Index {
         };
         let mut options = options();
         options.create_if_missing(make);
-        let db = DB::open(&options, disk_dir.join(DIR_NAME)).map_err(|e| failed(e.into_string()))?;
+        let path = disk_dir.join(DIR_NAME);
+        let db = match DB::open(&options, &path) {
+            Err(error) if error.kind() == rocksdb::ErrorKind::Corruption => {
+                let cut = torn::cut_zeros(&path).map_err(|e| failed(e.to_string()))?;
+                let Some(cut) = cut else {
+                    return Err(failed(error.into_string()));
+                };
+                tracing::warn!(
+                    ?cut,
+                    "the index's log ended in zeros after a power cut; opening it again"
+                );
+                DB::open(&options, &path)
+            }
+            opened => opened,
+        };
+        let db = db.map_err(|e| failed(e.into_string()))?;
         let db = Arc::new(db);
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let writer = Writer {

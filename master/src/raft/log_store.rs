@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use futures_util::Stream;
+use gabion_protocol::torn;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend};
 use parking_lot::Mutex;
@@ -117,7 +118,18 @@ impl LogStore {
             path: path.to_owned(),
             source,
         };
-        let db = DB::open(options, path).map_err(database)?;
+        let db = match DB::open(options, path) {
+            Err(source) if source.kind() == rocksdb::ErrorKind::Corruption => {
+                // Only what a power cut left unsynced ends in zeros; other damage stays an error.
+                let Ok(Some(cut)) = torn::cut_zeros(path) else {
+                    return Err(database(source));
+                };
+                tracing::warn!(?cut, "the log ended in zeros after a power cut; opening it again");
+                DB::open(options, path)
+            }
+            opened => opened,
+        };
+        let db = db.map_err(database)?;
         let tail = scan(&db, path, &mut |_| Ok(()))?;
         let stats = Arc::new(WriterStats::default());
         let shared = Arc::new(Shared {
