@@ -201,9 +201,11 @@ fn bits_that_flip_on_the_wire() {
     let flipped = gabion_tests::proxy::flip_bits(cluster.runtime(), &listen, &target, 20 * MIB + 12_345);
     cluster.start_all();
     cluster.wait_ready();
-    for seed in 0..4 {
+    let flips = || flipped.load(std::sync::atomic::Ordering::Relaxed);
+    // How much goes through the proxy depends on chains and on which copies are read: go on until bits did flip.
+    for seed in 0..40 {
         let (bytes, remote) = (content::bytes(seed, 24 * MIB), format!("/f{seed}"));
-        let before = flipped.load(std::sync::atomic::Ordering::Relaxed);
+        let before = flips();
         let tool = cluster.gabion().args(["upload", "--chunk-size", "4MiB", "-", &remote]);
         let outcome = tool.run_with(&bytes);
         assert!([0, 8].contains(&outcome.code()), "{outcome}");
@@ -211,13 +213,12 @@ fn bits_that_flip_on_the_wire() {
             let got = cluster.gabion().args(["cat", &remote]).run().ok();
             assert!(got.stdout == bytes, "{remote}: wrong bytes were served");
         }
-        let flips = flipped.load(std::sync::atomic::Ordering::Relaxed) - before;
-        eprintln!("{remote}: {flips} bits flipped, {:?}", outcome.took);
+        eprintln!("{remote}: {} bits flipped, {:?}", flips() - before, outcome.took);
+        if seed >= 3 && flips() >= 3 {
+            break;
+        }
     }
-    assert!(
-        flipped.load(std::sync::atomic::Ordering::Relaxed) > 1,
-        "hardly a bit was flipped: void"
-    );
+    assert!(flips() >= 3, "hardly a bit was flipped: void");
     cluster.assert_all_run();
     cluster.assert_undamaged();
 }
