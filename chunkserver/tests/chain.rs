@@ -17,14 +17,6 @@ use gabion_protocol::{Epoch, ErrorCode, Generation, MasterId, ServerId, StateTim
 
 const MIB: usize = 1 << 20;
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + SECOND * 15;
-    while !holds() {
-        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 fn sealed(bytes: &Bytes) -> FromServer {
     FromServer::Sealed {
         length: bytes.len() as u64,

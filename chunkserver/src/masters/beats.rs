@@ -1,5 +1,9 @@
 //! The tasks that talk: one per master, and one that carries out orders.
+//!
+//! Invariant: there is a task for every address of the configuration, and for every other one the masters told; a
+//! leader's list replaces what was told before, a follower's, which may be old, only adds to it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,6 +14,7 @@ use gabion_protocol::messages::master::{Beat, Order, OrderDone, Registration, Re
 use gabion_protocol::net::{Connection, dial};
 use gabion_protocol::{Action, ChunkId, Epoch, ReplicaNumber, ServerId, WireError};
 use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -36,17 +41,52 @@ impl Masters {
         let (orders, waiting) = mpsc::channel(1);
         let stopped = stop.clone();
         let talk = async {
-            let mut tasks = tokio::task::JoinSet::new();
+            let mut tasks = JoinSet::new();
             tasks.spawn(obey(self.clone(), waiting));
             let server = self.register().await?;
-            for address in self.0.options.addresses.clone() {
-                tasks.spawn(keep_beating(self.clone(), server, address, orders.clone()));
-            }
-            // Tasks end only by being dropped with the set.
-            tasks.join_next().await;
+            self.beat_everywhere(server, &orders, &mut tasks).await;
             Ok(())
         };
         stopped.run_until_cancelled(talk).await.unwrap_or(Ok(()))
+    }
+
+    /// Keeps one task for each master there is; ends only by being dropped.
+    async fn beat_everywhere(&self, server: ServerId, orders: &mpsc::Sender<Orders>, tasks: &mut JoinSet<()>) {
+        let configured: BTreeSet<String> = self.0.options.addresses.iter().cloned().collect();
+        let mut running = BTreeMap::<String, AbortHandle>::new();
+        let mut told = self.0.told.subscribe();
+        loop {
+            let wanted: BTreeSet<String> = &configured | &*told.borrow_and_update();
+            running.retain(|address, task| {
+                let stays = wanted.contains(address);
+                if !stays {
+                    tracing::info!(%address, "no master is there any more");
+                    task.abort();
+                    self.0.connections.lock().remove(address);
+                }
+                stays
+            });
+            for address in wanted {
+                running.entry(address).or_insert_with_key(|address| {
+                    tasks.spawn(keep_beating(self.clone(), server, address.clone(), orders.clone()))
+                });
+            }
+            // The sender lives in self, so waiting cannot fail.
+            let _ = told.changed().await;
+        }
+    }
+
+    /// Takes in which masters there are, as one of them says.
+    fn hear_of(&self, masters: Vec<String>, leads: bool) {
+        self.0.told.send_if_modified(|told| {
+            let mut now: BTreeSet<_> = masters.into_iter().collect();
+            if !leads {
+                now.extend(told.iter().cloned());
+            }
+            let news = now != *told;
+            *told = now;
+            news
+        });
     }
 
     /// Asks the masters in turn, following redirects, until one has registered this server.
@@ -134,6 +174,7 @@ impl Masters {
                 epoch,
                 now,
                 orders: ordered,
+                masters,
             },
             _,
         ) = answer
@@ -142,6 +183,7 @@ impl Masters {
         };
         let Some(epoch) = epoch else {
             inner.clock.hear(now, false);
+            self.hear_of(masters, false);
             return Ok(false);
         };
         // An overruled leader's word does not set the clock back.
@@ -149,6 +191,7 @@ impl Masters {
             inner.clock.hear(now, true);
         }
         if self.accept(epoch).await? {
+            self.hear_of(masters, true);
             inner.done.lock().retain(|one| !done.contains(one));
             inner.store.damage_taken(&damaged);
             let drops: Orders = ordered

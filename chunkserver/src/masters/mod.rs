@@ -1,8 +1,9 @@
 //! What this server says to the masters and hears from them: registration, heartbeats, orders, state time, and how to
 //! reach other servers.
 //!
-//! One task per configured master keeps a connection and beats on it, so a hung master delays nobody's beats but its
-//! own, and a new leader already knows us. Orders come with beats' answers and are carried out by one worker.
+//! One task per master keeps a connection and beats on it, so a hung master delays nobody's beats but its own, and a
+//! new leader already knows us. The configured masters are where this begins; every answer names all masters, so one
+//! that was added since is beaten on as well. Orders come with beats' answers and are carried out by one worker.
 //!
 //! Invariants: an order is obeyed only if its epoch is at least the highest ever seen, and that epoch is durable
 //! before anything is dropped; a confirmation is repeated until a leader has answered a beat that carried it.
@@ -55,7 +56,9 @@ struct Inner {
     clock: StateClock,
     /// This server's number, once a master confirmed it in this run.
     server: watch::Sender<Option<ServerId>>,
-    /// Live connections by configured address.
+    /// Addresses of masters as the masters tell them, beside those of the configuration.
+    told: watch::Sender<BTreeSet<String>>,
+    /// Live connections by address.
     connections: Mutex<BTreeMap<String, Connection>>,
     /// The highest epoch obeyed, as it is on disk.
     epoch: Mutex<Epoch>,
@@ -82,6 +85,7 @@ impl Masters {
             store,
             clock: StateClock::default(),
             server: watch::Sender::new(None),
+            told: watch::Sender::default(),
             connections: Mutex::default(),
             epoch: Mutex::new(epoch),
             accepting: tokio::sync::Mutex::default(),

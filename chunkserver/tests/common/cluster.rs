@@ -63,6 +63,8 @@ pub(crate) struct Script {
     pub(crate) done: Vec<OrderDone>,
     pub(crate) damaged: Vec<master::Damage>,
     pub(crate) beats: u64,
+    /// What it says all masters' addresses are.
+    pub(crate) masters: Vec<String>,
 }
 
 /// A master of the test's own.
@@ -136,6 +138,7 @@ impl FakeMaster {
                     epoch: script.epoch,
                     now: StateTime(self.now.load(Ordering::Relaxed)),
                     orders: script.orders.get(&beat.server).cloned().unwrap_or_default(),
+                    masters: script.masters.clone(),
                 }
             }
             master::Request::Access { server } => {
@@ -463,5 +466,13 @@ pub(crate) async fn read_chunk(connection: &Connection, counter: u64, number: u3
         if all.len() as u64 == chunk_length {
             return Ok(all);
         }
+    }
+}
+
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + SECOND * 15;
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -5,7 +5,7 @@
 //! done is answered after it is logged, so that a server may forget it with the answer, if that names an epoch.
 
 use gabion_protocol::error::{Action, ErrorCode, WireError};
-use gabion_protocol::ids::ServerId;
+use gabion_protocol::ids::{Epoch, ServerId, StateTime};
 use gabion_protocol::keys::Identity;
 use gabion_protocol::limits::BATCH_ROWS_MAX;
 use gabion_protocol::messages::master::{Beat, Damage, Order, OrderDone, Registration, Response};
@@ -57,27 +57,25 @@ impl Master {
             None if epoch.is_some() => return Err(unknown(server)),
             // A follower may lag behind the registration: it takes nothing in and judges nothing.
             None => {
-                return Ok(Response::BeatAnswer {
-                    epoch: None,
-                    now,
-                    orders: Vec::new(),
-                });
+                return Ok(self.beat_answer(None, now, Vec::new()));
             }
         }
         self.fleet.beat(server, beat.incarnation, beat.load, monotonic());
         if epoch.is_none() {
-            return Ok(Response::BeatAnswer {
-                epoch,
-                now,
-                orders: Vec::new(),
-            });
+            return Ok(self.beat_answer(None, now, Vec::new()));
         }
         self.take_note(server, &beat).await?;
-        Ok(Response::BeatAnswer {
+        let orders = self.orders(server).await?;
+        Ok(self.beat_answer(epoch, now, orders))
+    }
+
+    fn beat_answer(&self, epoch: Option<Epoch>, now: StateTime, orders: Vec<Order>) -> Response {
+        Response::BeatAnswer {
             epoch,
             now,
-            orders: self.orders(server).await?,
-        })
+            orders,
+            masters: self.members().into_iter().map(|(_, address)| address).collect(),
+        }
     }
 
     /// Logs what a server removed, and what it found damaged.

@@ -148,14 +148,10 @@ impl Master {
     /// lags could name a time so old that the session is refused.
     pub(super) async fn open_session(&self) -> Result<Response, WireError> {
         let view = self.view().await?;
-        let metrics = self.raft.metrics();
-        let members = metrics.voters.iter().chain(&metrics.learners);
         Ok(Response::Session {
             now: read::now(&view).map_err(row_error)?,
             defaults: self.defaults(&view)?,
-            masters: members
-                .map(|(id, node)| (MasterId(*id), node.client_address.clone()))
-                .collect(),
+            masters: self.members(),
         })
     }
 

@@ -127,6 +127,15 @@ impl Master {
         Some(Epoch { term, leader: self.id })
     }
 
+    /// All masters, voters and learners, and where clients and chunkservers reach them.
+    pub(super) fn members(&self) -> Vec<(MasterId, String)> {
+        let metrics = self.raft.metrics();
+        let members = metrics.voters.iter().chain(&metrics.learners);
+        members
+            .map(|(id, node)| (MasterId(*id), node.client_address.clone()))
+            .collect()
+    }
+
     /// Waits until another master leads, or none.
     pub(super) async fn deposed(&self) {
         let mut leadership = self.raft.leader_watch();

@@ -334,6 +334,7 @@ fn master_responses() -> Vec<master::Response> {
                 chunk: chunk(),
                 replica: ReplicaNumber(2),
             }],
+            masters: vec!["m1:7001".to_owned()],
         },
     ]
 }

@@ -683,5 +683,8 @@ pub enum Response {
         now: StateTime,
         /// What to do, at most [`crate::limits::BATCH_ROWS_MAX`].
         orders: Vec<Order>,
+        /// Client addresses of all masters as the answering one knows them, so that a chunkserver also beats on a
+        /// master that was added after its configuration was written.
+        masters: Vec<String>,
     },
 }
