@@ -218,6 +218,14 @@ impl Client {
         FileWriter::create(&self.inner, path, options).await
     }
 
+    /// Makes an empty file, in one step.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn create_empty(&self, path: &FsPath, options: CreateOptions) -> Result<Entry, Error> {
+        crate::write::create_empty(&self.inner, path, options).await
+    }
+
     /// Uploads `length` bytes of a local file from its beginning, calling `progress` with the bytes stored so far.
     /// What has to be sent again is read again, so that memory stays small.
     ///

@@ -461,6 +461,11 @@ impl State {
                 Ok(Response::Done)
             }
             Op::Renew { .. } | Op::ReportDamage { .. } => Ok(Response::Done),
+            Op::CreateFile { path, .. } => {
+                let entry = entry(&path, 0, 0, Ino(self.files.len() as u64 + 1000), 0);
+                self.files.insert(path, (entry.clone(), Vec::new()));
+                Ok(Response::Entry(entry))
+            }
             Op::Rename { .. } | Op::Remove { .. } => panic!("no test needs it"),
         }
     }

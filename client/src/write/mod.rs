@@ -18,13 +18,13 @@ use std::sync::Arc;
 
 use gabion_protocol::buffer::Buffer;
 use gabion_protocol::limits::SMALL_CHUNK_BYTES;
-use gabion_protocol::messages::master::{Entry, Seal, UploadOptions};
+use gabion_protocol::messages::master::{Entry, Op, Response, Seal, UploadOptions};
 use gabion_protocol::{ErrorCode, FsPath};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::Error;
-use crate::client::Inner;
+use crate::client::{Inner, unexpected};
 use crate::error::Context as _;
 use chunk::{ChunkJob, Seals};
 use packet::{Feed, Packet, Piece, Replay, packet_len};
@@ -70,6 +70,19 @@ impl Default for CreateOptions {
     }
 }
 
+impl From<CreateOptions> for UploadOptions {
+    fn from(options: CreateOptions) -> Self {
+        Self {
+            replicas: options.replicas,
+            chunk_bytes: options.chunk_bytes,
+            replace: options.replace,
+            parents: options.parents,
+            mode: options.mode,
+            modified_ms: options.modified_ms,
+        }
+    }
+}
+
 /// A file being written. It appears when [`FileWriter::finish`] succeeds; dropped without that, it is given up.
 #[derive(Debug)]
 #[must_use = "a file that is not finished does not appear"]
@@ -100,15 +113,7 @@ struct OpenChunk {
 impl FileWriter {
     pub(crate) async fn create(inner: &Arc<Inner>, path: &FsPath, options: CreateOptions) -> Result<Self, Error> {
         let length = options.length_hint;
-        let options = UploadOptions {
-            replicas: options.replicas,
-            chunk_bytes: options.chunk_bytes,
-            replace: options.replace,
-            parents: options.parents,
-            mode: options.mode,
-            modified_ms: options.modified_ms,
-        };
-        let upload = Upload::open(inner, path, options, length)
+        let upload = Upload::open(inner, path, options.into(), length)
             .await
             .map_err(|error| cannot_write(path, error))?;
         Ok(Self {
@@ -392,6 +397,10 @@ pub(crate) async fn upload_file(
     length: u64,
     progress: Progress,
 ) -> Result<Entry, Error> {
+    if length == 0 {
+        // One log entry instead of two.
+        return create_empty(inner, path, options).await;
+    }
     let options = CreateOptions {
         length_hint: Some(length),
         ..options
@@ -416,6 +425,19 @@ pub(crate) async fn upload_file(
             writer.give_up().await;
             Err(error)
         }
+    }
+}
+
+/// Makes an empty file.
+pub(crate) async fn create_empty(inner: &Inner, path: &FsPath, options: CreateOptions) -> Result<Entry, Error> {
+    let op = Op::CreateFile {
+        path: path.clone(),
+        options: options.into(),
+    };
+    match inner.masters.command(op).await {
+        Ok(Response::Entry(entry)) => Ok(entry),
+        Ok(_) => Err(cannot_write(path, unexpected())),
+        Err(error) => Err(cannot_write(path, error)),
     }
 }
 

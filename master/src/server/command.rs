@@ -213,9 +213,12 @@ fn check(op: &Op) -> Result<(), WireError> {
         }
         Op::SealChunks { seals, .. } | Op::Commit { seals, .. } => too_many("seals", seals.len(), BATCH_ROWS_MAX),
         Op::Renew { uploads } => too_many("uploads", uploads.len(), BATCH_ROWS_MAX),
-        Op::Mkdir { .. } | Op::AbortUpload { .. } | Op::Rename { .. } | Op::Remove { .. } | Op::ReportDamage { .. } => {
-            Ok(())
-        }
+        Op::Mkdir { .. }
+        | Op::AbortUpload { .. }
+        | Op::Rename { .. }
+        | Op::Remove { .. }
+        | Op::ReportDamage { .. }
+        | Op::CreateFile { .. } => Ok(()),
     }
 }
 
@@ -276,6 +279,7 @@ fn filled(op: Op, placements: Vec<Vec<ServerId>>) -> ClientCommand {
             replica,
             what,
         },
+        Op::CreateFile { path, options } => ClientCommand::CreateFile { path, options },
     }
 }
 

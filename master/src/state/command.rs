@@ -185,6 +185,13 @@ pub enum ClientCommand {
         /// What was found.
         what: String,
     },
+    /// Makes an empty file. Answer: `Entry`.
+    CreateFile {
+        /// Where.
+        path: FsPath,
+        /// How it is stored.
+        options: UploadOptions,
+    },
 }
 
 impl Command {
@@ -253,6 +260,7 @@ impl ClientCommand {
             Self::Rename { from, to, .. } => format!("cannot rename {from} to {to}"),
             Self::Remove { path, .. } => format!("cannot remove {path}"),
             Self::ReportDamage { chunk, .. } => format!("cannot report damage of chunk {chunk}"),
+            Self::CreateFile { path, .. } => format!("cannot create {path}"),
         }
     }
 }

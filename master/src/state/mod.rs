@@ -226,6 +226,7 @@ fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
             replica,
             what,
         } => Ok(servers::report_damage(tx, *chunk, *server, *replica, what)?),
+        ClientCommand::CreateFile { path, options } => uploads::create_empty(tx, path, options, request.wall_ms),
     }
 }
 

@@ -13,6 +13,7 @@ use super::OPEN_CHUNKS_MAX;
 use super::key::Kind;
 use super::key::extent::{Extent, ExtentKey};
 use super::key::inode::{Body, Content, Inode, InodeKey, Parent, Upload};
+use super::key::meta::Settings;
 use super::key::upload_lease::{LeaseDue, UploadLeaseKey};
 use super::names::{self, Making, Walk};
 use super::reply::{GrantedChunk, Outcome, Refusal};
@@ -77,6 +78,83 @@ pub(super) fn chunk_bytes_fit(bytes: u64) -> bool {
         && bytes.is_multiple_of(limits::BLOCK_BYTES as u64)
 }
 
+/// The content of a file without bytes.
+fn empty(settings: Settings, options: &UploadOptions) -> Result<Content, Refusal> {
+    let replicas = options.replicas.unwrap_or(settings.replicas);
+    if !replicas_fit(replicas) {
+        return Err(Refusal::Replicas { asked: replicas });
+    }
+    let chunk_bytes = options.chunk_bytes.unwrap_or(settings.chunk_bytes);
+    if !chunk_bytes_fit(chunk_bytes) {
+        return Err(Refusal::ChunkBytes { asked: chunk_bytes });
+    }
+    Ok(Content {
+        length: 0,
+        crc: Some(0),
+        replicas,
+        chunk_bytes,
+        extents: 0,
+        degraded: 0,
+    })
+}
+
+/// Makes an empty file.
+pub(super) fn create_empty(
+    tx: &mut Tx<'_>,
+    path: &FsPath,
+    options: &UploadOptions,
+    wall_ms: i64,
+) -> Result<Outcome, Stop> {
+    let content = empty(tx.world.cluster.settings, options)?;
+    let (parent, name) = make_room(tx, path, options.parents, options.replace, wall_ms)?;
+    let ino = tx.next_ino()?;
+    let since = tx.moment();
+    let inode = Inode {
+        body: Body::File(content),
+        mode: options.mode,
+        modified_ms: options.modified_ms.unwrap_or(wall_ms),
+        parent: Parent {
+            ino: Parent::NOWHERE,
+            name: String::new(),
+            since,
+        },
+        since,
+        generation: 0,
+    };
+    names::link(tx, parent, &name, ino, inode)?;
+    names::answer(tx, path, ino)
+}
+
+/// The directory and name where a file may appear: directories above it are made, an older file gives way, as far as
+/// its maker allows.
+fn make_room(
+    tx: &mut Tx<'_>,
+    path: &FsPath,
+    parents: bool,
+    replace: bool,
+    wall_ms: i64,
+) -> Result<(Ino, String), Stop> {
+    let Some((above, name)) = path.parent_and_name() else {
+        return Err(Refusal::IsDirectory { path: path.clone() }.into());
+    };
+    let making = parents.then_some(Making {
+        mode: names::PARENTS_MODE,
+        wall_ms,
+    });
+    let parent = names::directory(tx, &above, making)?;
+    if let Some(older) = tx.get(&names::entry(parent, name))? {
+        let path = path.clone();
+        if older.directory {
+            return Err(Refusal::IsDirectory { path }.into());
+        }
+        if !replace {
+            return Err(Refusal::Exists { path }.into());
+        }
+        names::discard(tx, older.ino)?;
+    }
+    Ok((parent, name.to_owned()))
+}
+
 /// Begins an upload.
 pub(super) fn open(
     tx: &mut Tx<'_>,
@@ -85,27 +163,15 @@ pub(super) fn open(
     options: &UploadOptions,
     placements: &[Vec<ServerId>],
 ) -> Result<Outcome, Stop> {
-    let settings = tx.world.cluster.settings;
-    let replicas = options.replicas.unwrap_or(settings.replicas);
-    if !replicas_fit(replicas) {
-        return Err(Refusal::Replicas { asked: replicas }.into());
-    }
-    let chunk_bytes = options.chunk_bytes.unwrap_or(settings.chunk_bytes);
-    if !chunk_bytes_fit(chunk_bytes) {
-        return Err(Refusal::ChunkBytes { asked: chunk_bytes }.into());
-    }
+    let content = empty(tx.world.cluster.settings, options)?;
+    let Content {
+        replicas, chunk_bytes, ..
+    } = content;
     check_target(tx, path, options)?;
     let ino = tx.next_ino()?;
-    let lease = tx.now().plus(settings.upload_lease_ms);
+    let lease = tx.now().plus(tx.world.cluster.settings.upload_lease_ms);
     let mut upload = Upload {
-        content: Content {
-            length: 0,
-            crc: Some(0),
-            replicas,
-            chunk_bytes,
-            extents: 0,
-            degraded: 0,
-        },
+        content,
         path: path.clone(),
         replace: options.replace,
         parents: options.parents,
@@ -272,31 +338,13 @@ pub(super) fn commit(tx: &mut Tx<'_>, owner: Owner, seals: &[Seal], whole: Whole
     let (mut inode, mut upload) = owner.claim(tx)?;
     record(tx, owner.upload, &mut upload, seals)?;
     check_whole(&upload.content, whole)?;
-    let Some((above, name)) = upload.path.parent_and_name() else {
-        let path = upload.path;
-        return Err(Refusal::IsDirectory { path }.into());
-    };
-    let making = upload.parents.then_some(Making {
-        mode: names::PARENTS_MODE,
-        wall_ms: whole.wall_ms,
-    });
-    let parent = names::directory(tx, &above, making)?;
-    if let Some(older) = tx.get(&names::entry(parent, name))? {
-        let path = upload.path.clone();
-        if older.directory {
-            return Err(Refusal::IsDirectory { path }.into());
-        }
-        if !upload.replace {
-            return Err(Refusal::Exists { path }.into());
-        }
-        names::discard(tx, older.ino)?;
-    }
+    let (parent, name) = make_room(tx, &upload.path, upload.parents, upload.replace, whole.wall_ms)?;
     for chunk in &upload.open {
         chunks::abandon(tx, *chunk)?;
     }
     inode.body = Body::File(upload.content);
     inode.modified_ms = upload.modified_ms.unwrap_or(whole.wall_ms);
-    names::link(tx, parent, name, owner.upload, inode)?;
+    names::link(tx, parent, &name, owner.upload, inode)?;
     names::answer(tx, &upload.path, owner.upload)
 }
 

@@ -173,6 +173,17 @@ fn ops() -> Vec<master::Op> {
             replica: ReplicaNumber(2),
             what: "w".into(),
         },
+        Op::CreateFile {
+            path: path(),
+            options: UploadOptions {
+                replicas: None,
+                chunk_bytes: None,
+                replace: false,
+                parents: true,
+                mode: 0o644,
+                modified_ms: None,
+            },
+        },
     ]
 }
 
@@ -486,7 +497,7 @@ fn covers<T: serde::Serialize>(samples: &[T], last: u8) {
 #[test]
 fn golden_messages() {
     covers(&master_requests(), 6);
-    covers(&ops(), 9);
+    covers(&ops(), 10);
     covers(&queries(), 5);
     covers(&admins(), 4);
     covers(&master_responses(), 14);

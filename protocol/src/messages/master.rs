@@ -188,6 +188,13 @@ pub enum Op {
         /// What was found.
         what: String,
     },
+    /// Makes an empty file, in one log entry and without a chunk. Answer: [`Response::Entry`].
+    CreateFile {
+        /// Where.
+        path: FsPath,
+        /// How bytes appended later are stored; whether it may replace a file.
+        options: UploadOptions,
+    },
 }
 
 /// A read of the masters' state.

@@ -377,6 +377,11 @@ fn client_commands(golden: &mut Golden) {
         what: "x".to_owned(),
     };
     golden.client("report_damage", report);
+    let create = ClientCommand::CreateFile {
+        path: path("/a"),
+        options: options(),
+    };
+    golden.client("create_file", create);
 }
 
 fn replies(golden: &mut Golden) {

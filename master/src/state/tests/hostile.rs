@@ -99,6 +99,13 @@ fn op() -> impl Strategy<Value = ClientCommand> {
             replica: ReplicaNumber(replica),
             what: "x".to_owned(),
         }),
+        (any_path(), 0u8..12).prop_map(|(path, replicas)| ClientCommand::CreateFile {
+            path,
+            options: UploadOptions {
+                replicas: Some(replicas),
+                ..options()
+            },
+        }),
     ]
 }
 

@@ -44,6 +44,11 @@ enum Step {
         parents: bool,
         chunks: usize,
     },
+    Create {
+        path: FsPath,
+        replace: bool,
+        parents: bool,
+    },
     Grant {
         upload: usize,
         chunks: usize,
@@ -97,6 +102,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (any_path(), any::<bool>()).prop_map(|(path, parents)| Step::Mkdir { path, parents }),
         5 => (any_path(), any::<bool>(), any::<bool>(), 0usize..4)
             .prop_map(|(path, replace, parents, chunks)| Step::Open { path, replace, parents, chunks }),
+        2 => (any_path(), any::<bool>(), any::<bool>())
+            .prop_map(|(path, replace, parents)| Step::Create { path, replace, parents }),
         1 => (upload.clone(), 0usize..3, any::<bool>())
             .prop_map(|(upload, chunks, give_up)| Step::Grant { upload, chunks, give_up }),
         3 => (upload.clone(), 0usize..3, any::<bool>())
@@ -204,6 +211,7 @@ impl Model {
                 parents,
                 chunks,
             } => self.open(path, replace, parents, chunks),
+            Step::Create { path, replace, parents } => self.create(path, replace, parents),
             Step::Grant {
                 upload,
                 chunks,
@@ -332,6 +340,44 @@ impl Model {
         });
     }
 
+    fn create(&mut self, path: FsPath, replace: bool, parents: bool) {
+        let file = Node::File {
+            length: 0,
+            crc: 0,
+            chunks: 0,
+        };
+        let expected = self.appeared(&path, replace, parents, file);
+        let command = ClientCommand::CreateFile {
+            path: path.clone(),
+            options: UploadOptions {
+                replace,
+                parents,
+                ..options()
+            },
+        };
+        if let Some((outcome, tree)) = self.compare(command, expected) {
+            let file = entry(Ok(outcome));
+            assert_eq!((file.length, file.crc, file.children), (0, 0, 0));
+            assert_eq!(Some(file.name.as_str()), path.name());
+            self.tree = tree;
+        }
+    }
+
+    /// The tree with a new file, which may replace an older one.
+    fn appeared(&self, path: &FsPath, replace: bool, parents: bool, file: Node) -> Expected<BTreeMap<FsPath, Node>> {
+        if path.is_root() {
+            return Err(ErrorCode::IsDirectory);
+        }
+        let mut tree = self.above(path, parents)?;
+        match tree.get(path) {
+            Some(Node::Directory) => return Err(ErrorCode::IsDirectory),
+            Some(Node::File { .. }) if !replace => return Err(ErrorCode::Exists),
+            Some(Node::File { .. }) | None => {}
+        }
+        tree.insert(path.clone(), file);
+        Ok(tree)
+    }
+
     /// A draft by number, counted from the newest, and whether it is the active client's.
     fn draft(&self, back: usize) -> Option<(usize, Draft, Expected<()>)> {
         let at = self.drafts.len().checked_sub(back + 1)?;
@@ -432,19 +478,12 @@ impl Model {
         if lie {
             return Err(ErrorCode::ChecksumMismatch);
         }
-        let mut tree = self.above(&draft.path, draft.parents)?;
-        match tree.get(&draft.path) {
-            Some(Node::Directory) => return Err(ErrorCode::IsDirectory),
-            Some(Node::File { .. }) if !draft.replace => return Err(ErrorCode::Exists),
-            Some(Node::File { .. }) | None => {}
-        }
         let file = Node::File {
             length: draft.whole.len(),
             crc: draft.whole.crc(),
             chunks: draft.chunks,
         };
-        tree.insert(draft.path.clone(), file);
-        Ok(tree)
+        self.appeared(&draft.path, draft.replace, draft.parents, file)
     }
 
     fn abort(&mut self, upload: usize) {
