@@ -7,6 +7,9 @@
 //! |---|---|
 //! | [`roofline`] | the byte movement alone, without Gabion |
 //! | [`data`] | write and read throughput of the cluster |
+//! | [`small`] | small files, put and got |
+//! | [`meta`] | names: create, stat, list, rename, delete |
+//! | [`rates`] | many clients at once, each operation timed |
 //! | [`failover`] | stalls of a writer while leaders are killed |
 //! | [`machine`] | memory, page cache, `/proc` |
 //! | [`report`] | medians, tables, JSON |
@@ -14,8 +17,11 @@
 mod data;
 mod failover;
 mod machine;
+mod meta;
+mod rates;
 mod report;
 mod roofline;
+mod small;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -54,6 +60,10 @@ enum What {
     Write(Sizes),
     /// Verified downloads, beside sendfile.
     Read(Sizes),
+    /// Small files a second, three copies each, synced; and read back, verified.
+    Small(small::Small),
+    /// Names a second: create, stat, list, rename, delete.
+    Meta(meta::Meta),
     /// Stalls of a writer of 4 KiB files while leading masters are killed.
     Failover(Failover),
     /// CPU and memory of each process of a cluster made by ops/cluster.
@@ -128,6 +138,8 @@ async fn run(arguments: &Arguments) -> Result<()> {
         What::Roofline(sizes) => report::throughput(arguments.format, &data::roofline(sizes).await?),
         What::Write(sizes) => report::throughput(arguments.format, &data::write(&connect().await?, sizes).await?),
         What::Read(sizes) => report::throughput(arguments.format, &data::read(&connect().await?, sizes).await?),
+        What::Small(small) => rates::show(arguments.format, &small::run(&connect().await?, small).await?),
+        What::Meta(meta) => rates::show(arguments.format, &meta::run(&connect().await?, meta).await?),
         What::Failover(failover) => failover::show(arguments.format, &failover::run(connect().await?, failover).await?),
         What::Usage(usage) => show_usage(arguments.format, &watch(usage).await?),
     };
