@@ -1,0 +1,172 @@
+//! The cluster itself: an operator's requests, and how masters, chunkservers and chunks are.
+
+use serde::{Deserialize, Serialize};
+
+use super::Load;
+use crate::ids::{ChunkId, Generation, MasterId, ReplicaNumber, ServerId, StateTime};
+
+/// An operator's request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Admin {
+    /// Every master hashes its state at the log index of this entry. Answer: `Response::Marked`.
+    MarkHash,
+    /// Adds a master: as a learner, then as a voter when it has caught up. Answer: `Response::Done`.
+    AddMaster {
+        /// Its new, never used id.
+        id: MasterId,
+        /// Where it listens to masters.
+        raft_address: String,
+        /// Where it listens to clients.
+        client_address: String,
+        /// The master it replaces, removed in the same change.
+        replaces: Option<MasterId>,
+    },
+    /// Removes a master. Its id is never used again. Answer: `Response::Done`.
+    RemoveMaster {
+        /// The master.
+        id: MasterId,
+    },
+    /// Hands leadership over. Answer: `Response::Done`.
+    TransferLeader {
+        /// To whom; the most advanced follower if `None`.
+        to: Option<MasterId>,
+    },
+    /// Builds a snapshot now. Answer: `Response::Done`.
+    Snapshot,
+}
+
+/// A chunk's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChunkState {
+    /// Being written.
+    Open,
+    /// Immutable.
+    Sealed,
+    /// Wanted no more.
+    Garbage,
+}
+
+/// A replica's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReplicaState {
+    /// Being made.
+    Copying,
+    /// Holds the chunk.
+    Live,
+    /// Being removed.
+    Dropping,
+}
+
+/// A chunk as `chunks` and `admin chunk` show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkInfo {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// Its state.
+    pub state: ChunkState,
+    /// Its generation.
+    pub generation: Generation,
+    /// Its length.
+    pub length: u64,
+    /// Its CRC.
+    pub crc: u32,
+    /// Extent rows that name it.
+    pub references: u64,
+    /// Copies wanted.
+    pub wanted: u8,
+    /// Its replica rows.
+    pub replicas: Vec<(ServerId, ReplicaNumber, ReplicaState)>,
+}
+
+/// What the leader thinks of a chunkserver's beats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Health {
+    /// Beats.
+    Alive,
+    /// Has missed beats: no new writes go there.
+    Suspect,
+    /// Has missed so many that its copies are replaced.
+    Lost,
+}
+
+/// A chunkserver as `admin status` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerInfo {
+    /// Its number.
+    pub server: ServerId,
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub address: String,
+    /// Its rack.
+    pub rack: String,
+    /// Whether it beats.
+    pub health: Health,
+    /// Milliseconds since its last beat; `None` if this master has had none.
+    pub beat_age_ms: Option<u64>,
+    /// Space and load as of that beat.
+    pub load: Load,
+}
+
+/// A master as `admin status` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MasterInfo {
+    /// Its id.
+    pub id: MasterId,
+    /// Where it listens to masters.
+    pub raft_address: String,
+    /// Where it listens to clients.
+    pub client_address: String,
+    /// Whether it votes.
+    pub voter: bool,
+    /// Last log index the answering leader knows it to have; `None` if unknown.
+    pub matched: Option<u64>,
+}
+
+/// The cluster at a glance, as the answering master sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The cluster.
+    pub cluster: crate::ids::ClusterId,
+    /// Who answers.
+    pub answered_by: MasterId,
+    /// Who leads, as far as the answering master knows.
+    pub leader: Option<MasterId>,
+    /// Raft term.
+    pub term: u64,
+    /// Last log index.
+    pub last_log: u64,
+    /// Last applied index.
+    pub applied: u64,
+    /// Index of the newest snapshot.
+    pub snapshot: Option<u64>,
+    /// State time.
+    pub now: StateTime,
+    /// Feature level.
+    pub level: u32,
+    /// The masters.
+    pub masters: Vec<MasterInfo>,
+    /// The chunkservers.
+    pub servers: Vec<ServerInfo>,
+    /// Files in the namespace.
+    pub files: u64,
+    /// Directories in the namespace.
+    pub directories: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Chunks by number of live copies on servers that are not lost: `copies[n]` chunks have `n`.
+    pub copies: Vec<u64>,
+    /// Sealed chunks that have fewer live copies than wanted.
+    pub under_replicated: u64,
+    /// Copies reported damaged.
+    pub damaged: u64,
+}
+
+/// The cluster's defaults, told at hello.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Defaults {
+    /// Copies of each chunk.
+    pub replicas: u8,
+    /// Bytes of a chunk.
+    pub chunk_bytes: u64,
+}

@@ -1,0 +1,106 @@
+//! Chunkservers: how they introduce themselves, their heartbeats, their orders, and how they are reached.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ChunkId, Epoch, Incarnation, ReplicaNumber, ServerId};
+use crate::keys::Ticket;
+
+/// A chunkserver's introduction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registration {
+    /// The number its directory holds; `None` if it is new and empty.
+    pub server: Option<ServerId>,
+    /// The life of its directory.
+    pub incarnation: Incarnation,
+    /// Counts its starts.
+    pub boot: u64,
+    /// Where clients and other servers reach it, `host:port`.
+    pub address: String,
+    /// Servers of one rack fail together.
+    pub rack: String,
+}
+
+/// A chunkserver's heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beat {
+    /// Who.
+    pub server: ServerId,
+    /// The life of its directory.
+    pub incarnation: Incarnation,
+    /// Highest epoch it obeyed.
+    pub epoch: Epoch,
+    /// Space and load.
+    pub load: Load,
+    /// Orders carried out since the last answered beat.
+    pub done: Vec<OrderDone>,
+    /// Copies found damaged by the server itself.
+    pub damaged: Vec<Damage>,
+}
+
+/// Space and load of a chunkserver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Load {
+    /// Bytes of its disks.
+    pub bytes_total: u64,
+    /// Bytes free for chunks, its reserve not counted.
+    pub bytes_free: u64,
+    /// Chunks it holds.
+    pub chunks: u64,
+    /// Streams open now.
+    pub streams: u32,
+    /// Disks that failed.
+    pub disks_failed: u16,
+    /// Disks that serve.
+    pub disks_ok: u16,
+}
+
+/// A copy found damaged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// The copy.
+    pub replica: ReplicaNumber,
+    /// What was found.
+    pub what: String,
+}
+
+/// A master's order to a chunkserver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Remove this copy: the Raft log says so.
+    Drop {
+        /// The chunk.
+        chunk: ChunkId,
+        /// The copy; another copy of the same chunk stays.
+        replica: ReplicaNumber,
+    },
+}
+
+/// An order that was carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OrderDone {
+    /// The copy is gone (or was never there).
+    Dropped {
+        /// The chunk.
+        chunk: ChunkId,
+        /// The copy.
+        replica: ReplicaNumber,
+    },
+}
+
+/// How to reach a chunkserver: its address, a ticket, and the connection key that goes with the ticket, wrapped so
+/// that only the asker can read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerAccess {
+    /// The server.
+    pub server: ServerId,
+    /// Its name, for people.
+    pub name: String,
+    /// `host:port`.
+    pub address: String,
+    /// Shown to the server.
+    pub ticket: Ticket,
+    /// The connection key, wrapped ([`crate::keys::unwrap_connection_key`]).
+    pub wrapped_key: [u8; 32],
+}

@@ -1,0 +1,149 @@
+//! What is said to a master, by clients, operators and chunkservers.
+//!
+//! A [`Request::Command`] changes the namespace and goes through the Raft log; it carries a [`RequestId`] and is
+//! sent again, the same, after a lost answer. A [`Request::Query`] is linearizable unless it asks for less.
+//!
+//! [`Request`] and [`Response`] are here; `namespace`, `fleet` and `cluster` hold what they are made of.
+
+mod cluster;
+mod fleet;
+mod namespace;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, Ino, MasterId, RequestId, ServerId, StateTime, UploadGeneration};
+
+pub use cluster::{Admin, ChunkInfo, ChunkState, Defaults, Health, MasterInfo, ReplicaState, ServerInfo, Status};
+pub use fleet::{Beat, Damage, Load, Order, OrderDone, Registration, ServerAccess};
+pub use namespace::{ChunkGrant, Entry, EntryKind, Extent, Located, Op, Page, Query, Replica, Seal, UploadOptions};
+
+/// A request; answered with `Result<`[`Response`]`, WireError>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Gives the state time a session id is made of, and the cluster's defaults. Logs nothing.
+    OpenSession,
+    /// Runs once, however often it is sent.
+    Command {
+        /// Who asks, and which of its commands this is.
+        request: RequestId,
+        /// Every sequence below this is answered and known to the client: its reply may be forgotten.
+        answered_below: u64,
+        /// What to do.
+        op: Op,
+    },
+    /// Reads.
+    Query {
+        /// What to read.
+        query: Query,
+        /// How fresh the answer must be.
+        freshness: Freshness,
+    },
+    /// How to reach a chunkserver: for any authenticated peer, at any master.
+    Access {
+        /// The server.
+        server: ServerId,
+    },
+    /// A chunkserver says who it is and where it listens.
+    Register(Registration),
+    /// A chunkserver is alive, and asks for orders.
+    Beat(Beat),
+    /// An operator's request.
+    Admin(Admin),
+}
+
+/// How fresh a read must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Freshness {
+    /// Every change acknowledged before the read began is seen; the leader answers.
+    Linearizable,
+    /// Whatever the asked master has applied.
+    Stale,
+}
+
+/// An answer to a [`Request`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Response {
+    /// Nothing more to say.
+    Done,
+    /// A session may begin.
+    Session {
+        /// State time for the session id.
+        now: StateTime,
+        /// The cluster's defaults.
+        defaults: Defaults,
+        /// Client addresses of all masters.
+        masters: Vec<(MasterId, String)>,
+    },
+    /// A file or directory.
+    Entry(Entry),
+    /// An upload has begun.
+    Upload {
+        /// The upload.
+        upload: Ino,
+        /// Its owner's generation.
+        generation: UploadGeneration,
+        /// Bytes of a chunk.
+        chunk_bytes: u64,
+        /// Copies wanted.
+        replicas: u8,
+        /// The first chunks.
+        chunks: Vec<ChunkGrant>,
+        /// How to reach their servers.
+        servers: Vec<ServerAccess>,
+    },
+    /// Chunks granted.
+    Chunks {
+        /// The chunks.
+        chunks: Vec<ChunkGrant>,
+        /// How to reach their servers.
+        servers: Vec<ServerAccess>,
+    },
+    /// What went away.
+    Removed {
+        /// Files.
+        files: u64,
+        /// Directories.
+        directories: u64,
+        /// Bytes of the files.
+        bytes: u64,
+    },
+    /// A page of a directory.
+    Page(Page),
+    /// Where a file's bytes are.
+    Located(Located),
+    /// A chunk.
+    Chunk(ChunkInfo),
+    /// The cluster.
+    Status(Box<Status>),
+    /// A hash was ordered at this index.
+    Marked {
+        /// The log index.
+        index: u64,
+    },
+    /// This master's state hash at that index; `None` while it has not got there, or has forgotten it.
+    StateHash {
+        /// SHA-256.
+        hash: Option<[u8; 32]>,
+        /// Last applied index.
+        applied: u64,
+    },
+    /// How to reach a server.
+    Access(ServerAccess),
+    /// A chunkserver is registered.
+    Registered {
+        /// Its number, for ever.
+        server: ServerId,
+    },
+    /// A beat's answer.
+    BeatAnswer {
+        /// The answering master's epoch, if it leads.
+        epoch: Option<Epoch>,
+        /// State time.
+        now: StateTime,
+        /// What to do, at most [`crate::limits::BATCH_ROWS_MAX`].
+        orders: Vec<Order>,
+        /// Client addresses of all masters as the answering one knows them, so that a chunkserver also beats on a
+        /// master that was added after its configuration was written.
+        masters: Vec<String>,
+    },
+}

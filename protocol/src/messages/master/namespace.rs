@@ -1,0 +1,294 @@
+//! Names and files: what clients ask the masters to change and to read, and where bytes are.
+
+use serde::{Deserialize, Serialize};
+
+use super::ServerAccess;
+use crate::ids::{ChunkId, Generation, Ino, ReplicaNumber, ServerId, UploadGeneration};
+use crate::path::FsPath;
+use crate::token::Token;
+
+/// How an upload is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadOptions {
+    /// Copies of each chunk; the cluster's default if `None`.
+    pub replicas: Option<u8>,
+    /// Bytes of a chunk; the cluster's default if `None`.
+    pub chunk_bytes: Option<u64>,
+    /// Whether Commit may replace a file.
+    pub replace: bool,
+    /// Whether missing directories above are made.
+    pub parents: bool,
+    /// Permission bits.
+    pub mode: u32,
+    /// Modification time the file shall show, milliseconds since 1970; the commit's if `None`.
+    pub modified_ms: Option<i64>,
+}
+
+/// A sealed chunk as its writer tells the masters. Seals of a file come in file order, without gaps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seal {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// The generation that was sealed.
+    pub generation: Generation,
+    /// Where in the file it begins.
+    pub file_offset: u64,
+    /// Its length.
+    pub length: u64,
+    /// Its CRC.
+    pub crc: u32,
+    /// The servers that acknowledged the seal. Copies of the others are dropped.
+    pub members: Vec<ServerId>,
+}
+
+/// A change to the namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// Makes a directory. Answer: `Response::Entry`.
+    Mkdir {
+        /// Where.
+        path: FsPath,
+        /// Whether missing directories above are made, and an existing directory is fine.
+        parents: bool,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// Begins an upload: an invisible inode and its first chunks. Answer: `Response::Upload`.
+    OpenUpload {
+        /// Where the file shall appear.
+        path: FsPath,
+        /// How it is stored.
+        options: UploadOptions,
+        /// Chunks to grant at once, at most [`crate::limits::GRANT_CHUNKS_MAX`].
+        chunks: u8,
+        /// Servers the writer found slow or dead.
+        avoid: Vec<ServerId>,
+    },
+    /// Grants more chunks to an upload. Answer: `Response::Chunks`.
+    GrantChunks {
+        /// The upload.
+        upload: Ino,
+        /// Its owner's generation.
+        generation: UploadGeneration,
+        /// Chunks to grant.
+        chunks: u8,
+        /// Servers the writer found slow or dead.
+        avoid: Vec<ServerId>,
+        /// Granted chunks the writer gave up.
+        abandoned: Vec<ChunkId>,
+    },
+    /// Records sealed chunks, at most [`crate::limits::BATCH_ROWS_MAX`]. Answer: `Response::Done`.
+    SealChunks {
+        /// The upload.
+        upload: Ino,
+        /// Its owner's generation.
+        generation: UploadGeneration,
+        /// The chunks, in file order, following those recorded before.
+        seals: Vec<Seal>,
+    },
+    /// Records the last sealed chunks and makes the file appear. Answer: `Response::Entry`.
+    Commit {
+        /// The upload.
+        upload: Ino,
+        /// Its owner's generation.
+        generation: UploadGeneration,
+        /// The chunks not recorded yet.
+        seals: Vec<Seal>,
+        /// Length of the file, compared with the chunks'.
+        length: u64,
+        /// CRC of the file, compared with the chunks'.
+        crc: u32,
+    },
+    /// Gives an upload up. Answer: `Response::Done`, also if it is gone already.
+    AbortUpload {
+        /// The upload.
+        upload: Ino,
+        /// Its owner's generation.
+        generation: UploadGeneration,
+    },
+    /// Keeps uploads and the session alive. Answer: `Response::Done`.
+    Renew {
+        /// The uploads.
+        uploads: Vec<(Ino, UploadGeneration)>,
+    },
+    /// Renames a file or directory. Answer: `Response::Entry`.
+    Rename {
+        /// From.
+        from: FsPath,
+        /// To.
+        to: FsPath,
+        /// Whether a file (or an empty directory, by a directory) may be replaced.
+        replace: bool,
+    },
+    /// Removes a file or directory. Answer: `Response::Removed`.
+    Remove {
+        /// What.
+        path: FsPath,
+        /// Whether a directory goes with all it holds.
+        recursive: bool,
+    },
+    /// Tells of a copy that cannot be trusted. Answer: `Response::Done`. The masters keep it as a report until
+    /// the server's own re-read confirms it; readers are pointed to other copies first.
+    ReportDamage {
+        /// The chunk.
+        chunk: ChunkId,
+        /// Where.
+        server: ServerId,
+        /// Which copy.
+        replica: ReplicaNumber,
+        /// What was found.
+        what: String,
+    },
+    /// Makes an empty file, in one log entry and without a chunk. Answer: `Response::Entry`.
+    CreateFile {
+        /// Where.
+        path: FsPath,
+        /// How bytes appended later are stored; whether it may replace a file.
+        options: UploadOptions,
+    },
+}
+
+/// A read of the masters' state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Query {
+    /// Answer: `Response::Entry`.
+    Stat {
+        /// Of what.
+        path: FsPath,
+    },
+    /// A page of a directory in name order. Answer: `Response::Page`.
+    List {
+        /// The directory.
+        path: FsPath,
+        /// Names after this one.
+        after: Option<String>,
+        /// At most so many entries, and at most [`crate::limits::LIST_PAGE_MAX`].
+        limit: u32,
+    },
+    /// Where a file's bytes are. Answer: `Response::Located`.
+    Locate {
+        /// The file.
+        path: FsPath,
+        /// If given, the file must still be this inode, so that pages fit together.
+        ino: Option<Ino>,
+        /// First byte of interest.
+        offset: u64,
+        /// Extents in the answer, at most [`crate::limits::GRANT_CHUNKS_MAX`] × 4.
+        limit: u32,
+        /// Makes read tokens for this session.
+        session: crate::ids::SessionId,
+    },
+    /// One chunk's row. Answer: `Response::Chunk`.
+    Chunk {
+        /// The chunk.
+        chunk: ChunkId,
+    },
+    /// The cluster at a glance. Answer: `Response::Status`.
+    Status,
+    /// This master's state hash at a log index, if it has it yet. Answer: `Response::StateHash`.
+    StateHash {
+        /// The log index of a mark (`Admin::MarkHash`).
+        index: u64,
+    },
+}
+
+/// A copy of a chunk and the right to use it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replica {
+    /// Where.
+    pub server: ServerId,
+    /// The right.
+    pub token: Token,
+    /// Whether the masters think the server can be reached and the copy is not reported damaged.
+    pub healthy: bool,
+}
+
+/// A chunk granted for writing. The chain is in the order of `replicas`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkGrant {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// Its generation.
+    pub generation: Generation,
+    /// The chain.
+    pub replicas: Vec<Replica>,
+}
+
+/// A range of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// Offset in the file.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+    /// The chunk that holds them.
+    pub chunk: ChunkId,
+    /// Where in the chunk they begin.
+    pub chunk_offset: u64,
+    /// The chunk's length.
+    pub chunk_length: u64,
+    /// The chunk's CRC, agreed by the masters.
+    pub chunk_crc: u32,
+    /// The chunk's generation.
+    pub generation: Generation,
+    /// Its copies.
+    pub replicas: Vec<Replica>,
+}
+
+/// What a name leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EntryKind {
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+}
+
+/// A file or directory as `stat` and `list` show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its name in its directory; `/` for the root.
+    pub name: String,
+    /// Its inode.
+    pub ino: Ino,
+    /// File or directory.
+    pub kind: EntryKind,
+    /// Bytes of the file; of all files below for a directory.
+    pub length: u64,
+    /// CRC of the whole file; 0 for a directory.
+    pub crc: u32,
+    /// Copies wanted; 0 for a directory.
+    pub replicas: u8,
+    /// Bytes of a chunk; 0 for a directory.
+    pub chunk_bytes: u64,
+    /// Chunks of the file; entries below a directory (files and directories).
+    pub children: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Milliseconds since 1970.
+    pub modified_ms: i64,
+    /// Some chunk was written with fewer copies than wanted and not topped up yet.
+    pub degraded: bool,
+}
+
+/// A page of a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page {
+    /// Entries in name order.
+    pub entries: Vec<Entry>,
+    /// Whether more follow the last.
+    pub more: bool,
+}
+
+/// A file and where its bytes are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Located {
+    /// The file.
+    pub entry: Entry,
+    /// Extents from the one that holds the asked offset on.
+    pub extents: Vec<Extent>,
+    /// How to reach the servers of all replicas named.
+    pub servers: Vec<ServerAccess>,
+    /// Whether extents follow the last.
+    pub more: bool,
+}
