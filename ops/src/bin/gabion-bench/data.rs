@@ -11,20 +11,48 @@ use crate::report::Row;
 use crate::roofline::{self, Crc};
 use crate::{Sizes, machine};
 
-/// Files of one run: a scratch directory for the roofline and local copies, removed at the end.
+/// A directory of one run, removed at the end.
+#[derive(Debug)]
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes it in `dir`.
+    pub(crate) fn new(dir: &Path) -> Result<Self> {
+        let scratch = dir.join(format!("gabion-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&scratch).with_context(|| format!("making {}", scratch.display()))?;
+        Ok(Self(scratch))
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Nothing to be done about a leftover but to leave it.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Files of one run: the source, the roofline's, and local copies.
 struct Bench {
-    scratch: PathBuf,
+    scratch: Scratch,
     source: PathBuf,
     streams: usize,
     bytes: u64,
+    /// Where the cluster's processes and files are, if it is one of ours.
+    cluster: Option<PathBuf>,
     cold: bool,
 }
 
-impl Drop for Bench {
-    fn drop(&mut self) {
-        // Nothing to be done about a leftover but to leave it.
-        let _ = std::fs::remove_dir_all(&self.scratch);
-    }
+/// One timed step.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    seconds: f64,
+    /// CPU seconds of everything that took part; `None` if it is not all on this machine.
+    cpu: Option<f64>,
 }
 
 impl Bench {
@@ -38,11 +66,11 @@ impl Bench {
             sizes.streams > 0 && sizes.rounds > 0,
             "--streams and --rounds must be at least 1"
         );
-        let scratch = sizes.dir.join(format!("gabion-bench-{}", std::process::id()));
-        std::fs::create_dir_all(&scratch).with_context(|| format!("making {}", scratch.display()))?;
+        let scratch = Scratch::new(&sizes.dir)?;
         let bench = Self {
-            source: scratch.join("source"),
+            source: scratch.path().join("source"),
             scratch,
+            cluster: sizes.cluster.clone(),
             streams: sizes.streams,
             bytes,
             cold: sizes.cold,
@@ -61,8 +89,9 @@ impl Bench {
         machine::warm(&self.source)
     }
 
-    /// Runs `step` once for each stream, all at once, on threads; the seconds the last one took.
-    fn threads(&self, step: impl Fn(usize) -> Result<()> + Sync) -> Result<f64> {
+    /// Runs `step` once for each stream, all at once, on threads.
+    fn threads(&self, step: impl Fn(usize) -> Result<()> + Sync) -> Result<Step> {
+        let own = machine::usage(std::process::id())?.cpu_seconds;
         let began = Instant::now();
         std::thread::scope(|scope| {
             let streams: Vec<_> = (0..self.streams)
@@ -77,32 +106,46 @@ impl Bench {
                 .into_iter()
                 .try_for_each(|stream| stream.join().expect("a step does not panic"))
         })?;
-        Ok(began.elapsed().as_secs_f64())
+        Ok(Step {
+            seconds: began.elapsed().as_secs_f64(),
+            cpu: Some(machine::usage(std::process::id())?.cpu_seconds - own),
+        })
     }
 
-    fn relay(&self, crc: Crc) -> Result<f64> {
+    /// CPU seconds so far of this process and of the cluster's, if they are known.
+    fn cpu(&self) -> Result<Option<f64>> {
+        let Some(cluster) = &self.cluster else {
+            return Ok(None);
+        };
+        let mut seconds = machine::usage(std::process::id())?.cpu_seconds;
+        for (_, pid) in machine::cluster_processes(cluster)? {
+            seconds += machine::usage(pid)?.cpu_seconds;
+        }
+        Ok(Some(seconds))
+    }
+
+    fn relay(&self, crc: Crc) -> Result<Step> {
         self.prepare()?;
-        let seconds = self.threads(|stream| roofline::write(&self.source, &self.scratch, stream, crc))?;
-        Ok(seconds)
+        self.threads(|stream| roofline::write(&self.source, self.scratch.path(), stream, crc))
     }
 
-    fn send_back(&self, crc: Crc) -> Result<f64> {
+    fn send_back(&self, crc: Crc) -> Result<Step> {
         self.prepare()?;
         for stream in 0..self.streams {
-            let stored = roofline::stored(&self.scratch, stream, 0);
+            let stored = roofline::stored(self.scratch.path(), stream, 0);
             if self.cold {
                 roofline::make_cold(&stored)?
             } else {
                 machine::warm(&stored)?
             }
         }
-        let seconds = self.threads(|stream| roofline::read(&self.scratch, stream, &self.local(stream), crc))?;
+        let step = self.threads(|stream| roofline::read(self.scratch.path(), stream, &self.local(stream), crc))?;
         self.forget_local()?;
-        Ok(seconds)
+        Ok(step)
     }
 
     fn local(&self, stream: usize) -> PathBuf {
-        self.scratch.join(format!("back-{stream}"))
+        self.scratch.path().join(format!("back-{stream}"))
     }
 
     fn forget_local(&self) -> Result<()> {
@@ -116,8 +159,9 @@ impl Bench {
         ))?)
     }
 
-    async fn upload(&self, client: &Client) -> Result<f64> {
+    async fn upload(&self, client: &Client) -> Result<Step> {
         self.prepare()?;
+        let before = self.cpu()?;
         let began = Instant::now();
         let mut uploads = tokio::task::JoinSet::new();
         for stream in 0..self.streams {
@@ -138,11 +182,22 @@ impl Bench {
         while let Some(upload) = uploads.join_next().await {
             upload??;
         }
-        Ok(began.elapsed().as_secs_f64())
+        self.step(began, before)
     }
 
-    async fn download(&self, client: &Client) -> Result<f64> {
+    fn step(&self, began: Instant, before: Option<f64>) -> Result<Step> {
+        let seconds = began.elapsed().as_secs_f64();
+        let cpu = self.cpu()?.zip(before).map(|(after, before)| after - before);
+        Ok(Step { seconds, cpu })
+    }
+
+    async fn download(&self, client: &Client) -> Result<Step> {
         self.prepare()?;
+        if self.cold {
+            let cluster = self.cluster.as_ref().context(COLD_NEEDS_CLUSTER)?;
+            machine::make_cluster_cold(cluster)?;
+        }
+        let before = self.cpu()?;
         let began = Instant::now();
         let mut downloads = tokio::task::JoinSet::new();
         for stream in 0..self.streams {
@@ -156,9 +211,9 @@ impl Bench {
         while let Some(download) = downloads.join_next().await {
             download??;
         }
-        let seconds = began.elapsed().as_secs_f64();
+        let step = self.step(began, before)?;
         self.forget_local()?;
-        Ok(seconds)
+        Ok(step)
     }
 
     async fn remove_remote(&self, client: &Client) -> Result<()> {
@@ -169,8 +224,18 @@ impl Bench {
     }
 }
 
+const COLD_NEEDS_CLUSTER: &str =
+    "--cold needs --cluster DIR (or --local): only then can the servers' files be dropped from the page cache";
+
+/// A row of what some steps took.
+fn row(what: &str, bytes: u64, steps: &[Step], base: Option<&Row>) -> Row {
+    let seconds = steps.iter().map(|step| step.seconds).collect();
+    let cpu: Option<Vec<f64>> = steps.iter().map(|step| step.cpu).collect();
+    Row::new(what, bytes, seconds, base).with_cpu(cpu.as_deref(), base)
+}
+
 /// A file of bytes that no layer can compress or share.
-fn make_source(path: &Path, bytes: u64) -> Result<()> {
+pub(crate) fn make_source(path: &Path, bytes: u64) -> Result<()> {
     use std::io::Write;
     let mut file = std::fs::File::create(path)?;
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -190,7 +255,7 @@ fn make_source(path: &Path, bytes: u64) -> Result<()> {
 /// The roofline alone: relays and sendfile, without and with a CRC pass per hop.
 pub(crate) async fn roofline(sizes: &Sizes) -> Result<Vec<Row>> {
     let bench = Bench::new(sizes)?;
-    let mut seconds: [Vec<f64>; 4] = Default::default();
+    let mut seconds: [Vec<Step>; 4] = Default::default();
     for _ in 0..sizes.rounds {
         seconds[0].push(bench.relay(Crc::Off)?);
         seconds[1].push(bench.relay(Crc::PerHop)?);
@@ -206,14 +271,14 @@ pub(crate) async fn roofline(sizes: &Sizes) -> Result<Vec<Row>> {
     Ok(names
         .into_iter()
         .zip(seconds)
-        .map(|(name, seconds)| Row::new(name, bench.total(), seconds, None))
+        .map(|(name, steps)| row(name, bench.total(), &steps, None))
         .collect())
 }
 
 /// Uploads beside the relay.
 pub(crate) async fn write(client: &Client, sizes: &Sizes) -> Result<Vec<Row>> {
     let bench = Bench::new(sizes)?;
-    let mut seconds: [Vec<f64>; 3] = Default::default();
+    let mut seconds: [Vec<Step>; 3] = Default::default();
     for _ in 0..sizes.rounds {
         seconds[0].push(bench.relay(Crc::Off)?);
         seconds[1].push(bench.relay(Crc::PerHop)?);
@@ -222,25 +287,22 @@ pub(crate) async fn write(client: &Client, sizes: &Sizes) -> Result<Vec<Row>> {
     }
     let [off, per_hop, upload] = seconds;
     let total = bench.total();
-    let off = Row::new("relay ×3, O_DIRECT + fdatasync", total, off, None);
-    let per_hop = Row::new("relay ×3 +crc", total, per_hop, None);
-    let to_off = Row::new("gabion upload, to relay", total, upload.clone(), Some(&off));
-    let to_crc = Row::new("gabion upload, to relay +crc", total, upload, Some(&per_hop));
+    let off = row("relay ×3, O_DIRECT + fdatasync", total, &off, None);
+    let per_hop = row("relay ×3 +crc", total, &per_hop, None);
+    let to_off = row("gabion upload, to relay", total, &upload, Some(&off));
+    let to_crc = row("gabion upload, to relay +crc", total, &upload, Some(&per_hop));
     Ok(vec![off, per_hop, to_off, to_crc])
 }
 
 /// Downloads beside sendfile.
 pub(crate) async fn read(client: &Client, sizes: &Sizes) -> Result<Vec<Row>> {
-    ensure!(
-        !sizes.cold,
-        "--cold is for the roofline: a client cannot empty the servers' page caches"
-    );
+    ensure!(!sizes.cold || sizes.cluster.is_some(), COLD_NEEDS_CLUSTER);
     let bench = Bench::new(sizes)?;
     bench.relay(Crc::Off)?;
     bench.upload(client).await?;
     // Once, so that the first timed download is as warm as the last.
     bench.download(client).await?;
-    let mut seconds: [Vec<f64>; 3] = Default::default();
+    let mut seconds: [Vec<Step>; 3] = Default::default();
     for _ in 0..sizes.rounds {
         seconds[0].push(bench.send_back(Crc::Off)?);
         seconds[1].push(bench.send_back(Crc::PerHop)?);
@@ -249,9 +311,9 @@ pub(crate) async fn read(client: &Client, sizes: &Sizes) -> Result<Vec<Row>> {
     bench.remove_remote(client).await?;
     let [off, per_hop, download] = seconds;
     let total = bench.total();
-    let off = Row::new("sendfile to a file", total, off, None);
-    let per_hop = Row::new("sendfile +crc", total, per_hop, None);
-    let to_off = Row::new("gabion download, to sendfile", total, download.clone(), Some(&off));
-    let to_crc = Row::new("gabion download, to sendfile +crc", total, download, Some(&per_hop));
+    let off = row("sendfile to a file", total, &off, None);
+    let per_hop = row("sendfile +crc", total, &per_hop, None);
+    let to_off = row("gabion download, to sendfile", total, &download, Some(&off));
+    let to_crc = row("gabion download, to sendfile +crc", total, &download, Some(&per_hop));
     Ok(vec![off, per_hop, to_off, to_crc])
 }

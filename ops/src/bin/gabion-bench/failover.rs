@@ -27,7 +27,7 @@ pub(crate) struct Stalls {
 }
 
 /// Writes in a loop and kills the leader `kills` times.
-pub(crate) async fn run(client: Client, arguments: &crate::Failover) -> Result<Stalls> {
+pub(crate) async fn run(client: Client, arguments: &crate::Failover, script: &Path) -> Result<Stalls> {
     let stop = Arc::new(AtomicBool::new(false));
     let failed = Arc::new(AtomicU64::new(0));
     let writer = tokio::spawn(write_loop(client.clone(), Arc::clone(&stop), Arc::clone(&failed)));
@@ -40,7 +40,7 @@ pub(crate) async fn run(client: Client, arguments: &crate::Failover) -> Result<S
         kill_process(pid, Signal::KILL).with_context(|| format!("killing {node}"))?;
         tokio::time::sleep(WATCH).await;
         kills.push((at, Instant::now()));
-        start(arguments, &node).await?;
+        start(&arguments.cluster, script, &node).await?;
         caught_up(&client).await?;
     }
     stop.store(true, Ordering::Relaxed);
@@ -100,14 +100,14 @@ fn machine_pid(cluster: &Path, node: &str) -> Result<Pid> {
     Pid::from_raw(text.trim().parse().with_context(|| format!("{node}'s pid file"))?).context("a pid is not 0")
 }
 
-async fn start(arguments: &crate::Failover, node: &str) -> Result<()> {
-    let status = tokio::process::Command::new(&arguments.script)
+async fn start(cluster: &Path, script: &Path, node: &str) -> Result<()> {
+    let status = tokio::process::Command::new(script)
         .args(["start", node, "--dir"])
-        .arg(&arguments.cluster)
+        .arg(cluster)
         .status()
         .await
-        .with_context(|| format!("running {}", arguments.script.display()))?;
-    ensure!(status.success(), "{} start {node} failed", arguments.script.display());
+        .with_context(|| format!("running {}", script.display()))?;
+    ensure!(status.success(), "{} start {node} failed", script.display());
     Ok(())
 }
 

@@ -64,6 +64,21 @@ pub(crate) fn touch_free_memory(bytes: usize) {
     std::hint::black_box(&memory);
 }
 
+/// Drops the chunkservers' data files from the page cache, so that the next read of them comes from the disk.
+pub(crate) fn make_cluster_cold(dir: &Path) -> Result<()> {
+    let mut found = false;
+    for entry in walkdir::WalkDir::new(dir) {
+        let entry = entry.context("looking for the chunkservers' files")?;
+        let is_data = entry.path().components().any(|part| part.as_os_str() == "data");
+        if is_data && entry.file_type().is_file() {
+            crate::roofline::make_cold(entry.path())?;
+            found = true;
+        }
+    }
+    anyhow::ensure!(found, "{} holds no chunkserver's data", dir.display());
+    Ok(())
+}
+
 /// Reads a file once, so that it is in page cache.
 pub(crate) fn warm(path: &Path) -> Result<()> {
     std::io::copy(&mut std::fs::File::open(path)?, &mut std::io::sink())?;

@@ -9,6 +9,8 @@
 //! | [`data`] | write and read throughput of the cluster |
 //! | [`small`] | small files, put and got |
 //! | [`meta`] | names: create, stat, list, rename, delete |
+//! | [`random`] | range reads at random places |
+//! | [`local`] | a cluster of our own for one measurement |
 //! | [`rates`] | many clients at once, each operation timed |
 //! | [`failover`] | stalls of a writer while leaders are killed |
 //! | [`machine`] | memory, page cache, `/proc` |
@@ -16,8 +18,10 @@
 
 mod data;
 mod failover;
+mod local;
 mod machine;
 mod meta;
+mod random;
 mod rates;
 mod report;
 mod roofline;
@@ -50,6 +54,12 @@ struct Arguments {
         global = true
     )]
     format: Format,
+    /// Start a cluster of our own in the current directory for this measurement: masters x chunkservers.
+    #[arg(long, value_name = "3x3", global = true)]
+    local: Option<local::Shape>,
+    /// The script that makes clusters and starts their processes.
+    #[arg(long, default_value = "ops/cluster", global = true)]
+    script: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
@@ -62,6 +72,8 @@ enum What {
     Read(Sizes),
     /// Small files a second, three copies each, synced; and read back, verified.
     Small(small::Small),
+    /// Range reads at random places of a file, beside pread and loopback TCP alone.
+    Random(random::Random),
     /// Names a second: create, stat, list, rename, delete.
     Meta(meta::Meta),
     /// Stalls of a writer of 4 KiB files while leading masters are killed.
@@ -87,16 +99,16 @@ struct Sizes {
     /// Reads come from the disk, not from page cache.
     #[arg(long)]
     cold: bool,
+    /// The directory of the cluster if ops/cluster made it: adds the CPU its processes took, and allows --cold.
+    #[arg(long, env = "GABION_BENCH_CLUSTER")]
+    cluster: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Args)]
 struct Failover {
     /// The directory of the cluster, made by ops/cluster.
-    #[arg(long)]
+    #[arg(long, env = "GABION_BENCH_CLUSTER")]
     cluster: PathBuf,
-    /// The script that starts a killed master again.
-    #[arg(long, default_value = "ops/cluster")]
-    script: PathBuf,
     /// Leaders to kill.
     #[arg(long, default_value_t = 20)]
     kills: usize,
@@ -105,7 +117,7 @@ struct Failover {
 #[derive(Debug, Clone, Args)]
 struct UsageArguments {
     /// The directory of the cluster, made by ops/cluster.
-    #[arg(long)]
+    #[arg(long, env = "GABION_BENCH_CLUSTER")]
     cluster: PathBuf,
     /// Seconds to watch.
     #[arg(long, default_value_t = 10)]
@@ -114,6 +126,9 @@ struct UsageArguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(shape) = arguments.local {
+        return local::run(shape, &arguments.script).unwrap_or_else(|error| failed(&error));
+    }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
@@ -140,7 +155,11 @@ async fn run(arguments: &Arguments) -> Result<()> {
         What::Read(sizes) => report::throughput(arguments.format, &data::read(&connect().await?, sizes).await?),
         What::Small(small) => rates::show(arguments.format, &small::run(&connect().await?, small).await?),
         What::Meta(meta) => rates::show(arguments.format, &meta::run(&connect().await?, meta).await?),
-        What::Failover(failover) => failover::show(arguments.format, &failover::run(connect().await?, failover).await?),
+        What::Random(random) => report::throughput(arguments.format, &random::run(&connect().await?, random).await?),
+        What::Failover(failover) => {
+            let stalls = failover::run(connect().await?, failover, &arguments.script).await?;
+            failover::show(arguments.format, &stalls)
+        }
         What::Usage(usage) => show_usage(arguments.format, &watch(usage).await?),
     };
     let mut output = Output::stdout();

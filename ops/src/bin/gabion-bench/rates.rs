@@ -72,8 +72,8 @@ where
     let (next, operation) = (Arc::new(AtomicU64::new(0)), Arc::new(operation));
     let began = Instant::now();
     let mut workers = tokio::task::JoinSet::new();
-    for client in clients.iter().cloned() {
-        let (next, operation) = (Arc::clone(&next), Arc::clone(&operation));
+    for client in clients {
+        let (client, next, operation) = (client.clone(), Arc::clone(&next), Arc::clone(&operation));
         workers.spawn(async move {
             let mut millis = Vec::new();
             loop {

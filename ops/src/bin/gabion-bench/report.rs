@@ -16,6 +16,10 @@ pub(crate) struct Row {
     pub(crate) median: f64,
     /// Median throughput over that of the step it is compared with: 1 is equal, less is slower.
     pub(crate) ratio: Option<f64>,
+    /// Median CPU seconds for each GiB, of all processes that took part.
+    pub(crate) cpu_per_gib: Option<f64>,
+    /// That over the same of the step it is compared with: 1 is equal, more is dearer.
+    pub(crate) cpu_ratio: Option<f64>,
 }
 
 impl Row {
@@ -28,7 +32,18 @@ impl Row {
             seconds,
             median,
             ratio: base.map(|base| base.median / median),
+            cpu_per_gib: None,
+            cpu_ratio: None,
         }
+    }
+
+    /// With the CPU seconds of each round.
+    pub(crate) fn with_cpu(mut self, cpu: Option<&[f64]>, base: Option<&Self>) -> Self {
+        let gib = self.bytes as f64 / f64::from(1 << 30);
+        self.cpu_per_gib = cpu.map(|seconds| median(seconds) / gib);
+        let of_base = base.and_then(|base| base.cpu_per_gib);
+        self.cpu_ratio = self.cpu_per_gib.zip(of_base).map(|(own, base)| own / base);
+        self
     }
 }
 
@@ -54,19 +69,23 @@ pub(crate) fn throughput(format: Format, rows: &[Row]) -> String {
     if format != Format::Table {
         return json(&rows);
     }
-    let columns = ["what", "MiB/s", "seconds", "ratio"];
     let mut table = Table::new(&[
-        Column::Words(columns[0]),
-        Column::Numbers(columns[1]),
-        Column::Numbers(columns[2]),
-        Column::Numbers(columns[3]),
+        Column::Words("what"),
+        Column::Numbers("MiB/s"),
+        Column::Numbers("seconds"),
+        Column::Numbers("ratio"),
+        Column::Numbers("cpu s/GiB"),
+        Column::Numbers("cpu ratio"),
     ]);
+    let optional = |number: Option<f64>| number.map_or_else(String::new, |number| format!("{number:.2}"));
     for row in rows {
         table.row([
             row.what.clone(),
             format!("{:.0}", row.bytes as f64 / row.median / f64::from(1 << 20)),
             format!("{:.3}", row.median),
-            row.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
+            optional(row.ratio),
+            optional(row.cpu_per_gib),
+            optional(row.cpu_ratio),
         ]);
     }
     table.to_string()
