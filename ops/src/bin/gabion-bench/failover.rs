@@ -1,4 +1,8 @@
-//! The longest stall of a client that writes 4 KiB files in a loop, for each leading master that is killed.
+//! The longest stalls of a client that writes 4 KiB files in a loop, and of one that reads them, for each process that
+//! is killed or stopped.
+//!
+//! A victim is the leading master, or a chunkserver, each in turn. *Killed*: SIGKILL, and started again afterwards.
+//! *Stopped*: SIGSTOP, its connections stay open and silent, and SIGCONT afterwards.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,78 +11,159 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gabion_client::terminal::{Column, Format, Table};
-use gabion_client::{Client, CreateOptions, FsPath};
+use gabion_client::{Client, CreateOptions, FsPath, Health};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::report;
 
-/// How long a kill's consequences are watched before the killed master is started again.
+/// How long the consequences are watched before the victim comes back: longer than any expected stall.
 const WATCH: Duration = Duration::from_secs(3);
+/// Files the reader reads in turn.
+const READ_FILES: u64 = 50;
 
-/// What the kills cost.
+/// Who is hit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Victim {
+    /// The leading master.
+    Leader,
+    /// The chunkservers, each in turn.
+    Chunkserver,
+}
+
+/// What happens to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Fault {
+    /// SIGKILL.
+    Kill,
+    /// SIGSTOP.
+    Stop,
+}
+
+/// What the faults cost.
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct Stalls {
-    /// For each kill: the longest time between two files written, in seconds.
+    /// Files written one after the other.
+    pub(crate) writer: Loop,
+    /// Files read one after the other.
+    pub(crate) reader: Loop,
+}
+
+/// What the faults cost one client.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct Loop {
+    /// For each fault: the longest time between two operations done, in seconds.
     pub(crate) seconds: Vec<f64>,
-    /// Files written in all.
-    pub(crate) written: u64,
-    /// Files that failed: expected to be none.
+    /// Operations done in all.
+    pub(crate) done: u64,
+    /// Operations that failed: expected to be none.
     pub(crate) failed: u64,
 }
 
-/// Writes in a loop and kills the leader `kills` times.
+/// Operations done, and how many failed.
+type Finished = (Vec<Instant>, u64);
+
+/// Writes and reads in loops and hits a victim `kills` times.
 pub(crate) async fn run(client: Client, arguments: &crate::Failover, script: &Path) -> Result<Stalls> {
     let stop = Arc::new(AtomicBool::new(false));
-    let failed = Arc::new(AtomicU64::new(0));
-    let writer = tokio::spawn(write_loop(client.clone(), Arc::clone(&stop), Arc::clone(&failed)));
-    let mut kills = Vec::new();
-    for _ in 0..arguments.kills {
-        let leader = client.status().await?.leader.context("no master leads")?;
-        let node = format!("m{leader}");
+    let top = FsPath::parse("/gabion-bench/failover")?;
+    for number in 0..READ_FILES {
+        put(&client, &top.join(&format!("read-{number}"))?, &[9; 4096]).await?;
+    }
+    let writer = tokio::spawn(write_loop(client.clone(), top.clone(), Arc::clone(&stop)));
+    let reader = tokio::spawn(read_loop(client.clone(), top.clone(), Arc::clone(&stop)));
+    let mut faults = Vec::new();
+    for round in 0..arguments.kills {
+        let node = victim(&client, arguments, round).await?;
         let pid = machine_pid(&arguments.cluster, &node)?;
         let at = Instant::now();
-        kill_process(pid, Signal::KILL).with_context(|| format!("killing {node}"))?;
+        let signal = match arguments.fault {
+            Fault::Kill => Signal::KILL,
+            Fault::Stop => Signal::STOP,
+        };
+        kill_process(pid, signal).with_context(|| format!("signalling {node}"))?;
         tokio::time::sleep(WATCH).await;
-        kills.push((at, Instant::now()));
-        start(&arguments.cluster, script, &node).await?;
-        caught_up(&client).await?;
+        faults.push((at, Instant::now()));
+        match arguments.fault {
+            Fault::Kill => start(&arguments.cluster, script, &node).await?,
+            Fault::Stop => kill_process(pid, Signal::CONT).with_context(|| format!("continuing {node}"))?,
+        }
+        healthy(&client).await?;
     }
     stop.store(true, Ordering::Relaxed);
-    let finished = writer.await??;
-    ensure!(!finished.is_empty(), "not one file was written: nothing was measured");
-    Ok(Stalls {
-        seconds: kills.iter().map(|kill| longest_gap(&finished, *kill)).collect(),
-        written: finished.len() as u64,
-        failed: failed.load(Ordering::Relaxed),
-    })
+    let stalls = |(finished, failed): Finished| {
+        ensure!(!finished.is_empty(), "not one operation was done: nothing was measured");
+        Ok(Loop {
+            seconds: faults.iter().map(|fault| longest_gap(&finished, *fault)).collect(),
+            done: finished.len() as u64,
+            failed,
+        })
+    };
+    let stalls = Stalls {
+        writer: stalls(writer.await?)?,
+        reader: stalls(reader.await?)?,
+    };
+    client.remove(&top, true).await?;
+    Ok(stalls)
+}
+
+async fn victim(client: &Client, arguments: &crate::Failover, round: usize) -> Result<String> {
+    let status = client.status().await?;
+    match arguments.victim {
+        Victim::Leader => Ok(format!("m{}", status.leader.context("no master leads")?)),
+        Victim::Chunkserver => {
+            let servers = &status.servers;
+            ensure!(!servers.is_empty(), "no chunkserver is registered");
+            Ok(servers[round % servers.len()].name.clone())
+        }
+    }
+}
+
+async fn put(client: &Client, path: &FsPath, content: &[u8]) -> Result<(), gabion_client::Error> {
+    let options = CreateOptions {
+        replace: true,
+        parents: true,
+        length_hint: Some(content.len() as u64),
+        ..CreateOptions::default()
+    };
+    let mut file = client.create(path, options).await?;
+    file.write(content).await?;
+    file.finish().await.map(|_| ())
 }
 
 /// Writes files until told to stop; when each was acknowledged.
-async fn write_loop(client: Client, stop: Arc<AtomicBool>, failed: Arc<AtomicU64>) -> Result<Vec<Instant>> {
-    let content = vec![7u8; 4096];
-    let mut finished = Vec::new();
+async fn write_loop(client: Client, top: FsPath, stop: Arc<AtomicBool>) -> Finished {
+    let mut finished = (Vec::new(), 0);
     while !stop.load(Ordering::Relaxed) {
-        let path = FsPath::parse(&format!("/gabion-bench/failover/{}", finished.len()))?;
-        let options = CreateOptions {
-            replace: true,
-            parents: true,
-            ..CreateOptions::default()
-        };
-        let write = async {
-            let mut file = client.create(&path, options).await?;
-            file.write(&content).await?;
-            file.finish().await
-        };
-        match write.await {
-            Ok(_) => finished.push(Instant::now()),
-            Err(error) => {
-                eprintln!("{}", error.report());
-                failed.fetch_add(1, Ordering::Relaxed);
-            }
+        let path = top
+            .join(&format!("written-{}", finished.0.len()))
+            .unwrap_or_else(|_| top.clone());
+        let done = put(&client, &path, &[7; 4096]).await;
+        note(&mut finished, done);
+    }
+    finished
+}
+
+/// Reads files until told to stop; when each had been read and verified.
+async fn read_loop(client: Client, top: FsPath, stop: Arc<AtomicBool>) -> Finished {
+    let mut finished = (Vec::new(), 0);
+    let next = AtomicU64::new(0);
+    while !stop.load(Ordering::Relaxed) {
+        let number = next.fetch_add(1, Ordering::Relaxed) % READ_FILES;
+        let path = top.join(&format!("read-{number}")).unwrap_or_else(|_| top.clone());
+        let done = client.read(&path).await.map(|_| ());
+        note(&mut finished, done);
+    }
+    finished
+}
+
+fn note(finished: &mut Finished, done: Result<(), gabion_client::Error>) {
+    match done {
+        Ok(()) => finished.0.push(Instant::now()),
+        Err(error) => {
+            eprintln!("{}", error.report());
+            finished.1 += 1;
         }
     }
-    client.remove(&FsPath::parse("/gabion-bench/failover")?, true).await?;
-    Ok(finished)
 }
 
 /// The longest time without a file written, within a kill's watch.
@@ -111,23 +196,24 @@ async fn start(cluster: &Path, script: &Path, node: &str) -> Result<()> {
     Ok(())
 }
 
-/// Waits until every master has the whole log, so that each kill meets a healthy cluster.
-async fn caught_up(client: &Client) -> Result<()> {
+/// Waits until every master has the whole log and every chunkserver beats, so that each fault meets a healthy cluster.
+async fn healthy(client: &Client) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let status = client.status().await?;
         let behind = |matched: Option<u64>| matched.is_none_or(|matched| matched + 100 < status.last_log);
         let leader = status.leader;
-        if !status
+        let is_behind = status
             .masters
             .iter()
-            .any(|master| Some(master.id) != leader && behind(master.matched))
-        {
+            .any(|master| Some(master.id) != leader && behind(master.matched));
+        let is_away = status.servers.iter().any(|server| server.health != Health::Alive);
+        if !is_behind && !is_away {
             return Ok(());
         }
         ensure!(
             Instant::now() < deadline,
-            "a restarted master did not catch up within 30 s"
+            "a master or chunkserver that came back did not catch up within 30 s"
         );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -138,16 +224,22 @@ pub(crate) fn show(format: Format, stalls: &Stalls) -> String {
     if format != Format::Table {
         return report::json(stalls);
     }
-    let mut table = Table::new(&[Column::Words("stall"), Column::Numbers("seconds")]);
+    let mut table = Table::new(&[
+        Column::Words("stall, seconds"),
+        Column::Numbers("writer"),
+        Column::Numbers("reader"),
+    ]);
+    let (writer, reader) = (&stalls.writer, &stalls.reader);
     for (name, share) in [("p50", 0.5), ("p90", 0.9), ("max", 1.0)] {
-        table.row([
-            name.to_owned(),
-            format!("{:.3}", report::percentile(&stalls.seconds, share)),
-        ]);
+        let of = |one: &Loop| format!("{:.3}", report::percentile(&one.seconds, share));
+        table.row([name.to_owned(), of(writer), of(reader)]);
     }
-    table.row(["kills".to_owned(), stalls.seconds.len().to_string()]);
-    table.row(["files written".to_owned(), stalls.written.to_string()]);
-    table.row(["files failed".to_owned(), stalls.failed.to_string()]);
+    let mut count = |name: &str, of: fn(&Loop) -> u64| {
+        table.row([name.to_owned(), of(writer).to_string(), of(reader).to_string()]);
+    };
+    count("faults", |one| one.seconds.len() as u64);
+    count("files done", |one| one.done);
+    count("files failed", |one| one.failed);
     table.to_string()
 }
 

@@ -12,7 +12,7 @@
 //! | [`random`] | range reads at random places |
 //! | [`local`] | a cluster of our own for one measurement |
 //! | [`rates`] | many clients at once, each operation timed |
-//! | [`failover`] | stalls of a writer while leaders are killed |
+//! | [`failover`] | stalls of a writer and a reader while processes are killed or stopped |
 //! | [`machine`] | memory, page cache, `/proc` |
 //! | [`report`] | medians, tables, JSON |
 
@@ -76,7 +76,7 @@ enum What {
     Random(random::Random),
     /// Names a second: create, stat, list, rename, delete.
     Meta(meta::Meta),
-    /// Stalls of a writer of 4 KiB files while leading masters are killed.
+    /// Stalls of a writer and a reader of 4 KiB files while leading masters or chunkservers are killed or stopped.
     Failover(Failover),
     /// CPU and memory of each process of a cluster made by ops/cluster.
     Usage(UsageArguments),
@@ -109,9 +109,15 @@ struct Failover {
     /// The directory of the cluster, made by ops/cluster.
     #[arg(long, env = "GABION_BENCH_CLUSTER")]
     cluster: PathBuf,
-    /// Leaders to kill.
+    /// How often a process is hit.
     #[arg(long, default_value_t = 20)]
     kills: usize,
+    /// Who is hit.
+    #[arg(long, value_enum, default_value = "leader")]
+    victim: failover::Victim,
+    /// What happens to it.
+    #[arg(long, value_enum, default_value = "kill")]
+    fault: failover::Fault,
 }
 
 #[derive(Debug, Clone, Args)]
