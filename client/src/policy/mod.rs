@@ -4,6 +4,7 @@
 pub(crate) mod chain;
 pub(crate) mod damage;
 pub(crate) mod latency;
+pub(crate) mod placement;
 pub(crate) mod replicas;
 pub(crate) mod route;
 pub(crate) mod window;
