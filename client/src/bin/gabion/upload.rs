@@ -25,6 +25,9 @@ const FILE_MODE: u32 = 0o644;
 /// How long giving an upload up may take; its lease ends it anyway.
 const ABORT_WAIT: Duration = Duration::from_secs(2);
 
+/// How long counting copies for the summary may take.
+const COUNT_WAIT: Duration = Duration::from_secs(2);
+
 /// A stored file, as JSON.
 #[derive(Debug, Serialize)]
 struct Stored {
@@ -153,13 +156,17 @@ async fn store_all(
             Some(Ok(entry)) => {
                 tally.succeeded();
                 totals.add(&entry);
+                if entry.degraded {
+                    totals.add_copies(&entry, copies(context, &job.target, &entry).await);
+                }
                 stored.push(Stored {
                     source: job.source.to_string(),
                     entry: EntryRecord::new(&job.target, &entry),
                 });
             }
             Some(Err(failure)) => {
-                if failure.concerns_all() {
+                // No room for one is no room for the others.
+                if failure.concerns_all() || failure.exit_code() == ErrorCode::NoSpace.exit_code() {
                     hopeless.cancel();
                 }
                 tally.failed(job.source.to_string(), failure);
@@ -168,6 +175,16 @@ async fn store_all(
     }
     stored.sort_by(|a, b| a.source.cmp(&b.source));
     stored
+}
+
+/// Fewest and most copies of any chunk of a file just stored; `None` if they cannot be counted.
+async fn copies(context: &Context, target: &FsPath, stored: &Entry) -> Option<(u8, u8)> {
+    let located = tokio::time::timeout(COUNT_WAIT, context.client.locate(target)).await;
+    let (found, extents) = located.ok()?.ok()?;
+    let counts = extents.iter().map(|extent| extent.replicas.len());
+    let (least, most) = (counts.clone().min()?, counts.max()?);
+    let small = |count: usize| u8::try_from(count).ok();
+    (found.ino == stored.ino).then_some((small(least)?, small(most)?))
 }
 
 /// Stores one file.
