@@ -64,7 +64,8 @@ impl Config {
         }
     }
 
-    /// From `GABION_MASTERS` and `GABION_KEY_FILE`, `~/.config/gabion/config.toml`, `/etc/gabion/client.toml`.
+    /// From `GABION_MASTERS`, `GABION_KEY_FILE` and `GABION_WAIT`, `~/.config/gabion/config.toml`,
+    /// `/etc/gabion/client.toml`. A variable that is set to nothing counts as unset.
     ///
     /// # Errors
     /// What is missing or wrong, and where to set it.
@@ -77,8 +78,9 @@ impl Config {
     /// # Errors
     /// What is missing or wrong, and where to set it.
     pub fn with_settings(settings: Settings) -> Result<Self, Error> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let variable = |name: &str| std::env::var(name).ok();
         let home = variable("XDG_CONFIG_HOME")
+            .filter(|value| !value.is_empty())
             .map(PathBuf::from)
             .or_else(|| Some(PathBuf::from(variable("HOME")?).join(".config")));
         let files: Vec<PathBuf> = home
@@ -91,6 +93,7 @@ impl Config {
 
     fn find(settings: Settings, variable: impl Fn(&str) -> Option<String>, files: &[PathBuf]) -> Result<Self, Error> {
         let file = read_first(files)?;
+        let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         let masters = settings
             .masters
             .or_else(|| Some(split_list(&variable("GABION_MASTERS")?)))
@@ -244,6 +247,23 @@ mod tests {
             ..Settings::default()
         };
         assert_eq!(Config::find(settings, variable, &files).unwrap().masters, ["[::1]:3"]);
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_unset() {
+        let directory = tempfile::tempdir().unwrap();
+        key_file(directory.path(), Role::Client);
+        let file = directory.path().join("config.toml");
+        std::fs::write(&file, "masters = [\"f:1\"]\nkey_file = \"client.key\"\nwait = \"5s\"").unwrap();
+        let config = Config::find(Settings::default(), |_| Some(String::new()), &[file]).unwrap();
+        assert_eq!(config.masters, ["f:1"]);
+        assert_eq!(config.wait, Duration::from_secs(5));
+        let error = Config::find(Settings::default(), |_| Some(String::new()), &[]).unwrap_err();
+        assert!(
+            error.report().contains("no masters are configured"),
+            "{}",
+            error.report()
+        );
     }
 
     #[test]
