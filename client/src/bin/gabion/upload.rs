@@ -58,12 +58,14 @@ pub(crate) async fn run(context: &Context, upload: Upload) -> Result<(), Failure
     make_directories(context, &upload, &plan.directories, &mut tally, &mut totals).await;
     let stored = store_all(context, &upload, plan.files, &progress, &mut tally, &mut totals).await;
     let took = progress.finish();
-    print(&stored, upload.printing.output)?;
+    // What became of the files counts also if nobody reads the list of them.
+    let printed = print(&stored, upload.printing.output);
     if totals.files + totals.directories > 0 {
         context.say(&totals.uploaded(took));
     }
     tally.finish("file", "uploaded", &mut |line| eprintln!("{line}"))?;
-    totals.check_degraded()
+    totals.check_degraded()?;
+    printed
 }
 
 async fn make_plan(context: &Context, upload: &Upload) -> Result<Plan, Failure> {
