@@ -20,6 +20,7 @@ use crate::client::unexpected;
 use crate::link::Link;
 use crate::masters::Masters;
 use crate::policy::chain::Pulse;
+use crate::policy::damage::Complaints;
 use crate::policy::latency::Latency;
 
 /// How long a server that failed us is tried last. The masters notice within two seconds; this is for what they
@@ -34,6 +35,7 @@ pub(crate) struct Servers {
     /// Ourselves, towards a master: key and ticket are set for each server.
     dialer: Dialer,
     known: Mutex<HashMap<ServerId, Arc<Server>>>,
+    complaints: Mutex<Complaints>,
 }
 
 #[derive(Debug)]
@@ -59,6 +61,7 @@ impl Servers {
         Self {
             dialer,
             known: Mutex::default(),
+            complaints: Mutex::default(),
         }
     }
 
@@ -168,6 +171,7 @@ impl Servers {
             let mut record = server.record.lock();
             record.latency.record(took);
             record.troubled_until = None;
+            record.given_up_until = None;
         }
     }
 
@@ -212,6 +216,15 @@ impl Servers {
         if let Some(server) = self.get(id) {
             server.record.lock().troubled_until = Some(Instant::now() + TROUBLE);
         }
+    }
+
+    /// `receiver` complains of damaged bytes from `sender` (`None`: from us): which of the two to avoid.
+    pub(crate) fn complained(&self, sender: Option<ServerId>, receiver: ServerId) -> ServerId {
+        let verdict = self.complaints.lock().hear(sender, receiver, Instant::now());
+        for cleared in verdict.cleared.into_iter().filter_map(|id| self.get(id)) {
+            cleared.record.lock().troubled_until = None;
+        }
+        verdict.avoid
     }
 
     /// A server is silent or gone: it is avoided for a while, and whoever waits for it learns so at once.

@@ -142,7 +142,8 @@ fn paths() {
     assert_eq!(cluster.names("/"), ["dir", "file"]);
     assert_eq!(cluster.names("/dir"), ["below"]);
     assert_eq!(gabion("cat /file").ok().stdout, b"content");
-    gabion("rm -r /").fails(2, &["/"]);
+    // No state of the cluster makes it right, so it is wrong usage (2) and not a precondition (4).
+    gabion("rm -r /").fails(2, &["cannot remove /", "gabion list /"]);
     assert_eq!(cluster.names("/"), ["dir", "file"]);
 }
 
@@ -350,6 +351,13 @@ fn nobody_there() {
     table.case("no such host", &outcome, 5, &["no-such-host.invalid"]);
     let outcome = cluster.gabion().without("GABION_MASTERS").args(["list", "/"]).run();
     table.case("no masters are configured", &outcome, 2, &["GABION_MASTERS"]);
+    for variable in ["GABION_MASTERS", "GABION_KEY_FILE"] {
+        let outcome = cluster.gabion().env(variable, "").args(["list", "/"]).run();
+        table.case("set to nothing counts as unset", &outcome, 2, &["configured", variable]);
+    }
+    cluster.gabion().env("GABION_WAIT", "").args(["list", "/"]).run().ok();
+    let outcome = cluster.gabion().env("GABION_WAIT", "soon").args(["list", "/"]).run();
+    table.case("no time", &outcome, 2, &["GABION_WAIT"]);
     let outcome = cluster.gabion().args(["--masters", "nonsense", "list", "/"]).run();
     table.case("not an address", &outcome, 2, &["nonsense", "host:port"]);
 

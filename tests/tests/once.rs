@@ -5,11 +5,16 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+use std::time::{Duration, Instant};
+
 use gabion_client::{Client, CreateOptions};
 use gabion_tests::cluster::{Cluster, fs_path};
 use gabion_tests::load::{connect, get, put};
 use gabion_tests::proxy::{Loss, Proxies};
 use gabion_tests::{seconds, until};
+
+/// Longest acceptable loss of an answer: far less than the minute for which the clients here go on trying.
+const SOON: Duration = seconds(10);
 
 fn with_proxies() -> (Cluster, Proxies) {
     let mut cluster = Cluster::plan().prepare();
@@ -65,24 +70,42 @@ async fn all_commands(client: &Client, base: &str, lose: &dyn Fn(&str), fired: &
     assert_eq!(names, ["OpenUpload", "d"], "each command had its effect once");
 }
 
-/// The answer is lost with its connection: the same command is sent again, gets the first answer, and has run once.
-#[test]
-fn a_command_whose_answer_is_lost_runs_once() {
+/// Loses the answer to one command after another.
+fn lose_each(loss: Loss) {
     let (cluster, proxies) = with_proxies();
     cluster.runtime().block_on(async {
         let client = connect(&cluster.access()).await;
-        for (base, loss) in [("/first", Loss::Cut), ("/second", Loss::Cut)] {
+        for base in ["/first", "/second"] {
             client.mkdir(&fs_path(base), false, 0o755).await.unwrap();
-            let lose = |kind: &str| proxies.lose_next(kind, loss);
+            let began = std::cell::Cell::new(Instant::now());
+            let lose = |kind: &str| {
+                began.set(Instant::now());
+                proxies.lose_next(kind, loss);
+            };
             let count = std::cell::Cell::new(proxies.lost().len());
             let fired = || {
                 count.set(count.get() + 1);
                 assert_fired(&proxies, count.get());
+                let took = began.get().elapsed();
+                assert!(took < SOON, "a lost answer cost {took:?}");
             };
             all_commands(&client, base, &lose, &fired).await;
         }
     });
     cluster.assert_clean();
+}
+
+/// The answer is lost with its connection: the same command is sent again, gets the first answer, and has run once.
+#[test]
+fn a_command_whose_answer_is_lost_runs_once() {
+    lose_each(Loss::Cut);
+}
+
+/// The answer never comes, and the connection stays and answers other requests: nobody tells the client that anything
+/// is wrong. It asks again after seconds; a client that trusts the connection would wait all its time and then fail.
+#[test]
+fn a_command_whose_answer_is_lost_on_an_open_connection_runs_once_and_soon() {
+    lose_each(Loss::Silence);
 }
 
 /// The answer is lost and the leader is killed before the command is sent again: the new leader knows the first answer

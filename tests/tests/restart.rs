@@ -78,6 +78,16 @@ fn there_is_no_order_of_starting() {
         let status = cluster.status_of("m2")?;
         (status.leader != Some(status.answered_by)).then_some(())
     });
+    // Whoever led before is dead: nobody is sent there.
+    let outcome = cluster.gabion().args(["--wait", "3s", "cat", "/f"]).run();
+    let asked = ["m1", "m2", "m3"].map(|name| cluster.node(name).address.clone());
+    let mut said = vec!["NO_QUORUM", "1 of 3 masters are up"];
+    said.extend(asked.iter().map(String::as_str));
+    let outcome = outcome.fails(5, &said);
+    assert!(
+        !outcome.stderr.contains("as the leader"),
+        "it points to a leader that is dead: {outcome}"
+    );
     cluster.start("m3");
     until("two masters and two chunkservers serve", seconds(20), || {
         let status = cluster.status_of(&cluster.leader()?)?;

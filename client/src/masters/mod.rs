@@ -1,7 +1,8 @@
 //! The masters: who they are, which one leads, and asking them until one answers.
 //!
 //! [`Masters::ask`] sends one request wherever [`Route`] says until it is answered or the time is up. Commands carry
-//! their (session, sequence), so sending them to several masters runs them once.
+//! their (session, sequence), so sending them to several masters, or again to the same one, runs them once. So nobody
+//! waits for ever for an answer that was lost on a connection that lives: who owes one for long is asked again.
 
 mod endpoint;
 mod session;
@@ -17,7 +18,7 @@ use gabion_protocol::net::Dialer;
 use gabion_protocol::{Action, ErrorCode, WireError};
 use parking_lot::Mutex;
 
-use crate::policy::route::Route;
+use crate::policy::route::{Route, repeat_after};
 use crate::random;
 use endpoint::Endpoint;
 pub(crate) use session::Session;
@@ -80,6 +81,23 @@ fn answerer(request: &Request) -> Answerer {
     }
 }
 
+/// Whether the masters take a request they know already for the same one, or it changes nothing. An operator's
+/// request is neither: it may take long, and the second would fail because of the first.
+fn may_be_repeated(request: &Request) -> bool {
+    match request {
+        Request::OpenSession | Request::Command { .. } | Request::Query { .. } | Request::Access { .. } => true,
+        Request::Admin(_) | Request::Register(_) | Request::Beat(_) => false,
+    }
+}
+
+/// Said by a master before it ran anything, or by nobody at all: the same request may go elsewhere.
+fn means_elsewhere(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::NotLeader | ErrorCode::NoLeader | ErrorCode::NoQuorum | ErrorCode::Timeout | ErrorCode::Unreachable
+    )
+}
+
 impl Masters {
     pub(crate) fn new(addresses: &[String], dialer: Dialer, wait: Duration) -> Self {
         let mut fleet = Fleet {
@@ -126,13 +144,25 @@ impl Masters {
 
     /// Runs a command once, in a session of the caller's: an upload belongs to the session that opened it.
     pub(crate) async fn command_in(&self, session: &Arc<Session>, op: Op) -> Result<Response, WireError> {
-        let turn = session.turn(self.wait).await?;
+        self.command_within(session, op, self.wait).await
+    }
+
+    /// As [`Self::command_in`], with a time of its own.
+    pub(crate) async fn command_within(
+        &self,
+        session: &Arc<Session>,
+        op: Op,
+        wait: Duration,
+    ) -> Result<Response, WireError> {
+        let until = Instant::now() + wait;
+        let turn = session.turn(wait).await?;
         let request = Request::Command {
             request: turn.request(),
             answered_below: turn.answered_below(),
             op,
         };
-        let answer = self.ask(request).await;
+        let left = until.saturating_duration_since(Instant::now());
+        let answer = self.ask_within(request, left).await;
         if matches!(&answer, Err(error) if error.code == ErrorCode::OutcomeUnknown) {
             // The masters have forgotten the session; later commands begin another.
             self.sessions.forget(session);
@@ -180,7 +210,11 @@ impl Masters {
 
     /// Sends `request` to masters until one answers it, or the time is up.
     pub(crate) async fn ask(&self, request: Request) -> Result<Response, WireError> {
-        let mut asking = Asking::new(self, request);
+        self.ask_within(request, self.wait).await
+    }
+
+    async fn ask_within(&self, request: Request, wait: Duration) -> Result<Response, WireError> {
+        let mut asking = Asking::new(self, request, wait);
         let mut attempts = FuturesUnordered::new();
         loop {
             if let Some(position) = asking.next() {
@@ -192,8 +226,8 @@ impl Masters {
             let pause = asking.pause();
             tokio::select! {
                 biased;
-                Some((position, answer)) = attempts.next(), if !attempts.is_empty() => {
-                    if let Some(decided) = asking.heard(position, answer) {
+                Some((attempt, answer)) = attempts.next(), if !attempts.is_empty() => {
+                    if let Some(decided) = asking.heard(attempt, answer) {
                         return decided;
                     }
                 }
@@ -214,6 +248,7 @@ struct Asking<'a> {
     request: Arc<Request>,
     answerer: Answerer,
     started: Instant,
+    wait: Duration,
     route: Route,
     /// How each master answered last, in the fleet's order.
     tried: Vec<Tried>,
@@ -223,14 +258,30 @@ struct Asking<'a> {
     not_before: Option<Instant>,
 }
 
+/// What became of asking one master.
 #[derive(Debug, Clone, Default)]
 struct Tried {
+    /// Since when it owes an answer.
     asked: Option<Instant>,
+    /// When it was asked last, while it owes an answer.
+    repeated: Option<Instant>,
+    /// How often it was asked again since it owes an answer.
+    repeats: u32,
+    /// How often it was asked in all.
+    attempts: u32,
     error: Option<WireError>,
 }
 
+/// One asking of one master.
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    position: usize,
+    /// The master's how many-eth.
+    number: u32,
+}
+
 impl<'a> Asking<'a> {
-    fn new(masters: &'a Masters, request: Request) -> Self {
+    fn new(masters: &'a Masters, request: Request, wait: Duration) -> Self {
         let answerer = answerer(&request);
         let (count, leader) = {
             let fleet = masters.fleet.lock();
@@ -242,6 +293,7 @@ impl<'a> Asking<'a> {
             request: Arc::new(request),
             answerer,
             started: Instant::now(),
+            wait,
             route: Route::new(count, leader, start),
             tried: vec![Tried::default(); count],
             asks_now: true,
@@ -254,22 +306,44 @@ impl<'a> Asking<'a> {
         if !std::mem::take(&mut self.asks_now) {
             return None;
         }
-        self.route.pick()
+        self.overdue().or_else(|| self.route.pick())
     }
 
-    fn attempt(&mut self, position: usize) -> impl Future<Output = (usize, Result<Response, WireError>)> + use<'a> {
+    /// A master that owes an answer for so long that it is asked again. The answer may be lost, not late.
+    fn overdue(&mut self) -> Option<usize> {
+        if !may_be_repeated(&self.request) {
+            return None;
+        }
+        let is_overdue = |tried: &Tried| {
+            let asked = tried.repeated.map(|repeated| repeated.elapsed());
+            asked.is_some_and(|silent| silent >= repeat_after(tried.repeats))
+        };
+        let position = self.tried.iter().position(is_overdue)?;
+        self.tried[position].repeats += 1;
+        Some(position)
+    }
+
+    fn attempt(&mut self, position: usize) -> impl Future<Output = (Attempt, Result<Response, WireError>)> + use<'a> {
         self.tried.resize(self.tried.len().max(position + 1), Tried::default());
-        self.tried[position].asked = Some(Instant::now());
+        let tried = &mut self.tried[position];
+        let now = Instant::now();
+        tried.asked.get_or_insert(now);
+        tried.repeated = Some(now);
+        tried.attempts += 1;
+        let attempt = Attempt {
+            position,
+            number: tried.attempts,
+        };
         let endpoint = Arc::clone(&self.masters.fleet.lock().endpoints[position]);
         let request = Arc::clone(&self.request);
         let dialer = &self.masters.dialer;
         // Longer than the request's own time, which ends it in one place.
         let left = self.left() + SILENT;
-        async move { (position, endpoint.ask(dialer, &request, left).await) }
+        async move { (attempt, endpoint.ask(dialer, &request, left).await) }
     }
 
     fn left(&self) -> Duration {
-        self.masters.wait.saturating_sub(self.started.elapsed())
+        self.wait.saturating_sub(self.started.elapsed())
     }
 
     fn is_late(&self) -> bool {
@@ -294,7 +368,8 @@ impl<'a> Asking<'a> {
     }
 
     /// An answer has come; `Some` ends the request.
-    fn heard(&mut self, position: usize, answer: Result<Response, WireError>) -> Option<Result<Response, WireError>> {
+    fn heard(&mut self, attempt: Attempt, answer: Result<Response, WireError>) -> Option<Result<Response, WireError>> {
+        let position = attempt.position;
         let error = match answer {
             Ok(response) => {
                 self.answered_by(position);
@@ -302,9 +377,16 @@ impl<'a> Asking<'a> {
             }
             Err(error) => error,
         };
+        let tried = &mut self.tried[position];
+        if attempt.number < tried.attempts && means_elsewhere(error.code) {
+            // It was asked again since, and what it says to that counts.
+            return None;
+        }
+        tried.asked = None;
+        tried.repeated = None;
+        tried.repeats = 0;
+        tried.error = Some(error.clone());
         let ended = self.refused(position, &error);
-        self.tried[position].asked = None;
-        self.tried[position].error = Some(error.clone());
         ended.then_some(Err(error))
     }
 
@@ -338,15 +420,7 @@ impl<'a> Asking<'a> {
                 self.asks_now = true;
                 false
             }
-            // Said by the master before it ran anything, or by nobody at all: the same request may go elsewhere.
-            (
-                ErrorCode::NotLeader
-                | ErrorCode::NoLeader
-                | ErrorCode::NoQuorum
-                | ErrorCode::Timeout
-                | ErrorCode::Unreachable,
-                _,
-            ) => {
+            (code, _) if means_elsewhere(code) => {
                 self.route.failed(position);
                 self.asks_now = true;
                 false
@@ -384,7 +458,7 @@ impl<'a> Asking<'a> {
         if let Some(leader) = self.silent_leader(&endpoints) {
             let error = WireError::new(
                 ErrorCode::Timeout,
-                format!("the leader did not answer within {} s", self.masters.wait.as_secs()),
+                format!("the leader did not answer within {} s", self.wait.as_secs()),
             )
             .why(format!(
                 "{leader} is up, and busy or waiting for chunkservers or for the other masters"
@@ -399,7 +473,7 @@ impl<'a> Asking<'a> {
             WireError::new(ErrorCode::Unreachable, "no master can be reached")
                 .why(format!(
                     "none of {total} masters answered within {} s",
-                    self.masters.wait.as_secs()
+                    self.wait.as_secs()
                 ))
                 .help("check the addresses (GABION_MASTERS) and that the masters run: ops/cluster status")
         } else if up * 2 <= total {

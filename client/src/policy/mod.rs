@@ -2,7 +2,9 @@
 //! arguments, so every decision can be tested by calling a function.
 
 pub(crate) mod chain;
+pub(crate) mod damage;
 pub(crate) mod latency;
+pub(crate) mod placement;
 pub(crate) mod replicas;
 pub(crate) mod route;
 pub(crate) mod window;

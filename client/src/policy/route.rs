@@ -1,8 +1,9 @@
 //! Which master to ask next, for one request.
 //!
 //! The request goes to the supposed leader. Silence does not end an attempt: another master is asked beside it, since
-//! the silent one may be slow and not dead, and the same request never runs twice. A refusal or a closed connection
-//! moves on at once. When a whole round brought nothing there is a short pause: an election is running.
+//! the silent one may be slow and not dead, and the same request never runs twice. After a longer silence the silent
+//! one is asked again too: its answer may be lost. A refusal or a closed connection moves on at once. When a whole
+//! round brought nothing there is a short pause: an election is running.
 
 use std::time::Duration;
 
@@ -10,6 +11,17 @@ use std::time::Duration;
 const HEDGE: Duration = Duration::from_millis(200);
 /// Rounds with short pauses, enough for an election; after them the cluster is down for longer.
 const EAGER_ROUNDS: u32 = 60;
+
+/// Silence after which the same master is asked again. Nearly all requests are answered sooner, so that repeating adds
+/// next to no load; and whoever lost an answer waits seconds, not as long as it would wait for an absent cluster.
+const REPEAT: Duration = Duration::from_secs(2);
+/// The silences double so often: a master that cannot keep up is not asked ever more.
+const REPEAT_DOUBLINGS: u32 = 3;
+
+/// How long a master that was asked again `repeats` times already may be silent before it is asked once more.
+pub(crate) fn repeat_after(repeats: u32) -> Duration {
+    REPEAT * 2_u32.pow(repeats.min(REPEAT_DOUBLINGS))
+}
 
 /// The masters as one request sees them; positions index the caller's list.
 #[derive(Debug)]
@@ -169,6 +181,12 @@ mod tests {
         route.next_round();
         assert_eq!(route.pick(), None);
         assert!(route.is_hopeless());
+    }
+
+    #[test]
+    fn a_lost_answer_is_asked_for_within_seconds_and_ever_more_rarely() {
+        let seconds: Vec<u64> = (0..6).map(|repeats| repeat_after(repeats).as_secs()).collect();
+        assert_eq!(seconds, [2, 4, 8, 16, 16, 16]);
     }
 
     #[test]

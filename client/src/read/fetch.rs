@@ -2,7 +2,8 @@
 //!
 //! Copies are asked one after another; a slow one is not given up, another is asked beside it. A copy whose bytes or
 //! numbers are wrong is reported and never asked again. When all have failed the masters are asked where the copies
-//! are now.
+//! are now. Whoever has waited for a chunk's servers in vain gives them up for a while: until one of them answers, the
+//! next reader looks once and does not wait all over again.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -27,6 +28,8 @@ use crate::random;
 const BLOCK: u64 = BLOCK_BYTES as u64;
 /// Longest wait for one server's answer.
 const ANSWER: Duration = Duration::from_secs(10);
+/// Longest wait for servers that were given up a short while ago: one that is back answers at once.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Whole blocks of a chunk, each with its CRC.
 #[derive(Debug)]
@@ -80,13 +83,22 @@ impl<'a> Fetch<'a> {
     pub(super) async fn run(mut self) -> Result<(Piece, Blocks), Error> {
         let mut round = 0;
         loop {
-            if let Some(blocks) = self.round().await {
+            let is_given_up = self.is_given_up();
+            let found = match is_given_up {
+                true => self.look().await,
+                false => self.round().await,
+            };
+            if let Some(blocks) = found {
                 return Ok((self.piece, blocks));
             }
             round += 1;
-            // Fresh places after the first round prove that no sound copy is left.
+            // Fresh places after the first round prove that no sound copy is left, or that all are still away.
             let is_lost = round > 1 && self.tried.iter().all(|(_, refusal)| refusal.is_wrong);
-            if is_lost || Instant::now() > self.deadline {
+            let is_away = (round > 1 && is_given_up) || Instant::now() > self.deadline;
+            if is_away && !is_lost {
+                self.give_up();
+            }
+            if is_lost || is_away {
                 return Err(self.failure());
             }
             if round > 1 {
@@ -94,6 +106,39 @@ impl<'a> Fetch<'a> {
             }
             self.reader.0.map.lock().forget(self.piece.extent.offset);
             self.piece.extent = self.reader.refresh(self.piece.offset).await?;
+        }
+    }
+
+    /// Whether every server that may have a sound copy was given up a short while ago.
+    fn is_given_up(&self) -> bool {
+        let servers = &self.reader.0.inner.servers;
+        let order = self.order();
+        !order.is_empty() && order.iter().all(|replica| servers.is_given_up(replica.server))
+    }
+
+    /// A round that does not wait for servers which were given up.
+    async fn look(&mut self) -> Option<Blocks> {
+        if let Ok(found) = tokio::time::timeout(LOOK, self.round()).await {
+            return found;
+        }
+        for replica in self.order() {
+            if self.tried.iter().all(|(server, _)| *server != replica.server) {
+                let error = WireError::new(
+                    ErrorCode::Timeout,
+                    "gave no answer a short while ago, and gives none now",
+                );
+                self.tried.push((replica.server, refusal(error)));
+            }
+        }
+        None
+    }
+
+    /// Nobody else waits long for the servers that gave no answer.
+    fn give_up(&self) {
+        for (server, refusal) in &self.tried {
+            if matches!(refusal.error.code, ErrorCode::Unreachable | ErrorCode::Timeout) {
+                self.reader.0.inner.servers.give_up(*server);
+            }
         }
     }
 

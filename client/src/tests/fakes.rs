@@ -62,7 +62,11 @@ pub(super) struct State {
     pub(super) masters: Vec<Mood>,
     /// Commands whose answer is lost after they ran.
     pub(super) lose_answers: u32,
+    /// Commands whose answer is lost after they ran, while their connection lives.
+    pub(super) swallow_answers: u32,
     pub(super) servers: BTreeMap<ServerId, Server>,
+    /// Ways on which bytes are damaged: from a server (0: from the client) to another.
+    pub(super) garbled: Vec<(u32, u32)>,
     /// Every command that ran, once for each time it ran.
     pub(super) ran: Vec<Op>,
     /// Commands received, also again.
@@ -95,7 +99,9 @@ impl Cluster {
             addresses: Vec::new(),
             masters: vec![Mood::Well; masters],
             lose_answers: 0,
+            swallow_answers: 0,
             servers: BTreeMap::new(),
+            garbled: Vec::new(),
             ran: Vec::new(),
             received: 0,
             replies: BTreeMap::new(),
@@ -261,14 +267,19 @@ async fn run_master(me: usize, state: &Mutex<State>, root: &KeyFile, connection:
         }
         let request: Request = decode(&frame.message).unwrap();
         let asker = connection.peer().introduction.identity.clone();
-        let (answer, is_lost) = {
+        let (answer, is_lost, is_swallowed) = {
             let mut state = state.lock();
-            let is_command = matches!(request, Request::Command { .. });
+            let is_run = matches!(request, Request::Command { .. }) && state.leader == me;
             let answer = state.answer(me, root, &asker, request);
-            let is_lost = is_command && state.leader == me && state.lose_answers > 0;
+            let is_lost = is_run && state.lose_answers > 0;
             state.lose_answers -= u32::from(is_lost);
-            (answer, is_lost)
+            let is_swallowed = is_run && state.swallow_answers > 0;
+            state.swallow_answers -= u32::from(is_swallowed);
+            (answer, is_lost, is_swallowed)
         };
+        if is_swallowed {
+            continue;
+        }
         if is_lost {
             connection.close();
             return;
@@ -603,6 +614,10 @@ fn data_answer(
                 return refused(error);
             }
             assert!(blocks_match(payload, &crcs));
+            if let Some(hop) = garbled_hop(&state, &spec) {
+                let error = WireError::new(ErrorCode::ChecksumMismatch, "the block does not have its checksum");
+                return refused((0..hop).fold(error, |error, _| error.tried("server", "the block is damaged")));
+            }
             for hop in &spec.chain {
                 let server = state.servers.get_mut(&hop.server).unwrap();
                 server.chunks.insert(spec.chunk, payload.to_vec());
@@ -679,6 +694,14 @@ fn chain_trouble(state: &State, spec: &WriteSpec) -> Option<Option<WireError>> {
     Some(None)
 }
 
+/// The first server of a chain to which bytes come damaged.
+fn garbled_hop(state: &State, spec: &WriteSpec) -> Option<usize> {
+    let servers: Vec<u32> = spec.chain.iter().map(|hop| hop.server.0).collect();
+    let senders = std::iter::once(0).chain(servers.iter().copied());
+    let mut ways = senders.zip(servers.iter().copied());
+    ways.position(|way| state.garbled.contains(&way))
+}
+
 fn to_server(state: &Mutex<State>, writing: &mut BTreeMap<u64, Writing>, frame: &Frame) -> Option<FromServer> {
     let stream = writing.get_mut(&frame.stream)?;
     let mut state = state.lock();
@@ -686,6 +709,13 @@ fn to_server(state: &Mutex<State>, writing: &mut BTreeMap<u64, Writing>, frame: 
         ToServer::Packet { offset, crcs } => {
             assert_eq!(offset, stream.bytes.len() as u64, "packets without gaps");
             assert!(blocks_match(&frame.payload, &crcs));
+            if let Some(hop) = garbled_hop(&state, &stream.spec) {
+                writing.remove(&frame.stream);
+                return Some(FromServer::Failed {
+                    hop: hop as u8,
+                    error: WireError::new(ErrorCode::ChecksumMismatch, "the block does not have its checksum"),
+                });
+            }
             stream.bytes.extend_from_slice(&frame.payload);
             for (position, hop) in stream.spec.chain.iter().enumerate() {
                 let server = state.servers.get_mut(&hop.server).unwrap();

@@ -40,6 +40,41 @@ async fn a_command_whose_answer_is_lost_runs_once() {
 }
 
 #[tokio::test]
+async fn an_answer_lost_on_a_living_connection_is_asked_for_again_soon() {
+    for masters in [1, 3] {
+        let cluster = Cluster::start(masters, 0).await;
+        let client = cluster.client().await;
+        client.mkdir(&path("/a"), false, 0o755).await.unwrap();
+        cluster.state.lock().swallow_answers = 1;
+        let begun = Instant::now();
+        client.mkdir(&path("/b"), false, 0o755).await.unwrap();
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(4), "of {masters} masters: {took:?}");
+        let state = cluster.state.lock();
+        assert_eq!(state.received, 3, "asked again once");
+        assert_eq!(state.ran.len(), 2, "run once each");
+    }
+}
+
+#[tokio::test]
+async fn asking_again_does_not_outlast_the_time_one_waits() {
+    let cluster = Cluster::start(3, 0).await;
+    let config = crate::Config {
+        wait: Duration::from_millis(3500),
+        ..cluster.config()
+    };
+    let client = Client::connect(config).await.unwrap();
+    cluster.state.lock().swallow_answers = 100;
+    let begun = Instant::now();
+    let error = client.mkdir(&path("/a"), false, 0o755).await.unwrap_err();
+    let took = begun.elapsed();
+    assert_eq!(error.exit_code(), 5, "{}", error.report());
+    assert!((3400..4500).contains(&took.as_millis()), "{took:?}");
+    let state = cluster.state.lock();
+    assert_eq!((state.received, state.ran.len()), (2, 1), "no storm of repeats");
+}
+
+#[tokio::test]
 async fn a_killed_leader_costs_a_moment() {
     let cluster = Cluster::start(3, 0).await;
     let client = cluster.client().await;

@@ -172,6 +172,45 @@ async fn verifying_waits_for_a_busy_server_and_gives_a_hung_one_up() {
 }
 
 #[tokio::test]
+async fn waiting_in_vain_for_a_server_is_not_repeated_for_every_file() {
+    let cluster = Cluster::start(1, 3).await;
+    let config = crate::Config {
+        wait: Duration::from_secs(3),
+        ..cluster.config()
+    };
+    let client = Client::connect(config).await.unwrap();
+    let file = |name: &str| FsPath::parse(&format!("/{name}")).unwrap();
+    // One copy is on the first server, two are on the first two.
+    for (name, replicas) in [("a", 1), ("b", 1), ("c", 1), ("two", 2)] {
+        let options = CreateOptions {
+            replicas: Some(replicas),
+            ..CreateOptions::default()
+        };
+        let mut writer = client.create(&file(name), options).await.unwrap();
+        writer.write(content(200_000)).await.unwrap();
+        writer.finish().await.unwrap();
+    }
+    cluster.server(1, |server| server.mood = Mood::Hung);
+    for (name, at_least, at_most) in [("a", 3.0, 14.0), ("b", 0.0, 2.0), ("c", 0.0, 2.0)] {
+        let begun = Instant::now();
+        let error = client.read(&file(name)).await.unwrap_err();
+        let took = begun.elapsed().as_secs_f64();
+        assert!((at_least..at_most).contains(&took), "{name}: {took} s");
+        assert_eq!(error.exit_code(), 5, "{}", error.report());
+        let report = error.report();
+        assert!(
+            report.contains(&format!("/{name}")) && report.contains("c1 "),
+            "{report}"
+        );
+    }
+    assert_eq!(client.read(&file("two")).await.unwrap().len(), 200_000);
+    // Whoever is back is seen at once.
+    cluster.server(1, |server| server.mood = Mood::Well);
+    assert_eq!(client.read(&file("b")).await.unwrap().len(), 200_000);
+    assert_eq!(client.read(&file("a")).await.unwrap().len(), 200_000);
+}
+
+#[tokio::test]
 async fn a_stream_that_failed_stays_failed() {
     let (cluster, client, bytes) = stored(4 * CHUNK as usize).await;
     let file = client.open(&path()).await.unwrap();

@@ -131,6 +131,29 @@ async fn a_hung_server_is_left_out_and_the_file_is_degraded() {
 }
 
 #[tokio::test]
+async fn a_server_whose_bytes_are_damaged_on_the_way_is_left_out() {
+    // Everything on its way to one server; then everything on its way from one, which others complain of.
+    let to = |server| -> Vec<(u32, u32)> { (0..4).map(|from| (from, server)).collect() };
+    let from_first = vec![(1, 2), (1, 3)];
+    for garbled in [to(1), to(2), to(3), from_first] {
+        for len in [1000, 3 * CHUNK as usize + 100] {
+            let cluster = Cluster::start(1, 3).await;
+            cluster.state.lock().garbled = garbled.clone();
+            let client = cluster.client().await;
+            let bytes = content(len);
+            let begun = Instant::now();
+            let entry = upload(&client, &bytes)
+                .await
+                .unwrap_or_else(|error| panic!("{garbled:?}: {}", error.report()));
+            let took = begun.elapsed();
+            assert!(took < Duration::from_secs(4), "{garbled:?}: {took:?}");
+            assert!(entry.degraded, "two of three copies are told as such");
+            assert_eq!(assert_stored(&cluster, &client, &bytes).await, 2);
+        }
+    }
+}
+
+#[tokio::test]
 async fn with_a_spare_server_nothing_is_degraded() {
     let cluster = Cluster::start(1, 4).await;
     let client = cluster.client().await;

@@ -194,7 +194,7 @@ impl<'a> Chain<'a> {
         let mut blame: Vec<_> = dead.into_iter().map(|hop| self.servers[hop]).collect();
         if blame.is_empty() && is_the_servers(error.code) {
             // Each server that passed the error up has added a line.
-            blame.extend(self.servers.get(error.tried.len()));
+            blame.extend(self.culprit(error.tried.len(), error.code));
         }
         Failure {
             blame,
@@ -204,20 +204,28 @@ impl<'a> Chain<'a> {
 
     /// A server said which hop failed.
     pub(super) async fn hop_failed(&self, hop: u8, error: WireError) -> Failure {
-        match self.servers.get(usize::from(hop)) {
+        match self.culprit(usize::from(hop), error.code) {
             Some(server) if is_the_servers(error.code) => Failure {
-                blame: vec![*server],
+                blame: vec![server],
                 ..Failure::of(error)
             },
             _ => self.blame(error).await,
         }
     }
+
+    /// Whom the error of the server at `hop` speaks against.
+    fn culprit(&self, hop: usize, code: ErrorCode) -> Option<ServerId> {
+        let server = *self.servers.get(hop)?;
+        if code != ErrorCode::ChecksumMismatch {
+            return Some(server);
+        }
+        // What it got is not what was sent: every server verifies before it passes on.
+        let sender = hop.checked_sub(1).map(|above| self.servers[above]);
+        Some(self.upload.inner.servers.complained(sender, server))
+    }
 }
 
-/// Whether such an error speaks against the server that gave it, and not against the grant or the bytes.
+/// Whether such an error speaks against a server, and not against the grant.
 fn is_the_servers(code: ErrorCode) -> bool {
-    !matches!(
-        code,
-        ErrorCode::BadToken | ErrorCode::ChecksumMismatch | ErrorCode::Fenced
-    )
+    !matches!(code, ErrorCode::BadToken | ErrorCode::Fenced)
 }

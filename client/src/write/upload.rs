@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use crate::Error;
 use crate::client::{Inner, unexpected};
 use crate::masters::Session;
+use crate::policy::placement;
 
 /// Chunks granted ahead of need: enough that a grant never stalls a stream.
 const AHEAD: u64 = 3;
@@ -104,14 +105,35 @@ impl std::fmt::Debug for Upload {
     }
 }
 
+/// What chunks need of the servers.
+#[derive(Debug, Clone, Copy)]
+struct Needs {
+    replicas: u8,
+    chunk_bytes: u64,
+}
+
 /// Runs `op`, made anew for each try, until servers enough can take it or the time is up. Each try is a command of its
 /// own: the masters answer a repeated command with its first answer.
-async fn place(inner: &Inner, session: &Arc<Session>, op: impl Fn(Vec<ServerId>) -> Op) -> Result<Response, WireError> {
+async fn place(
+    inner: &Inner,
+    session: &Arc<Session>,
+    needs: Needs,
+    op: impl Fn(Vec<ServerId>) -> Op,
+) -> Result<Response, WireError> {
     let deadline = Instant::now() + inner.config.wait;
+    let mut told = None;
     loop {
         let op = op(inner.servers.troubled());
-        let error = match inner.masters.command_in(session, op).await {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let error = match inner.masters.command_within(session, op, left).await {
             Err(error) if error.code == ErrorCode::TooFewServers => error,
+            // The masters may still be waiting for servers: their time for that is not ours.
+            Err(error) if error.code == ErrorCode::Timeout => {
+                return Err(match told {
+                    Some(told) => told,
+                    None => why_not_placed(inner, needs).await.unwrap_or(error),
+                });
+            }
             answer => return answer,
         };
         let Action::Retry { after_ms } = error.action else {
@@ -121,8 +143,18 @@ async fn place(inner: &Inner, session: &Arc<Session>, op: impl Fn(Vec<ServerId>)
         if Instant::now() + pause > deadline {
             return Err(error);
         }
+        told = Some(error);
         tokio::time::sleep(pause).await;
     }
+}
+
+/// Why the masters place no chunk, if it is for lack of servers.
+async fn why_not_placed(inner: &Inner, needs: Needs) -> Option<WireError> {
+    let asked = tokio::time::timeout(LAST_WORD, inner.masters.query(Query::Status)).await;
+    let Ok(Ok(Response::Status(status))) = asked else {
+        return None;
+    };
+    placement::shortage(&status.servers, placement::needed(needs.replicas), needs.chunk_bytes)
 }
 
 impl Upload {
@@ -132,11 +164,13 @@ impl Upload {
         options: UploadOptions,
         length: Option<u64>,
     ) -> Result<Self, WireError> {
-        let chunk_bytes = options
-            .chunk_bytes
-            .unwrap_or(gabion_protocol::limits::CHUNK_BYTES_DEFAULT);
-        let first = length.map_or(1, |length| length.div_ceil(chunk_bytes.max(1)).min(AHEAD));
         let session = inner.masters.session().await?;
+        let defaults = session.defaults();
+        let needs = Needs {
+            replicas: options.replicas.unwrap_or(defaults.replicas),
+            chunk_bytes: options.chunk_bytes.unwrap_or(defaults.chunk_bytes),
+        };
+        let first = length.map_or(1, |length| length.div_ceil(needs.chunk_bytes.max(1)).min(AHEAD));
         let open = |avoid| Op::OpenUpload {
             path: path.clone(),
             options: options.clone(),
@@ -150,7 +184,7 @@ impl Upload {
             replicas,
             chunks,
             servers,
-        } = place(inner, &session, open).await?
+        } = place(inner, &session, needs, open).await?
         else {
             return Err(unexpected());
         };
@@ -198,7 +232,7 @@ impl Upload {
                     grants.granted = grants.granted.saturating_sub(1);
                     continue;
                 }
-                if !is_whole && sound >= usize::from(self.replicas.min(2)) {
+                if !is_whole && sound >= placement::needed(self.replicas) {
                     grant.replicas.retain(is_sound);
                 }
                 return Ok(grant);
@@ -245,7 +279,11 @@ impl Upload {
             avoid,
             abandoned: abandoned.clone(),
         };
-        match place(&self.inner, &self.session, op).await {
+        let needs = Needs {
+            replicas: self.replicas,
+            chunk_bytes: self.chunk_bytes,
+        };
+        match place(&self.inner, &self.session, needs, op).await {
             Ok(Response::Chunks { chunks, servers }) if !chunks.is_empty() => {
                 self.inner.servers.learn(servers);
                 grants.granted += chunks.len() as u64;

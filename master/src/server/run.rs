@@ -57,7 +57,7 @@ impl StartError {
                 .why("another process listens there")
                 .help("stop it, or give this master another port"),
             Self::Listen { .. } => error(ErrorCode::Unreachable).help("give an address of this machine"),
-            Self::Raft(raft::StartError::Directory(DirectoryError::InUse { .. })) => error(ErrorCode::Busy),
+            Self::Raft(raft::StartError::Directory(DirectoryError::InUse { .. })) => error(ErrorCode::Conflict),
             Self::Raft(raft::StartError::Directory(DirectoryError::NotOurs { .. })) => error(ErrorCode::WrongCluster),
             Self::Raft(raft::StartError::Directory(DirectoryError::Incomplete { .. })) => {
                 error(ErrorCode::StaleDirectory)

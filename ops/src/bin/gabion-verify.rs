@@ -4,7 +4,6 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use gabion_client::terminal::{Failure, Format};
@@ -24,9 +23,6 @@ Examples:
 Exit codes: 0 all good, 7 something is damaged or differs, 8 something is missing or could not be looked at,
 2 usage, 3 not found, 5 unavailable for now, 6 not authorised, 130 interrupted.";
 
-/// Waits for masters that are behind when nothing else is said.
-const WAIT: Duration = Duration::from_secs(30);
-
 /// Compares what should be in a Gabion cluster with what is there. Changes nothing; damage is reported to the masters.
 #[derive(Debug, Parser)]
 #[command(name = "gabion-verify", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
@@ -40,33 +36,14 @@ struct Arguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Common options")]
 struct Common {
-    /// Client addresses of masters; one that is up will do
-    #[arg(
-        long,
-        global = true,
-        env = "GABION_MASTERS",
-        value_name = "HOST:PORT,…",
-        value_delimiter = ',',
-        hide_env_values = true
-    )]
+    /// Client addresses of masters; one that is up will do [env: GABION_MASTERS]
+    #[arg(long, global = true, value_name = "HOST:PORT,…", value_delimiter = ',')]
     masters: Vec<String>,
-    /// File that holds this user's key
-    #[arg(
-        long,
-        global = true,
-        env = "GABION_KEY_FILE",
-        value_name = "FILE",
-        hide_env_values = true
-    )]
+    /// File that holds this user's key [env: GABION_KEY_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// How long to try while the cluster is unavailable [default: 30s]
-    #[arg(
-        long,
-        global = true,
-        env = "GABION_WAIT",
-        value_name = "TIME",
-        hide_env_values = true
-    )]
+    /// How long to try while the cluster is unavailable [env: GABION_WAIT] [default: 30s]
+    #[arg(long, global = true, value_name = "TIME")]
     wait: Option<Span>,
     /// Findings as table, json or jsonl (a JSON document per line)
     #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table")]
@@ -164,6 +141,7 @@ async fn ask(common: Common, check: Check) -> Result<(), Failure> {
         key_file: common.key_file,
         wait: common.wait.map(|wait| wait.0),
     })?;
+    let wait = config.wait;
     let client = Client::connect(config).await?;
     let (format, quiet) = (common.output, common.quiet);
     match check {
@@ -189,7 +167,7 @@ async fn ask(common: Common, check: Check) -> Result<(), Failure> {
             };
             replicas::run(&client, &path, &options).await
         }
-        Check::Masters => masters::run(&client, common.wait.map_or(WAIT, |wait| wait.0), format, quiet).await,
+        Check::Masters => masters::run(&client, wait, format, quiet).await,
         Check::Offline { directory } => offline::run(&directory, format, quiet),
     }
 }

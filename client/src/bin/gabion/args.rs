@@ -36,37 +36,19 @@ pub(crate) struct Arguments {
     pub(crate) verb: Verb,
 }
 
-/// How to reach the cluster, and how much to say.
+/// How to reach the cluster, and how much to say. The variables are read with the configuration's files, where an
+/// empty one counts as unset.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Common options")]
 pub(crate) struct Connection {
-    /// Client addresses of masters; one that is up will do
-    #[arg(
-        long,
-        global = true,
-        env = "GABION_MASTERS",
-        value_name = "HOST:PORT,…",
-        value_delimiter = ',',
-        hide_env_values = true
-    )]
+    /// Client addresses of masters; one that is up will do [env: GABION_MASTERS]
+    #[arg(long, global = true, value_name = "HOST:PORT,…", value_delimiter = ',')]
     pub(crate) masters: Vec<String>,
-    /// File that holds this user's key
-    #[arg(
-        long,
-        global = true,
-        env = "GABION_KEY_FILE",
-        value_name = "FILE",
-        hide_env_values = true
-    )]
+    /// File that holds this user's key [env: GABION_KEY_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
-    /// How long to try while the cluster is unavailable [default: 30s]
-    #[arg(
-        long,
-        global = true,
-        env = "GABION_WAIT",
-        value_name = "TIME",
-        hide_env_values = true
-    )]
+    /// How long to try while the cluster is unavailable [env: GABION_WAIT] [default: 30s]
+    #[arg(long, global = true, value_name = "TIME")]
     pub(crate) wait: Option<Span>,
     /// Say nothing but errors: no progress, no summary
     #[arg(short, long, global = true)]

@@ -80,11 +80,13 @@ pub(crate) async fn run(context: &Context, download: Download) -> Result<(), Fai
     }
     let fetched = fetch_all(context, &download, files, &progress, &mut tally, &mut totals).await;
     let took = progress.finish();
-    print(&fetched, download.printing.output)?;
+    // What became of the files counts also if nobody reads the list of them.
+    let printed = print(&fetched, download.printing.output);
     if totals.files + totals.directories > 0 {
         context.say(&totals.fetched("downloaded", took));
     }
-    tally.finish("file", "downloaded", &mut |line| eprintln!("{line}"))
+    tally.finish("file", "downloaded", &mut |line| eprintln!("{line}"))?;
+    printed
 }
 
 /// Whether `path` is or lies below one of `barred`.

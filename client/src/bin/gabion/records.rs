@@ -94,6 +94,20 @@ pub(crate) struct Totals {
     degraded: u64,
     /// Fewest and most copies wanted of any file.
     replicas: Option<(u8, u8)>,
+    /// Fewest and most copies there are of any chunk.
+    copies: Option<(u8, u8)>,
+}
+
+/// The range that holds both.
+fn widened(range: Option<(u8, u8)>, (least, most): (u8, u8)) -> (u8, u8) {
+    range.map_or((least, most), |(low, high)| (low.min(least), high.max(most)))
+}
+
+fn range((least, most): (u8, u8)) -> String {
+    match least == most {
+        true => least.to_string(),
+        false => format!("{least}–{most}"),
+    }
 }
 
 impl Totals {
@@ -103,21 +117,28 @@ impl Totals {
         self.bytes += entry.length;
         self.chunks += entry.children;
         self.degraded += u64::from(entry.degraded);
-        let (least, most) = self.replicas.unwrap_or((entry.replicas, entry.replicas));
-        self.replicas = Some((least.min(entry.replicas), most.max(entry.replicas)));
+        let wanted = (entry.replicas, entry.replicas);
+        self.replicas = Some(widened(self.replicas, wanted));
+        if !entry.degraded {
+            self.copies = Some(widened(self.copies, wanted));
+        }
     }
 
-    /// `uploaded 3 files, 1.2 GiB in 4.1 s (300 MiB/s), 20 chunks × 3 copies, crc32 verified`.
+    /// The copies of a degraded file's chunks, as counted; if they were not, what is promised of any stored file.
+    pub(crate) fn add_copies(&mut self, entry: &Entry, counted: Option<(u8, u8)>) {
+        let promised = (entry.replicas.min(2), entry.replicas);
+        self.copies = Some(widened(self.copies, counted.unwrap_or(promised)));
+    }
+
+    /// `uploaded 3 files, 1.2 GiB in 4.1 s (300 MiB/s), 20 chunks × 3 copies, crc32 verified`; `× 2 of 3 copies` if
+    /// there are fewer than wanted.
     pub(crate) fn uploaded(&self, took: Duration) -> String {
-        let copies = match self.replicas {
-            Some((least, most)) if self.chunks > 0 => {
-                let range = if least == most {
-                    least.to_string()
-                } else {
-                    format!("{least}–{most}")
-                };
-                let noun = if most == 1 { "copy" } else { "copies" };
-                format!(" × {range} {noun}")
+        let copies = match (self.replicas, self.copies) {
+            (Some(wanted), copies) if self.chunks > 0 => {
+                let noun = if wanted.1 == 1 { "copy" } else { "copies" };
+                let have = copies.filter(|_| self.degraded > 0);
+                let have = have.map_or_else(String::new, |have| format!("{} of ", range(have)));
+                format!(" × {have}{} {noun}", range(wanted))
             }
             _ => String::new(),
         };
@@ -212,7 +233,7 @@ pub(crate) mod tests {
         );
         assert!(totals.check_degraded().is_ok());
         let mut single = entry("b", EntryKind::File, 0, 0);
-        (single.replicas, single.degraded) = (1, true);
+        single.replicas = 1;
         totals.add(&single);
         totals.directories = 2;
         assert_eq!(
@@ -223,6 +244,30 @@ pub(crate) mod tests {
             totals.fetched("downloaded", Duration::from_secs(60)),
             "downloaded 4 files and 2 directories, 1.2 GiB in 1 min 0 s (20 MiB/s), 22 chunks, crc32 verified"
         );
-        assert_eq!(totals.check_degraded().unwrap_err().exit_code(), 8);
+    }
+
+    #[test]
+    fn a_summary_does_not_boast_of_copies_that_are_not_there() {
+        let mut file = entry("a", EntryKind::File, 5, 0);
+        file.degraded = true;
+        let said = |counted: &[Option<(u8, u8)>], whole: bool| {
+            let mut totals = Totals::default();
+            for counted in counted {
+                totals.add(&file);
+                totals.add_copies(&file, *counted);
+            }
+            if whole {
+                totals.add(&entry("b", EntryKind::File, 5, 0));
+            }
+            assert_eq!(totals.check_degraded().unwrap_err().exit_code(), 8);
+            totals.uploaded(Duration::from_secs(1))
+        };
+        assert!(said(&[Some((2, 2))], false).contains(" 2 chunks × 2 of 3 copies,"));
+        assert!(said(&[Some((2, 2)), Some((2, 3))], false).contains(" 4 chunks × 2–3 of 3 copies,"));
+        assert!(said(&[Some((2, 2))], true).contains(" 4 chunks × 2–3 of 3 copies,"));
+        assert!(
+            said(&[None], false).contains(" 2 chunks × 2–3 of 3 copies,"),
+            "not counted"
+        );
     }
 }

@@ -25,6 +25,9 @@ const FILE_MODE: u32 = 0o644;
 /// How long giving an upload up may take; its lease ends it anyway.
 const ABORT_WAIT: Duration = Duration::from_secs(2);
 
+/// How long counting copies for the summary may take.
+const COUNT_WAIT: Duration = Duration::from_secs(2);
+
 /// A stored file, as JSON.
 #[derive(Debug, Serialize)]
 struct Stored {
@@ -55,12 +58,14 @@ pub(crate) async fn run(context: &Context, upload: Upload) -> Result<(), Failure
     make_directories(context, &upload, &plan.directories, &mut tally, &mut totals).await;
     let stored = store_all(context, &upload, plan.files, &progress, &mut tally, &mut totals).await;
     let took = progress.finish();
-    print(&stored, upload.printing.output)?;
+    // What became of the files counts also if nobody reads the list of them.
+    let printed = print(&stored, upload.printing.output);
     if totals.files + totals.directories > 0 {
         context.say(&totals.uploaded(took));
     }
     tally.finish("file", "uploaded", &mut |line| eprintln!("{line}"))?;
-    totals.check_degraded()
+    totals.check_degraded()?;
+    printed
 }
 
 async fn make_plan(context: &Context, upload: &Upload) -> Result<Plan, Failure> {
@@ -153,13 +158,17 @@ async fn store_all(
             Some(Ok(entry)) => {
                 tally.succeeded();
                 totals.add(&entry);
+                if entry.degraded {
+                    totals.add_copies(&entry, copies(context, &job.target, &entry).await);
+                }
                 stored.push(Stored {
                     source: job.source.to_string(),
                     entry: EntryRecord::new(&job.target, &entry),
                 });
             }
             Some(Err(failure)) => {
-                if failure.concerns_all() {
+                // No room for one is no room for the others.
+                if failure.concerns_all() || failure.exit_code() == ErrorCode::NoSpace.exit_code() {
                     hopeless.cancel();
                 }
                 tally.failed(job.source.to_string(), failure);
@@ -168,6 +177,16 @@ async fn store_all(
     }
     stored.sort_by(|a, b| a.source.cmp(&b.source));
     stored
+}
+
+/// Fewest and most copies of any chunk of a file just stored; `None` if they cannot be counted.
+async fn copies(context: &Context, target: &FsPath, stored: &Entry) -> Option<(u8, u8)> {
+    let located = tokio::time::timeout(COUNT_WAIT, context.client.locate(target)).await;
+    let (found, extents) = located.ok()?.ok()?;
+    let counts = extents.iter().map(|extent| extent.replicas.len());
+    let (least, most) = (counts.clone().min()?, counts.max()?);
+    let small = |count: usize| u8::try_from(count).ok();
+    (found.ino == stored.ino).then_some((small(least)?, small(most)?))
 }
 
 /// Stores one file.

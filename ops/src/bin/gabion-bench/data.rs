@@ -317,3 +317,28 @@ pub(crate) async fn read(client: &Client, sizes: &Sizes) -> Result<Vec<Row>> {
     let to_crc = row("gabion download, to sendfile +crc", total, &download, Some(&per_hop));
     Ok(vec![off, per_hop, to_off, to_crc])
 }
+
+/// The same downloads by several clients, one after the other in each round; ratios are to the first.
+pub(crate) async fn compare_downloads(clients: &[(String, Client)], sizes: &Sizes) -> Result<Vec<Row>> {
+    ensure!(!sizes.cold || sizes.cluster.is_some(), COLD_NEEDS_CLUSTER);
+    let bench = Bench::new(sizes)?;
+    let (_, first) = clients.first().context("there is nothing to compare")?;
+    bench.upload(first).await?;
+    let mut seconds = vec![Vec::new(); clients.len()];
+    // Once without counting, so that the first timed download is as warm as the last.
+    for round in 0..=sizes.rounds {
+        for ((_, client), seconds) in clients.iter().zip(&mut seconds) {
+            let took = bench.download(client).await?;
+            if round > 0 {
+                seconds.push(took);
+            }
+        }
+    }
+    bench.remove_remote(first).await?;
+    let mut rows: Vec<Row> = Vec::new();
+    for ((name, _), seconds) in clients.iter().zip(seconds) {
+        let row = row(name, bench.total(), &seconds, rows.first());
+        rows.push(row);
+    }
+    Ok(rows)
+}

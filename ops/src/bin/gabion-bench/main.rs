@@ -70,6 +70,8 @@ enum What {
     Write(Sizes),
     /// Verified downloads, beside sendfile.
     Read(Sizes),
+    /// Verified downloads with 1, 2, 4, 8 and 16 reads in flight, interleaved.
+    InFlight(Sizes),
     /// Small files a second, three copies each, synced; and read back, verified.
     Small(small::Small),
     /// Range reads at random places of a file, beside pread and loopback TCP alone.
@@ -159,6 +161,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
         What::Roofline(sizes) => report::throughput(arguments.format, &data::roofline(sizes).await?),
         What::Write(sizes) => report::throughput(arguments.format, &data::write(&connect().await?, sizes).await?),
         What::Read(sizes) => report::throughput(arguments.format, &data::read(&connect().await?, sizes).await?),
+        What::InFlight(sizes) => report::throughput(arguments.format, &in_flight(sizes).await?),
         What::Small(small) => rates::show(arguments.format, &small::run(&connect().await?, small).await?),
         What::Meta(meta) => rates::show(arguments.format, &meta::run(&connect().await?, meta).await?),
         What::Random(random) => report::throughput(arguments.format, &random::run(&connect().await?, random).await?),
@@ -177,6 +180,17 @@ async fn run(arguments: &Arguments) -> Result<()> {
 
 async fn connect() -> Result<Client> {
     Ok(Client::connect(Config::discover()?).await?)
+}
+
+/// Compares clients that differ in nothing but how many reads of one download they have in flight.
+async fn in_flight(sizes: &Sizes) -> Result<Vec<report::Row>> {
+    let mut clients = Vec::new();
+    for reads in [1, 2, 4, 8, 16] {
+        let mut config = Config::discover()?;
+        config.reads_in_flight = reads;
+        clients.push((format!("{reads} in flight"), Client::connect(config).await?));
+    }
+    data::compare_downloads(&clients, sizes).await
 }
 
 /// One process over a span of time.
