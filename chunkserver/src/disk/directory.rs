@@ -60,6 +60,8 @@ impl Space {
 pub(crate) struct Claimed {
     pub(crate) dir: PathBuf,
     pub(crate) identity: Option<DiskIdentity>,
+    /// Whether a file system of its own is mounted on the directory.
+    pub(crate) mount_point: bool,
     lock: DirLock,
 }
 
@@ -79,6 +81,7 @@ impl Claimed {
         Ok(Self {
             dir: dir.to_owned(),
             identity,
+            mount_point: is_mount_point(dir)?,
             lock,
         })
     }
@@ -125,6 +128,14 @@ impl Claimed {
         };
         Ok((disk, recovered))
     }
+}
+
+fn is_mount_point(dir: &Path) -> Result<bool, DiskError> {
+    let device = |path: &Path| {
+        let meta = std::fs::metadata(path).map_err(|e| DiskError::io("look at", path, e))?;
+        Ok(std::os::unix::fs::MetadataExt::dev(&meta))
+    };
+    Ok(device(dir)? != device(&dir.join(".."))?)
 }
 
 fn make_data_dirs(dir: &Path) -> Result<(), DiskError> {
@@ -224,7 +235,7 @@ impl Disk {
     }
 
     pub(crate) fn identity(&self) -> DiskIdentity {
-        *self.identity.lock()
+        self.identity.lock().clone()
     }
 
     /// Remembers the server's number, durably.
@@ -232,7 +243,7 @@ impl Disk {
         let mut identity = self.identity.lock();
         let changed = DiskIdentity {
             server: Some(server),
-            ..*identity
+            ..identity.clone()
         };
         changed.store(&self.dir)?;
         *identity = changed;

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! lock           held exclusively while a server runs; names its process
-//! disk.id        whose disk this is                                          identity.rs
+//! disk.id        whose disk this is, and which others there are              identity.rs
 //! index/         RocksDB: a record for each chunk, small chunks' bytes       record.rs, index.rs
 //! data/xx/ID     a large chunk: exactly its bytes; xx is the id's last byte  file.rs
 //! ```
@@ -31,6 +31,8 @@ mod lock;
 mod read;
 mod record;
 mod recover;
+mod roster;
+mod start;
 mod store;
 mod threads;
 mod verify;
@@ -38,10 +40,11 @@ mod write;
 
 pub use directory::Space;
 pub use error::DiskError;
-pub use identity::DiskIdentity;
+pub use identity::{DiskId, DiskIdentity};
 pub use read::{Blocks, Data};
 pub use record::{Place, Record, State};
 pub use recover::Recovered;
+pub use start::adopt;
 pub use store::{Store, StoreOptions};
 pub use write::{NewChunk, OpenChunk, Packet};
 

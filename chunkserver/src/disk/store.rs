@@ -13,12 +13,12 @@ use futures_util::StreamExt as _;
 use gabion_protocol::buffer::Pool;
 use gabion_protocol::limits::{BATCH_ROWS_MAX, TOKEN_MS};
 use gabion_protocol::messages::master::{Damage, Load};
-use gabion_protocol::{ChunkId, ClusterId, Epoch, Incarnation, ReplicaNumber, ServerId};
+use gabion_protocol::{ChunkId, ClusterId, Epoch, ReplicaNumber, ServerId};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::directory::{Claimed, Disk, Space, chunk_path};
+use super::directory::{Disk, Space, chunk_path};
 use super::durable::sync_dir;
 use super::error::DiskError;
 use super::identity::DiskIdentity;
@@ -26,6 +26,7 @@ use super::index::Change;
 use super::read::Warm;
 use super::record::{Record, State};
 use super::recover::Recovered;
+use super::start::{Start, leave_out};
 
 /// Reports of damage kept until a master has taken them; the rest is found again by the next read or start.
 const DAMAGE_MAX: usize = BATCH_ROWS_MAX;
@@ -123,22 +124,15 @@ impl Store {
     /// # Errors
     /// [`DiskError`] if no disk serves, or a directory is in use or belongs elsewhere.
     pub fn open(options: &StoreOptions) -> Result<(Self, Vec<Recovered>), DiskError> {
-        let mut absent = Vec::new();
-        let mut claimed = Vec::new();
-        for dir in &options.dirs {
-            match Claimed::claim(dir) {
-                Ok(disk) => claimed.push(disk),
-                Err(e @ (DiskError::Locked { .. } | DiskError::Identity { .. })) => return Err(e),
-                Err(e) => leave_out(&mut absent, dir, e),
-            }
-        }
-        let identity = common_identity(&claimed, options.cluster)?;
+        let Start {
+            disks: found,
+            mut absent,
+        } = Start::prepare(&options.dirs, options.cluster)?;
         let mut disks = Vec::new();
         let mut recovered = Vec::new();
-        for disk in claimed {
+        for (disk, identity) in found {
             let dir = disk.dir.clone();
-            let indexed = disk.identity.is_some_and(|own| own.indexed);
-            match disk.open(DiskIdentity { indexed, ..identity }, options) {
+            match disk.open(identity, options) {
                 Ok((disk, found)) => {
                     disks.push(Arc::new(disk));
                     recovered.push(found);
@@ -499,46 +493,4 @@ async fn remove_file(disk: &Arc<Disk>, chunk: ChunkId, claim: Arc<Claim>) -> Res
         }
     };
     disk.writes.run(remove).await
-}
-
-fn leave_out(absent: &mut Vec<(PathBuf, DiskError)>, dir: &std::path::Path, error: DiskError) {
-    tracing::error!(dir = %dir.display(), %error, "disk not in service");
-    absent.push((dir.to_owned(), error));
-}
-
-/// The identity all disks shall have for this run: what they agree on, one start later, or a new life.
-fn common_identity(claimed: &[Claimed], cluster: ClusterId) -> Result<DiskIdentity, DiskError> {
-    let mut common: Option<DiskIdentity> = None;
-    for disk in claimed {
-        let Some(own) = disk.identity else { continue };
-        if own.cluster != cluster {
-            return Err(DiskError::WrongCluster {
-                dir: disk.dir.clone(),
-                found: own.cluster,
-                expected: cluster,
-            });
-        }
-        let Some(known) = &mut common else {
-            common = Some(own);
-            continue;
-        };
-        let conflict = known.server.zip(own.server).is_some_and(|(a, b)| a != b);
-        if conflict || known.incarnation != own.incarnation {
-            return Err(DiskError::Identity {
-                path: disk.dir.join(super::identity::FILE_NAME),
-                why: "it belongs to another server than the other data directories".to_owned(),
-            });
-        }
-        known.server = known.server.or(own.server);
-        known.boot = known.boot.max(own.boot);
-    }
-    let mut identity = common.unwrap_or_else(|| DiskIdentity {
-        cluster,
-        incarnation: Incarnation::random(),
-        server: None,
-        boot: 0,
-        indexed: false,
-    });
-    identity.boot += 1;
-    Ok(identity)
 }

@@ -1,0 +1,171 @@
+//! Several disks of one server: those that are not mounted.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::*;
+use gabion_chunkserver::disk::{self, DiskError, Store, StoreOptions};
+
+fn on(dirs: &[&Path]) -> StoreOptions {
+    StoreOptions {
+        dirs: dirs.iter().map(|dir| dir.to_path_buf()).collect(),
+        ..options(Path::new(""))
+    }
+}
+
+async fn close(store: Store) {
+    store.close().await;
+}
+
+/// Two disks that have been one server's, stopped.
+async fn two_disks() -> (tempfile::TempDir, PathBuf, PathBuf) {
+    let base = tempfile::tempdir().unwrap();
+    let (a, b) = (base.path().join("a"), base.path().join("b"));
+    close(Store::open(&on(&[&a, &b])).unwrap().0).await;
+    (base, a, b)
+}
+
+fn disks(store: &Store) -> (u16, u16) {
+    (store.load().disks_ok, store.load().disks_failed)
+}
+
+#[tokio::test]
+async fn two_disks_are_one_store() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let mut both = options(dirs[0].path());
+    both.dirs.push(dirs[1].path().to_owned());
+    let (store, _) = Store::open(&both).unwrap();
+    write(&store, new_chunk(1), &content(1, 300_000)).await.unwrap();
+    let text = |at: usize| std::fs::read_to_string(dirs[at].path().join("disk.id")).unwrap();
+    let shared = |text: String| {
+        let own = |line: &&str| line.starts_with("disk ") || line.starts_with("crc32");
+        text.lines()
+            .filter(|line| !own(line))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_ne!(text(0), text(1), "each disk has its own id");
+    assert_eq!(shared(text(0)), shared(text(1)));
+    store.close().await;
+    drop(store);
+    // The other disk alone: the chunk is unavailable, not absent.
+    let holder = dirs.iter().position(|d| data_file(d.path(), 1).exists()).unwrap();
+    let current = dirs[holder].path().join("index/CURRENT");
+    std::fs::File::options()
+        .write(true)
+        .truncate(true)
+        .open(current)
+        .unwrap();
+    let (store, _) = Store::open(&both).unwrap();
+    assert_eq!((store.load().disks_ok, store.load().disks_failed), (1, 1));
+    assert!(matches!(
+        read(&store, new_chunk(1)).await,
+        Err(DiskError::Failed { .. })
+    ));
+    // New chunks go to the disk that is left.
+    write(&store, new_chunk(2), &content(2, 300_000)).await.unwrap();
+    put_small(&store, new_chunk(3), &content(3, 3000)).await.unwrap();
+    assert!(data_file(dirs[1 - holder].path(), 2).exists());
+}
+
+// ---- disks that are not mounted
+
+/// Unmounts `dir`, as far as a server can see it.
+fn take_away(dir: &Path) -> PathBuf {
+    let away = dir.with_extension("away");
+    std::fs::rename(dir, &away).unwrap();
+    std::fs::create_dir(dir).unwrap();
+    away
+}
+
+fn put_back(away: &Path, dir: &Path) {
+    std::fs::remove_dir_all(dir).unwrap();
+    std::fs::rename(away, dir).unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_that_is_not_mounted_is_unavailable_and_its_directory_no_new_disk() {
+    let (_base, a, b) = two_disks().await;
+    let store = Store::open(&on(&[&b])).unwrap().0;
+    write(&store, new_chunk(1), &content(1, 300_000)).await.unwrap();
+    close(store).await;
+    let away = take_away(&b);
+    for _ in 0..2 {
+        let store = Store::open(&on(&[&a, &b])).unwrap().0;
+        assert_eq!(disks(&store), (1, 1));
+        let error = read(&store, new_chunk(1)).await.unwrap_err();
+        assert!(
+            matches!(error, DiskError::Failed { .. }),
+            "unavailable, not absent: {error}"
+        );
+        assert!(error.to_string().contains("no mount point"), "{error}");
+        let order = [(chunk(1), new_chunk(1).replica)];
+        assert!(
+            store.drop_copies(&order).await.is_empty(),
+            "nobody knows whether it is there"
+        );
+        write(&store, new_chunk(2), &content(2, 300_000)).await.unwrap();
+        let order = [(chunk(2), new_chunk(2).replica)];
+        assert_eq!(store.drop_copies(&order).await, order);
+        assert!(!b.join("disk.id").exists() && !b.join("data").exists());
+        close(store).await;
+    }
+    put_back(&away, &b);
+    let store = Store::open(&on(&[&a, &b])).unwrap().0;
+    assert_eq!(disks(&store), (2, 0));
+    assert_eq!(read(&store, new_chunk(1)).await.unwrap(), content(1, 300_000));
+}
+
+#[tokio::test]
+async fn a_disk_that_is_gone_for_good_is_replaced_by_word() {
+    let (base, a, b) = two_disks().await;
+    let lost = take_away(&b);
+    let dirs = [a.clone(), b.clone()];
+    let refused = |dirs: &[PathBuf], dir: &Path| match disk::adopt(dirs, CLUSTER, dir) {
+        Err(DiskError::Adopt { .. }) => {}
+        other => panic!("{other:?}"),
+    };
+    refused(&dirs, &base.path().join("c"));
+    refused(&dirs, &a);
+    refused(std::slice::from_ref(&b), &b);
+    let running = Store::open(&on(&[&a, &b])).unwrap().0;
+    assert!(matches!(disk::adopt(&dirs, CLUSTER, &b), Err(DiskError::Locked { .. })));
+    close(running).await;
+    disk::adopt(&dirs, CLUSTER, &b).unwrap();
+    refused(&dirs, &b);
+    let store = Store::open(&on(&[&a, &b])).unwrap().0;
+    assert_eq!(disks(&store), (2, 0));
+    assert_eq!(store.identity().unwrap().disks.len(), 2, "the lost disk is let go of");
+    close(store).await;
+    // So the next new disk needs no word.
+    let c = base.path().join("c");
+    let store = Store::open(&on(&[&a, &b, &c])).unwrap().0;
+    assert_eq!(disks(&store), (3, 0));
+    close(store).await;
+    // The lost disk was not lost: it is one of the server's again.
+    let store = Store::open(&on(&[&a, &b, &c, &lost])).unwrap().0;
+    assert_eq!(disks(&store), (4, 0));
+    assert_eq!(store.identity().unwrap().disks.len(), 4);
+}
+
+#[tokio::test]
+async fn an_empty_disk_that_is_mounted_is_a_new_disk() {
+    let (_base, a, b) = two_disks().await;
+    let Some(mount) = SmallDisk::mount(64) else {
+        eprintln!("SKIPPED an_empty_disk_that_is_mounted_is_a_new_disk: needs root and tmpfs");
+        return;
+    };
+    take_away(&b);
+    let store = Store::open(&on(&[&a, &b, &mount.0])).unwrap().0;
+    assert_eq!(
+        disks(&store),
+        (2, 1),
+        "the mounted one serves, the other directory is still a gap"
+    );
+    close(store).await;
+    let store = Store::open(&on(&[&a, &mount.0])).unwrap().0;
+    assert_eq!(disks(&store), (2, 0));
+    close(store).await;
+}
