@@ -1,4 +1,4 @@
-//! Several disks of one server: those that are not mounted.
+//! Several disks of one server: those that are not mounted, and those that come back.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -6,7 +6,9 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::*;
-use gabion_chunkserver::disk::{self, DiskError, Store, StoreOptions};
+use gabion_chunkserver::disk::{self, DiskError, NewChunk, Store, StoreOptions};
+use gabion_protocol::messages::data::Verdict;
+use gabion_protocol::{Generation, ReplicaNumber};
 
 fn on(dirs: &[&Path]) -> StoreOptions {
     StoreOptions {
@@ -168,4 +170,134 @@ async fn an_empty_disk_that_is_mounted_is_a_new_disk() {
     let store = Store::open(&on(&[&a, &mount.0])).unwrap().0;
     assert_eq!(disks(&store), (2, 0));
     close(store).await;
+}
+
+// ---- disks that come back
+
+/// A chunk that was begun on a disk and left.
+async fn begin(dir: &Path, new: NewChunk) {
+    let store = Store::open(&on(&[dir])).unwrap().0;
+    drop(store.open_write(new).await.unwrap());
+    close(store).await;
+}
+
+async fn sealed_on(dir: &Path, new: NewChunk, bytes: &bytes::Bytes) {
+    let store = Store::open(&on(&[dir])).unwrap().0;
+    write(&store, new, bytes).await.unwrap();
+    close(store).await;
+}
+
+#[tokio::test]
+async fn of_two_records_the_sealed_one_counts() {
+    let (_base, a, b) = two_disks().await;
+    let (new, bytes) = (new_chunk(1), content(1, 300_000));
+    let newer = NewChunk {
+        generation: Generation(2),
+        ..new
+    };
+    begin(&a, newer).await;
+    sealed_on(&b, new, &bytes).await;
+    for order in [[&*a, &*b], [&*b, &*a]] {
+        let store = Store::open(&on(&order)).unwrap().0;
+        assert_eq!(read(&store, new).await.unwrap(), bytes);
+        let verdict = store.verify(new.chunk, new.replica).await.unwrap();
+        assert!(matches!(verdict, Verdict::Good { .. }), "{verdict:?}");
+        assert!(matches!(store.open_write(newer).await, Err(DiskError::Fenced { .. })));
+        close(store).await;
+    }
+    let store = Store::open(&on(&[&a, &b])).unwrap().0;
+    let order = [(new.chunk, new.replica)];
+    assert_eq!(store.drop_copies(&order).await, order);
+    assert!(
+        !data_file(&a, 1).exists() && !data_file(&b, 1).exists(),
+        "both are gone"
+    );
+    assert_eq!(store.load().chunks, 0);
+}
+
+#[tokio::test]
+async fn of_two_open_records_the_higher_generation_fences() {
+    let (_base, a, b) = two_disks().await;
+    let (old, young) = (
+        new_chunk(1),
+        NewChunk {
+            generation: Generation(2),
+            ..new_chunk(1)
+        },
+    );
+    begin(&a, old).await;
+    begin(&b, young).await;
+    for order in [[&*a, &*b], [&*b, &*a]] {
+        let store = Store::open(&on(&order)).unwrap().0;
+        let error = store.open_write(old).await.unwrap_err();
+        assert!(matches!(error, DiskError::Fenced { .. }), "{error}");
+        close(store).await;
+    }
+}
+
+#[tokio::test]
+async fn copies_of_two_numbers_are_two_copies() {
+    let (_base, a, b) = two_disks().await;
+    let (old, young) = (
+        new_chunk(1),
+        NewChunk {
+            replica: ReplicaNumber(7000),
+            ..new_chunk(1)
+        },
+    );
+    let bytes = content(1, 300_000);
+    sealed_on(&a, old, &bytes).await;
+    sealed_on(&b, young, &bytes).await;
+    let store = Store::open(&on(&[&a, &b])).unwrap().0;
+    for new in [old, young, old] {
+        assert_eq!(read(&store, new).await.unwrap(), bytes);
+    }
+    let order = [(old.chunk, old.replica)];
+    assert_eq!(store.drop_copies(&order).await, order);
+    assert!(!data_file(&a, 1).exists(), "a confirmed drop has happened");
+    assert!(matches!(read(&store, old).await, Err(DiskError::Missing { .. })));
+    assert_eq!(read(&store, young).await.unwrap(), bytes);
+}
+
+// ---- drops cut short
+
+/// A drop that ends between its two steps is no damage after a restart, and the repeated order finishes it.
+#[tokio::test]
+async fn a_drop_cut_short_is_finished_and_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (new, file) = (new_chunk(1), data_file(dir.path(), 1));
+    let order = [(new.chunk, new.replica)];
+    let store = open(dir.path());
+    write(&store, new, &content(1, 300_000)).await.unwrap();
+    // Something that cannot be unlinked lies in the file's place: that step fails.
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    assert!(store.drop_copies(&order).await.is_empty(), "not done, so not confirmed");
+    assert!(matches!(read(&store, new).await, Err(DiskError::Missing { .. })));
+    close(store).await;
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::write(&file, content(1, 300_000)).unwrap();
+    let (store, recovered) = Store::open(&options(dir.path())).unwrap();
+    assert_eq!((recovered[0].damaged.len(), recovered[0].orphans), (0, 1));
+    assert_eq!(store.damage(), []);
+    assert_eq!(store.drop_copies(&order).await, order);
+    assert!(!file.exists());
+    close(store).await;
+    let report = gabion_chunkserver::offline::verify(dir.path()).unwrap();
+    assert_eq!(report.findings, []);
+}
+
+/// The other order, a record without its file, is damage: nothing but a drop may say that it is none.
+#[tokio::test]
+async fn a_sealed_record_without_its_file_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    write(&store, new_chunk(1), &content(1, 300_000)).await.unwrap();
+    close(store).await;
+    std::fs::remove_file(data_file(dir.path(), 1)).unwrap();
+    let (store, recovered) = Store::open(&options(dir.path())).unwrap();
+    assert_eq!((recovered[0].damaged.len(), store.damage().len()), (1, 1));
+    let order = [(chunk(1), new_chunk(1).replica)];
+    assert_eq!(store.drop_copies(&order).await, order, "it can be dropped");
+    assert_eq!(store.damage(), []);
 }

@@ -14,7 +14,8 @@
 //! * *open*: the record (open, synced) before any byte is acknowledged, so that a drop order finds whatever is left;
 //! * *seal*: the file's data and length, then its directory, then the record (sealed, synced), then the answer;
 //! * *small chunk*: bytes and record (sealed) in one synced batch;
-//! * *drop*: the file, then its directory, then the record: a file never outlives the record that names it.
+//! * *drop*: the record, then the file, then its directory, then the answer: a record never outlives its bytes, and a
+//!   file that outlives its record goes when the masters repeat the order (removal.rs).
 //!
 //! What is never done here: deleting without a master's order; taking damage for absence; trying a failed sync again;
 //! changing a sealed chunk's bytes.
@@ -31,6 +32,7 @@ mod lock;
 mod read;
 mod record;
 mod recover;
+mod removal;
 mod roster;
 mod start;
 mod store;

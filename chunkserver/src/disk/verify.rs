@@ -28,8 +28,7 @@ impl Store {
         let Ok(_turn) = self.0.verifying.acquire().await else {
             return Err(DiskError::Stopping);
         };
-        let found = self.find(chunk).await?.filter(|found| found.record.replica == replica);
-        let Some(found) = found else {
+        let Some(found) = self.find(chunk, replica).await? else {
             return Ok(Verdict::Missing);
         };
         if found.record.state == State::Open {
