@@ -1,4 +1,4 @@
-//! Several disks of one server: those that are not mounted, and those that come back.
+//! Several disks of one server: those that are not mounted, those that come back, and those that get full.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -300,4 +300,101 @@ async fn a_sealed_record_without_its_file_is_damage() {
     let order = [(chunk(1), new_chunk(1).replica)];
     assert_eq!(store.drop_copies(&order).await, order, "it can be dropped");
     assert_eq!(store.damage(), []);
+}
+
+// ---- a full index
+
+/// Fills the disk but for a little, then the index; gives the numbers of the small chunks it has sealed. Its log has
+/// taken its space before, so it is the log's tables that find none.
+async fn fill_up(mount: &SmallDisk, store: &Store, first: u64) -> Vec<u64> {
+    mount.fill(1 << 20);
+    let mut sealed = Vec::new();
+    let begun = std::time::Instant::now();
+    // The tables are written behind our back: until that has failed, not for so many tries.
+    for n in (first..).take_while(|_| begun.elapsed().as_secs() < 60) {
+        let epoch = gabion_protocol::Epoch {
+            term: n,
+            leader: gabion_protocol::MasterId(1),
+        };
+        match put_small(store, new_chunk(n), &content(n, 100_000)).await {
+            Ok(_) => sealed.push(n),
+            // Refused before the index was asked. Orders are not, so they are the first to meet a full index.
+            Err(DiskError::NoSpace { .. }) => {
+                if let Err(DiskError::Full { .. }) = store.set_epoch(epoch).await {
+                    return sealed;
+                }
+            }
+            Err(DiskError::Full { .. }) => return sealed,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("the index never gets full");
+}
+
+fn sizes(n: u64) -> usize {
+    if n < 10_000 { 5000 } else { 100_000 }
+}
+
+#[tokio::test]
+async fn a_full_index_takes_writes_again_when_there_is_room() {
+    let Some(mount) = SmallDisk::mount(64) else {
+        eprintln!("SKIPPED a_full_index_takes_writes_again_when_there_is_room: needs root and tmpfs");
+        return;
+    };
+    let store = open(&mount.0);
+    let mut sealed = Vec::new();
+    for n in 0..200 {
+        put_small(&store, new_chunk(n), &content(n, 5000)).await.unwrap();
+        sealed.push(n);
+    }
+    for round in 1..3 {
+        sealed.extend(fill_up(&mount, &store, round * 1_000_000).await);
+        assert_eq!((disks(&store), store.load().bytes_free), ((1, 0), 0));
+        for _ in 0..3 {
+            let refused = put_small(&store, new_chunk(5000), &content(1, 5000)).await.unwrap_err();
+            assert!(matches!(refused, DiskError::NoSpace { .. }), "{refused}");
+            assert_eq!(read(&store, new_chunk(7)).await.unwrap(), content(7, 5000));
+        }
+        mount.relieve();
+        assert!(store.load().bytes_free > 0, "room is offered again");
+        let next = 500 + round;
+        // Within seconds: RocksDB is opened again once in a while, not again and again.
+        let asked = std::time::Instant::now();
+        while let Err(error) = put_small(&store, new_chunk(next), &content(next, 5000)).await {
+            assert!(asked.elapsed().as_secs() < 20, "{error}");
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        sealed.push(next);
+        for n in &sealed {
+            assert_eq!(read(&store, new_chunk(*n)).await.unwrap(), content(*n, sizes(*n)));
+        }
+    }
+    drop(store);
+    let store = open(&mount.0);
+    for n in &sealed {
+        assert_eq!(read(&store, new_chunk(*n)).await.unwrap(), content(*n, sizes(*n)));
+    }
+    close(store).await;
+}
+
+/// Removing large chunks gives a full index its room back.
+#[tokio::test]
+async fn a_drop_relieves_a_full_index() {
+    let Some(mount) = SmallDisk::mount(96) else {
+        eprintln!("SKIPPED a_drop_relieves_a_full_index: needs root and tmpfs");
+        return;
+    };
+    let store = open(&mount.0);
+    let large = NewChunk {
+        bytes_max: 40 << 20,
+        ..new_chunk(1)
+    };
+    write(&store, large, &content(1, 40 << 20)).await.unwrap();
+    put_small(&store, new_chunk(2), &content(2, 5000)).await.unwrap();
+    fill_up(&mount, &store, 10_000).await;
+    let order = [(large.chunk, large.replica)];
+    assert_eq!(store.drop_copies(&order).await, order);
+    assert!(!data_file(&mount.0, 1).exists());
+    put_small(&store, new_chunk(3), &content(3, 5000)).await.unwrap();
+    close(store).await;
 }

@@ -1,7 +1,7 @@
 //! One disk: a directory with its lock, identity, index and threads.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use gabion_protocol::buffer::Pool;
 use gabion_protocol::{ChunkId, ServerId};
@@ -117,7 +117,6 @@ impl Claimed {
             chunks: AtomicU64::new(recovered.chunks),
             identity: Mutex::new(identity),
             failed: Mutex::new(None),
-            index_full: AtomicBool::new(false),
             room: Mutex::new(()),
             index: Mutex::new(Some(std::sync::Arc::new(index))),
             pool: options.pool.clone(),
@@ -159,8 +158,6 @@ pub(crate) struct Disk {
     pub(crate) direct_io: bool,
     identity: Mutex<DiskIdentity>,
     failed: Mutex<Option<String>>,
-    /// The index found no room, which ends its writes for this run.
-    index_full: AtomicBool,
     /// Held while space is looked at and taken, so that no two files take the same.
     room: Mutex<()>,
     /// Taken at the end, when nothing uses it any more.
@@ -184,17 +181,13 @@ impl Disk {
         self.failed.lock().is_none()
     }
 
-    /// Whether it takes new chunks.
-    pub(crate) fn writable(&self) -> bool {
-        self.serves() && !self.index_full.load(Ordering::Relaxed)
+    /// Whether it takes new chunks, with so many bytes free.
+    pub(crate) fn writable(&self, free: u64) -> bool {
+        self.index().is_ok_and(|index| index.takes_writes(free))
     }
 
-    /// Takes note of an error: one of the index ends the disk's service. An index without room ends only writes.
+    /// Takes note of an error: one of the index ends the disk's service.
     pub(crate) fn note(&self, error: &DiskError) {
-        if matches!(error, DiskError::Full { .. }) && !self.index_full.swap(true, Ordering::Relaxed) {
-            let dir = self.dir.display();
-            tracing::error!(%dir, "the index has no room: the disk is read-only until there is some and a restart");
-        }
         if let DiskError::Index { why, .. } = error {
             let mut failed = self.failed.lock();
             if failed.is_none() {
@@ -224,7 +217,7 @@ impl Disk {
     pub(crate) fn check_room(&self, bytes: u64) -> Result<u64, DiskError> {
         let free = Space::of(&self.dir)?.free;
         let spare = free.checked_sub(self.reserve).filter(|spare| *spare >= bytes);
-        if let Some(spare) = spare.filter(|_| self.writable()) {
+        if let Some(spare) = spare.filter(|_| self.writable(free)) {
             return Ok(spare);
         }
         Err(DiskError::NoSpace {

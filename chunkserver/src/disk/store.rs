@@ -229,7 +229,7 @@ impl Store {
             load.disks_ok += 1;
             let space = Space::of(&disk.dir).unwrap_or_default();
             load.bytes_total += space.total;
-            if disk.writable() {
+            if disk.writable(space.free) {
                 load.bytes_free += space.free.saturating_sub(disk.reserve);
             }
         }
@@ -356,7 +356,7 @@ impl Store {
     pub(super) fn roomiest(&self) -> Result<Arc<Disk>, DiskError> {
         let free = |disk: &Arc<Disk>| {
             let free = Space::of(&disk.dir).map_or(0, |space| space.free);
-            (disk.writable(), free)
+            (disk.writable(free), free)
         };
         let roomiest = match self.serving().collect::<Vec<_>>()[..] {
             [only] => Some(only),

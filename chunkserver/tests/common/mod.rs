@@ -134,6 +134,17 @@ impl SmallDisk {
             .status();
         mounted.is_ok_and(|status| status.success()).then(|| Self(path, dir))
     }
+
+    /// Takes all that is free but some, until [`Self::relieve`].
+    pub(crate) fn fill(&self, but_bytes: u64) {
+        let stat = rustix::fs::statvfs(&self.0).unwrap();
+        let len = (stat.f_bavail * stat.f_frsize).saturating_sub(but_bytes);
+        std::fs::write(self.0.join("filler"), vec![1; len as usize]).unwrap();
+    }
+
+    pub(crate) fn relieve(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
 }
 
 impl Drop for SmallDisk {
