@@ -304,6 +304,12 @@ async fn a_flipped_bit_in_a_data_file_is_found_and_the_copy_set_aside() {
         "also after a restart"
     );
     assert!(data_file(dir.path(), 1).exists(), "kept until it is ordered dropped");
+    flip(&data_file(dir.path(), 1), 700_000);
+    let verdict = store.verify(new.chunk, new.replica).await.unwrap();
+    assert!(
+        matches!(verdict, Verdict::Unreadable { .. }),
+        "nobody can read it: {verdict:?}"
+    );
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! One disk: a directory with its lock, identity, index and threads.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use gabion_protocol::buffer::Pool;
 use gabion_protocol::{ChunkId, ServerId};
@@ -117,6 +117,7 @@ impl Claimed {
             chunks: AtomicU64::new(recovered.chunks),
             identity: Mutex::new(identity),
             failed: Mutex::new(None),
+            failing: AtomicBool::new(false),
             room: Mutex::new(()),
             index: Mutex::new(Some(std::sync::Arc::new(index))),
             pool: options.pool.clone(),
@@ -158,6 +159,8 @@ pub(crate) struct Disk {
     pub(crate) direct_io: bool,
     identity: Mutex<DiskIdentity>,
     failed: Mutex<Option<String>>,
+    /// A write or sync of some file failed: what comes next may fail too, or get lost without a word.
+    failing: AtomicBool,
     /// Held while space is looked at and taken, so that no two files take the same.
     room: Mutex<()>,
     /// Taken at the end, when nothing uses it any more.
@@ -183,7 +186,12 @@ impl Disk {
 
     /// Whether it takes new chunks, with so many bytes free.
     pub(crate) fn writable(&self, free: u64) -> bool {
-        self.index().is_ok_and(|index| index.takes_writes(free))
+        !self.is_failing() && self.index().is_ok_and(|index| index.takes_writes(free))
+    }
+
+    /// Whether writing to it failed in this run: it serves what it has and takes no new chunks.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
     }
 
     /// Takes note of an error: one of the index ends the disk's service.
@@ -194,6 +202,14 @@ impl Disk {
                 tracing::error!(dir = %self.dir.display(), why, "disk out of service");
                 *failed = Some(why.clone());
             }
+        }
+    }
+
+    /// Takes note that a file could not be made, written or synced: unless it was a lack of ours or of room, the disk
+    /// takes no new chunks until a restart.
+    pub(crate) fn note_write(&self, error: &DiskError) {
+        if matches!(error, DiskError::Io { .. }) && !self.failing.swap(true, Ordering::Relaxed) {
+            tracing::error!(dir = %self.dir.display(), %error, "the disk takes no new chunks until a restart");
         }
     }
 
@@ -215,6 +231,12 @@ impl Disk {
 
     /// Refuses unless `bytes` more leave the reserve whole; says how many would.
     pub(crate) fn check_room(&self, bytes: u64) -> Result<u64, DiskError> {
+        if self.is_failing() {
+            return Err(DiskError::Failed {
+                dir: self.dir.clone(),
+                why: "writing to it failed; it takes no new chunks until the server is restarted".to_owned(),
+            });
+        }
         let free = Space::of(&self.dir)?.free;
         let spare = free.checked_sub(self.reserve).filter(|spare| *spare >= bytes);
         if let Some(spare) = spare.filter(|_| self.writable(free)) {

@@ -222,7 +222,8 @@ impl Store {
         };
         for disk in &self.0.disks {
             load.chunks += disk.chunk_count();
-            if !disk.serves() {
+            // A disk that writing failed on serves what it has, but somebody must look at it.
+            if disk.is_failing() || !disk.serves() {
                 load.disks_failed += 1;
                 continue;
             }

@@ -51,6 +51,13 @@ impl Store {
                 found.disk.reads.run(check).await?
             }
         };
+        let verdict = match verdict {
+            // Good or good again: no reader gets it, so nobody may count on it.
+            Verdict::Good { .. } if found.record.state == State::SetAside => Verdict::Unreadable {
+                what: "it was set aside when it was found damaged or unreadable earlier".to_owned(),
+            },
+            other => other,
+        };
         if let Verdict::Damaged { what, .. } | Verdict::Unreadable { what } = &verdict {
             self.set_aside(chunk, replica, what).await;
         }
