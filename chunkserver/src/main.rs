@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use gabion_chunkserver::config::{Config, SettingsError};
+use gabion_chunkserver::disk;
 use gabion_chunkserver::output;
 use gabion_chunkserver::server::Server;
 use gabion_protocol::config::{ConfigError, Override};
@@ -27,6 +28,10 @@ struct Arguments {
     /// Prints the effective configuration and ends.
     #[arg(long)]
     print_config: bool,
+    /// Makes an empty directory of dirs a disk though a disk of this stopped server is missing, and ends. For a disk
+    /// that is gone for good; one that is only not mounted should be mounted instead.
+    #[arg(long, value_name = "DIR")]
+    adopt_disk: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -47,6 +52,12 @@ fn main() -> ExitCode {
     }
     process::init_logging();
     process::abort_on_panic();
+    if let Some(dir) = &arguments.adopt_disk {
+        return match disk::adopt(&config.dirs, key.cluster, dir) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => failed(&error.to_wire()),
+        };
+    }
     let files = process::raise_file_limit();
     if let Ok(text) = toml::to_string(&config) {
         tracing::info!(files, config = %text.replace('\n', " "), "starting");

@@ -5,7 +5,6 @@ mod common;
 
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use common::*;
 use gabion_chunkserver::disk::{DiskError, NewChunk, Packet, Store};
@@ -271,40 +270,6 @@ async fn files_without_records_are_kept_until_they_are_ordered_dropped() {
     assert!(!data_file(dir.path(), 5).exists());
 }
 
-#[tokio::test]
-async fn two_disks_are_one_store() {
-    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let mut both = options(dirs[0].path());
-    both.dirs.push(dirs[1].path().to_owned());
-    let (store, _) = Store::open(&both).unwrap();
-    write(&store, new_chunk(1), &content(1, 300_000)).await.unwrap();
-    let ids: Vec<_> = dirs
-        .iter()
-        .map(|d| std::fs::read(d.path().join("disk.id")).unwrap())
-        .collect();
-    assert_eq!(ids[0], ids[1]);
-    store.close().await;
-    drop(store);
-    // The other disk alone: the chunk is unavailable, not absent.
-    let holder = dirs.iter().position(|d| data_file(d.path(), 1).exists()).unwrap();
-    let current = dirs[holder].path().join("index/CURRENT");
-    std::fs::File::options()
-        .write(true)
-        .truncate(true)
-        .open(current)
-        .unwrap();
-    let (store, _) = Store::open(&both).unwrap();
-    assert_eq!((store.load().disks_ok, store.load().disks_failed), (1, 1));
-    assert!(matches!(
-        read(&store, new_chunk(1)).await,
-        Err(DiskError::Failed { .. })
-    ));
-    // New chunks go to the disk that is left.
-    write(&store, new_chunk(2), &content(2, 300_000)).await.unwrap();
-    put_small(&store, new_chunk(3), &content(3, 3000)).await.unwrap();
-    assert!(data_file(dirs[1 - holder].path(), 2).exists());
-}
-
 // ---- damage
 
 fn flip(path: &Path, at: u64) {
@@ -339,6 +304,12 @@ async fn a_flipped_bit_in_a_data_file_is_found_and_the_copy_set_aside() {
         "also after a restart"
     );
     assert!(data_file(dir.path(), 1).exists(), "kept until it is ordered dropped");
+    flip(&data_file(dir.path(), 1), 700_000);
+    let verdict = store.verify(new.chunk, new.replica).await.unwrap();
+    assert!(
+        matches!(verdict, Verdict::Unreadable { .. }),
+        "nobody can read it: {verdict:?}"
+    );
 }
 
 #[tokio::test]
@@ -540,31 +511,6 @@ async fn preallocation_of_many_files_leaves_the_reserve_whole() {
     drop(open);
     store.close().await;
     drop(store);
-}
-
-/// A tmpfs of some MiB.
-struct SmallDisk(
-    PathBuf,
-    #[allow(dead_code, reason = "removed when dropped")] tempfile::TempDir,
-);
-
-impl SmallDisk {
-    fn mount(mib: u32) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("disk");
-        std::fs::create_dir(&path).unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
-            .arg(&path)
-            .status();
-        mounted.is_ok_and(|status| status.success()).then(|| Self(path, dir))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
 }
 
 #[tokio::test]

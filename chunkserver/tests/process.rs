@@ -124,3 +124,50 @@ fn a_directory_in_use_a_taken_port_and_another_cluster_are_refused_and_sigterm_e
     std::fs::write(dir.path().join("data/disk.id"), "gabion disk 1\nwhat?\n").unwrap();
     refused(&run(&path, &[]), 1, &["disk.id"]);
 }
+
+#[test]
+fn a_disk_that_is_gone_for_good_is_given_up_by_word_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = config(dir.path(), "insecure = true");
+    let second = dir.path().join("second");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text.replace("dirs = [", &format!("dirs = [{second:?}, "));
+    std::fs::write(&path, text).unwrap();
+    // Starts, runs until it listens, stops; what it said until then.
+    let start = || {
+        let mut server = Command::new(PROGRAM)
+            .arg("--config")
+            .arg(&path)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(server.stderr.take().unwrap()).lines();
+        let mut said = String::new();
+        for line in log.map_while(Result::ok) {
+            said += &line;
+            if line.contains("listening") {
+                let stopped = Command::new("kill").arg(server.id().to_string()).status();
+                assert!(stopped.unwrap().success());
+            }
+        }
+        assert!(server.wait().unwrap().success(), "{said}");
+        said
+    };
+    assert!(!start().contains("not in service"));
+    std::fs::rename(&second, dir.path().join("away")).unwrap();
+    let said = start();
+    assert!(
+        said.contains("no mount point") && said.contains("--adopt-disk"),
+        "{said}"
+    );
+    assert!(!second.join("disk.id").exists());
+    let adopt = |what: &str| run(&path, &["--adopt-disk", what]);
+    refused(&adopt("/elsewhere"), 2, &["/elsewhere", "dirs"]);
+    let data = dir.path().join("data");
+    refused(&adopt(data.to_str().unwrap()), 2, &["already"]);
+    let adopted = adopt(second.to_str().unwrap());
+    assert!(adopted.status.success(), "{}", String::from_utf8_lossy(&adopted.stderr));
+    assert!(second.join("disk.id").exists());
+    assert!(!start().contains("not in service"));
+    assert!(second.join("index").is_dir());
+}

@@ -1,6 +1,7 @@
 # Installs what a build needs and the machine lacks, through the system's package manager, saying so. Sourced.
 # need_build_tools: a C++ compiler and libclang, which the bindings of RocksDB are made with.
-# need_fault_tools: what the fault tests use (network namespaces, packet filter); they skip loudly without it.
+# need_fault_tools: what the fault tests use (network namespaces, packet filter, small file systems, failing system
+# calls); they skip loudly without it.
 
 as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"
@@ -42,7 +43,8 @@ need_build_tools() {
 }
 
 need_fault_tools() {
-  { have ip && have iptables && have mkfs.ext4; } || install_packages 'fault tests use it' 'iproute2 iptables e2fsprogs' \
-    'iproute iptables e2fsprogs' 'iproute2 iptables e2fsprogs' 'iproute2 iptables e2fsprogs' 'iproute2 iptables e2fsprogs' \
-    || say "note: ip, iptables or mkfs.ext4 is missing; the tests that need them will be skipped"
+  { have ip && have iptables && have mkfs.ext4 && have strace; } || install_packages 'fault tests use it' \
+    'iproute2 iptables e2fsprogs strace' 'iproute iptables e2fsprogs strace' 'iproute2 iptables e2fsprogs strace' \
+    'iproute2 iptables e2fsprogs strace' 'iproute2 iptables e2fsprogs strace' \
+    || say "note: ip, iptables, mkfs.ext4 or strace is missing; the tests that need them will be skipped"
 }

@@ -76,6 +76,18 @@ impl SmallDisk {
         let _ = file.sync_all();
     }
 
+    /// Gives back so much of what [`Self::fill`] took.
+    ///
+    /// # Panics
+    /// If it had not taken as much.
+    pub fn spare(&self, bytes: u64) {
+        let file = OpenOptions::new().write(true).open(self.filler());
+        let file = file.expect("the disk was filled");
+        let len = file.metadata().expect("it can be looked at").len();
+        file.set_len(len.checked_sub(bytes).expect("so much was taken"))
+            .expect("the filler can be cut");
+    }
+
     /// Makes room again.
     ///
     /// # Panics

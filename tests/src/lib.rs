@@ -30,6 +30,7 @@ pub mod network;
 pub mod process;
 pub mod proxy;
 pub mod skip;
+pub mod syscalls;
 pub mod wait;
 
 pub use cluster::{Cluster, Plan};

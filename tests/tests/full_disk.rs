@@ -111,6 +111,72 @@ fn when_all_chunkservers_are_full_removing_helps() {
     cluster.assert_clean();
 }
 
+/// The disks get so full that not even the chunkservers' indexes find room: uploads fail and are not there, reads go on.
+/// With room again uploads succeed, without a restart of anything.
+#[test]
+fn indexes_without_room_recover_by_themselves() {
+    let disks = [
+        disk_or_skip!(128 * MIB, "indexes_without_room_recover_by_themselves"),
+        disk_or_skip!(128 * MIB, "indexes_without_room_recover_by_themselves"),
+        disk_or_skip!(128 * MIB, "indexes_without_room_recover_by_themselves"),
+    ];
+    // No reserve, which is there to prevent just this.
+    let mut plan = Cluster::plan()
+        .master_tables(SHORT)
+        .chunkserver_lines("reserve = \"0\"\n");
+    for (number, disk) in (1..).zip(&disks) {
+        plan = plan.dir(&format!("c{number}"), &disk.path().join("data"));
+    }
+    let mut cluster = plan.start();
+    let bytes = content::bytes(1, 100_000);
+    cluster.gabion().args(["upload", "-", "/before"]).run_with(&bytes).ok();
+    // The indexes' logs have taken their space, and a chunk seems to fit. For the logs' tables there is too little.
+    for disk in &disks {
+        disk.fill();
+        disk.spare(6 * MIB);
+    }
+    let tree = cluster.scratch("tree");
+    std::fs::create_dir(&tree).unwrap();
+    for seed in 0..300 {
+        content::file(&tree.join(format!("f{seed}")), seed, 100_000);
+    }
+    let upload = |cluster: &Cluster, remote: &str| {
+        let tool = cluster.gabion().args(["--wait", "5s", "upload", "-r"]);
+        tool.arg(&tree).arg(remote).run()
+    };
+    let failed = upload(&cluster, "/tree");
+    assert!([8, 9].contains(&failed.code()), "30 MB fit: {failed}");
+    for name in cluster.names("/tree") {
+        let got = cluster.gabion().args(["cat", &format!("/tree/{name}")]).run().ok();
+        assert!(
+            got.stdout == std::fs::read(tree.join(&name)).unwrap(),
+            "{name} is there and wrong"
+        );
+    }
+    // The masters send no writes to a full disk; drop orders still get as far as its index.
+    cluster.gabion().args(["rm", "-r", "/tree"]).run().ok();
+    cluster.assert_all_run();
+    let logs = |cluster: &Cluster| -> String {
+        let names = cluster.chunkservers();
+        names.iter().map(|name| cluster.node(name).process().log()).collect()
+    };
+    let full = until("an index is full", seconds(30), || {
+        logs(&cluster).contains("the index has no room").then(|| logs(&cluster))
+    });
+    assert!(!full.contains("out of service"), "{full}");
+    assert!(cluster.gabion().args(["cat", "/before"]).run().ok().stdout == bytes);
+    disks.iter().for_each(SmallDisk::relieve);
+    let mut tries = 0;
+    until("uploads succeed again", seconds(60), || {
+        tries += 1;
+        let outcome = upload(&cluster, &format!("/again-{tries}"));
+        (outcome.code() == 0).then_some(())
+    });
+    assert!(logs(&cluster).contains("there is room again"));
+    cluster.assert_all_run();
+    cluster.assert_undamaged();
+}
+
 /// The leader's disk fills up under load: it is one of a minority, so work goes on; nothing acknowledged is lost; with
 /// room again (restarted, if it had ended) it is a member like before.
 #[test]

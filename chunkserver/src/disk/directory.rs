@@ -60,6 +60,8 @@ impl Space {
 pub(crate) struct Claimed {
     pub(crate) dir: PathBuf,
     pub(crate) identity: Option<DiskIdentity>,
+    /// Whether a file system of its own is mounted on the directory.
+    pub(crate) mount_point: bool,
     lock: DirLock,
 }
 
@@ -79,6 +81,7 @@ impl Claimed {
         Ok(Self {
             dir: dir.to_owned(),
             identity,
+            mount_point: is_mount_point(dir)?,
             lock,
         })
     }
@@ -114,7 +117,7 @@ impl Claimed {
             chunks: AtomicU64::new(recovered.chunks),
             identity: Mutex::new(identity),
             failed: Mutex::new(None),
-            index_full: AtomicBool::new(false),
+            failing: AtomicBool::new(false),
             room: Mutex::new(()),
             index: Mutex::new(Some(std::sync::Arc::new(index))),
             pool: options.pool.clone(),
@@ -125,6 +128,14 @@ impl Claimed {
         };
         Ok((disk, recovered))
     }
+}
+
+fn is_mount_point(dir: &Path) -> Result<bool, DiskError> {
+    let device = |path: &Path| {
+        let meta = std::fs::metadata(path).map_err(|e| DiskError::io("look at", path, e))?;
+        Ok(std::os::unix::fs::MetadataExt::dev(&meta))
+    };
+    Ok(device(dir)? != device(&dir.join(".."))?)
 }
 
 fn make_data_dirs(dir: &Path) -> Result<(), DiskError> {
@@ -148,8 +159,8 @@ pub(crate) struct Disk {
     pub(crate) direct_io: bool,
     identity: Mutex<DiskIdentity>,
     failed: Mutex<Option<String>>,
-    /// The index found no room, which ends its writes for this run.
-    index_full: AtomicBool,
+    /// A write or sync of some file failed: what comes next may fail too, or get lost without a word.
+    failing: AtomicBool,
     /// Held while space is looked at and taken, so that no two files take the same.
     room: Mutex<()>,
     /// Taken at the end, when nothing uses it any more.
@@ -173,23 +184,32 @@ impl Disk {
         self.failed.lock().is_none()
     }
 
-    /// Whether it takes new chunks.
-    pub(crate) fn writable(&self) -> bool {
-        self.serves() && !self.index_full.load(Ordering::Relaxed)
+    /// Whether it takes new chunks, with so many bytes free.
+    pub(crate) fn writable(&self, free: u64) -> bool {
+        !self.is_failing() && self.index().is_ok_and(|index| index.takes_writes(free))
     }
 
-    /// Takes note of an error: one of the index ends the disk's service. An index without room ends only writes.
+    /// Whether writing to it failed in this run: it serves what it has and takes no new chunks.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of an error: one of the index ends the disk's service.
     pub(crate) fn note(&self, error: &DiskError) {
-        if matches!(error, DiskError::Full { .. }) && !self.index_full.swap(true, Ordering::Relaxed) {
-            let dir = self.dir.display();
-            tracing::error!(%dir, "the index has no room: the disk is read-only until there is some and a restart");
-        }
         if let DiskError::Index { why, .. } = error {
             let mut failed = self.failed.lock();
             if failed.is_none() {
                 tracing::error!(dir = %self.dir.display(), why, "disk out of service");
                 *failed = Some(why.clone());
             }
+        }
+    }
+
+    /// Takes note that a file could not be made, written or synced: unless it was a lack of ours or of room, the disk
+    /// takes no new chunks until a restart.
+    pub(crate) fn note_write(&self, error: &DiskError) {
+        if matches!(error, DiskError::Io { .. }) && !self.failing.swap(true, Ordering::Relaxed) {
+            tracing::error!(dir = %self.dir.display(), %error, "the disk takes no new chunks until a restart");
         }
     }
 
@@ -211,9 +231,15 @@ impl Disk {
 
     /// Refuses unless `bytes` more leave the reserve whole; says how many would.
     pub(crate) fn check_room(&self, bytes: u64) -> Result<u64, DiskError> {
+        if self.is_failing() {
+            return Err(DiskError::Failed {
+                dir: self.dir.clone(),
+                why: "writing to it failed; it takes no new chunks until the server is restarted".to_owned(),
+            });
+        }
         let free = Space::of(&self.dir)?.free;
         let spare = free.checked_sub(self.reserve).filter(|spare| *spare >= bytes);
-        if let Some(spare) = spare.filter(|_| self.writable()) {
+        if let Some(spare) = spare.filter(|_| self.writable(free)) {
             return Ok(spare);
         }
         Err(DiskError::NoSpace {
@@ -224,7 +250,7 @@ impl Disk {
     }
 
     pub(crate) fn identity(&self) -> DiskIdentity {
-        *self.identity.lock()
+        self.identity.lock().clone()
     }
 
     /// Remembers the server's number, durably.
@@ -232,7 +258,7 @@ impl Disk {
         let mut identity = self.identity.lock();
         let changed = DiskIdentity {
             server: Some(server),
-            ..*identity
+            ..identity.clone()
         };
         changed.store(&self.dir)?;
         *identity = changed;

@@ -35,6 +35,22 @@ pub enum DiskError {
         /// What is wrong.
         why: String,
     },
+    /// The directory is empty and may be where a disk that is not mounted belongs.
+    #[error("cannot use {dir} as a new disk: it is empty and no mount point, and {why}")]
+    NotMounted {
+        /// The directory.
+        dir: PathBuf,
+        /// What is missing.
+        why: String,
+    },
+    /// The operator's wish to make the directory a disk cannot be met.
+    #[error("cannot make {dir} a disk of this server: {why}")]
+    Adopt {
+        /// The directory.
+        dir: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// The index cannot be used. Final for the disk.
     #[error("the index of {dir} failed: {why}")]
     Index {
@@ -174,6 +190,15 @@ impl DiskError {
             Self::Identity { .. } => (
                 ErrorCode::StaleDirectory,
                 "check data_dirs; restore the file or use an empty directory",
+            ),
+            Self::NotMounted { .. } => (
+                ErrorCode::DiskFailed,
+                "mount the disk and start the server again; if that disk is gone for good, stop the server and run \
+                 gabion-chunkserver with its configuration and --adopt-disk DIRECTORY, then start it",
+            ),
+            Self::Adopt { .. } => (
+                ErrorCode::InvalidArgument,
+                "give an empty directory as it stands in dirs; the server's other disks must be mounted",
             ),
             Self::Index { .. } | Self::Failed { .. } | Self::NoDisk | Self::Io { .. } => (
                 ErrorCode::DiskFailed,

@@ -4,21 +4,29 @@
 //! and then answers everyone. Hundreds of small chunks share one sync, and a seal waits for one sync at most twice.
 //!
 //! Invariants: an answer is given only after the synced write that holds the change; a failed write is final for the
-//! disk's index (RocksDB's state after it is unknown): everything queued and every later write fails. If it failed for
-//! want of room, reads go on.
+//! disk's index (RocksDB's state after it is unknown): everything queued and every later write fails.
+//!
+//! **No room.** If a write failed for want of room, reads go on, and so do writes once there is room: RocksDB, which
+//! stays read-only after such an error, is closed and opened again, as a restart would. Replaying its log may bring back
+//! a change whose sender was told that it failed, also as a restart would; recovery writes what it replays to new,
+//! synced tables, so nothing then depends on pages that a failed sync left in the cache.
 //!
 //! Large values (small chunks' bytes) go to RocksDB's blob files, so that compaction does not copy them over and over.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gabion_protocol::{ChunkId, Epoch, MasterId, torn};
+use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBRecoveryMode, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 use tokio::sync::{mpsc, oneshot};
 
+use super::directory::Space;
 use super::error::{DiskError, tells_of_lack};
 use super::record::{KeyKind, Record, chunk_key};
 
@@ -34,6 +42,11 @@ const BLOB_BYTES_MIN: u64 = 8 << 10;
 const QUEUE_MAX: usize = 1024;
 /// Bytes of values in one batch: bounds the memory of a burst and the wait of its first change.
 const BATCH_BYTES_MAX: usize = 8 << 20;
+
+/// Free space beyond the size of the log from which a full index is opened again: replaying the log writes it to tables.
+const ROOM_TO_REOPEN: u64 = 4 << 20;
+/// Between two times that a full index is opened again, if room alone does not tell when (a quota, for example).
+const REOPEN_AGAIN: Duration = Duration::from_secs(5);
 
 /// One change of the index.
 #[derive(Debug, Clone)]
@@ -60,10 +73,18 @@ struct Queued {
 
 /// The index of one disk.
 pub(crate) struct Index {
-    db: Arc<DB>,
+    shared: Arc<Shared>,
     dir: PathBuf,
     queue: Option<mpsc::Sender<Queued>>,
     writer: Option<std::thread::JoinHandle<()>>,
+}
+
+/// What readers and the writer share.
+struct Shared {
+    /// `None` if it could not be opened again.
+    db: RwLock<Option<DB>>,
+    /// Bytes that must be free for writes to be taken again after there was no room; 0 as long as there is.
+    room_wanted: AtomicU64,
 }
 
 impl std::fmt::Debug for Index {
@@ -76,41 +97,24 @@ impl Index {
     /// Opens the index of the disk in `disk_dir`; makes it only if `make` is set, so that a lost index is not
     /// mistaken for an empty one.
     pub(crate) fn open(disk_dir: &Path, make: bool) -> Result<Self, DiskError> {
-        let failed = |why: String| DiskError::Index {
-            dir: disk_dir.to_owned(),
-            why,
-        };
-        let mut options = options();
-        options.create_if_missing(make);
-        let path = disk_dir.join(DIR_NAME);
-        let db = match DB::open(&options, &path) {
-            Err(error) if error.kind() == rocksdb::ErrorKind::Corruption => {
-                let cut = torn::cut_zeros(&path).map_err(|e| failed(e.to_string()))?;
-                let Some(cut) = cut else {
-                    return Err(failed(error.into_string()));
-                };
-                tracing::warn!(
-                    ?cut,
-                    "the index's log ended in zeros after a power cut; opening it again"
-                );
-                DB::open(&options, &path)
-            }
-            opened => opened,
-        };
-        let db = db.map_err(|e| failed(e.into_string()))?;
-        let db = Arc::new(db);
+        let db = open_db(disk_dir, make)?;
+        let shared = Shared::new(db);
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let writer = Writer {
-            db: Arc::clone(&db),
+            shared: Arc::clone(&shared),
             dir: disk_dir.to_owned(),
             failed: None,
+            reopened: None,
         };
         let writer = std::thread::Builder::new()
             .name("index-writer".to_owned())
             .spawn(move || writer.run(waiting))
-            .map_err(|e| failed(e.to_string()))?;
+            .map_err(|e| DiskError::Index {
+                dir: disk_dir.to_owned(),
+                why: e.to_string(),
+            })?;
         Ok(Self {
-            db,
+            shared,
             dir: disk_dir.to_owned(),
             queue: Some(queue),
             writer: Some(writer),
@@ -124,11 +128,22 @@ impl Index {
             why: e.into_string(),
         })?;
         Ok(Self {
-            db: Arc::new(db),
+            shared: Shared::new(db),
             dir: disk_dir.to_owned(),
             queue: None,
             writer: None,
         })
+    }
+
+    /// Whether it takes writes with so many bytes free: false after there was no room, until there is.
+    pub(crate) fn takes_writes(&self, free: u64) -> bool {
+        free >= self.shared.room_wanted.load(Ordering::Relaxed)
+    }
+
+    /// RocksDB, to be used and let go of at once: the writer may have to open it again.
+    fn db(&self) -> Result<MappedRwLockReadGuard<'_, DB>, DiskError> {
+        let db = self.shared.db.read();
+        RwLockReadGuard::try_map(db, Option::as_ref).map_err(|_| self.failed("it could not be opened again"))
     }
 
     /// Makes changes durable, together with whatever else waits.
@@ -153,8 +168,8 @@ impl Index {
 
     /// A chunk's record. May read the disk.
     pub(crate) fn record(&self, chunk: ChunkId) -> Result<Option<Record>, DiskError> {
-        let value = self
-            .db
+        let db = self.db()?;
+        let value = db
             .get_pinned(chunk_key(KeyKind::Record, chunk))
             .map_err(|e| self.failed(e))?;
         let decode = |value: rocksdb::DBPinnableSlice<'_>| {
@@ -167,7 +182,7 @@ impl Index {
     /// these bytes.
     pub(crate) fn blob(&self, chunk: ChunkId) -> Result<Bytes, DiskError> {
         let damaged = |what: String| DiskError::Damaged { chunk, what };
-        match self.db.get(chunk_key(KeyKind::Blob, chunk)) {
+        match self.db()?.get(chunk_key(KeyKind::Blob, chunk)) {
             Ok(Some(bytes)) => Ok(Bytes::from(bytes)),
             Ok(None) => Err(damaged("its bytes are gone from the index".to_owned())),
             Err(e) if e.kind() == rocksdb::ErrorKind::Corruption => Err(damaged(e.into_string())),
@@ -177,7 +192,7 @@ impl Index {
 
     /// The highest epoch obeyed.
     pub(crate) fn epoch(&self) -> Result<Epoch, DiskError> {
-        let Some(value) = self.db.get(epoch_key()).map_err(|e| self.failed(e))? else {
+        let Some(value) = self.db()?.get(epoch_key()).map_err(|e| self.failed(e))? else {
             return Ok(Epoch::default());
         };
         let (Some(term), Some(leader), 16) = (u64_at(&value, 0), u64_at(&value, 8), value.len()) else {
@@ -199,7 +214,7 @@ impl Index {
         reading.fill_cache(false);
         reading.set_iterate_lower_bound([KeyKind::Record as u8]);
         reading.set_iterate_upper_bound([KeyKind::Record as u8 + 1]);
-        for row in self.db.iterator_opt(IteratorMode::Start, reading) {
+        for row in self.db()?.iterator_opt(IteratorMode::Start, reading) {
             let (key, value) = row.map_err(|e| self.failed(e))?;
             let id = key.get(1..).and_then(|id| <[u8; ChunkId::BYTES]>::try_from(id).ok());
             let Some(id) = id else {
@@ -213,7 +228,7 @@ impl Index {
     /// Ends the writer after what is queued, and empties the WAL so that the next start replays nothing.
     pub(crate) fn close(&mut self) -> Result<(), DiskError> {
         self.stop_writer();
-        self.db.flush().map_err(|e| self.failed(e))
+        self.db()?.flush().map_err(|e| self.failed(e))
     }
 
     fn stop_writer(&mut self) {
@@ -232,10 +247,21 @@ impl Drop for Index {
     }
 }
 
+impl Shared {
+    fn new(db: DB) -> Arc<Self> {
+        Arc::new(Self {
+            db: RwLock::new(Some(db)),
+            room_wanted: AtomicU64::new(0),
+        })
+    }
+}
+
 struct Writer {
-    db: Arc<DB>,
+    shared: Arc<Shared>,
     dir: PathBuf,
     failed: Option<DiskError>,
+    /// When it was last opened again.
+    reopened: Option<Instant>,
 }
 
 impl Writer {
@@ -257,29 +283,119 @@ impl Writer {
     }
 
     fn write(&mut self, batch: WriteBatch) -> Result<(), DiskError> {
+        if matches!(self.failed, Some(DiskError::Full { .. })) && self.may_reopen() {
+            self.reopen();
+        }
         if let Some(failed) = &self.failed {
             return Err(failed.clone());
         }
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.db.write_opt(batch, &options).map_err(|e| {
-            let why = e.into_string();
-            let error = if NO_ROOM.iter().any(|words| why.contains(words)) {
-                // What was acknowledged is still read; nothing is written on top of a log that ends somewhere.
-                DiskError::Full {
-                    path: self.dir.join(DIR_NAME),
-                }
-            } else {
-                DiskError::Index {
-                    dir: self.dir.clone(),
-                    why,
-                }
-            };
-            tracing::error!(%error, "the index cannot be written any more");
-            self.failed = Some(error.clone());
-            error
-        })
+        let db = self.shared.db.read();
+        let written = match &*db {
+            Some(db) => db.write_opt(batch, &options).map_err(rocksdb::Error::into_string),
+            None => Err("it is closed".to_owned()),
+        };
+        drop(db);
+        written.map_err(|why| self.fail(why))
     }
+
+    /// Takes note of a failure: nothing is written on top of a log that ends somewhere.
+    fn fail(&mut self, why: String) -> DiskError {
+        let error = if tells_of_no_room(&why) {
+            let wanted = log_bytes(&self.dir) + ROOM_TO_REOPEN;
+            self.shared.room_wanted.store(wanted, Ordering::Relaxed);
+            let dir = self.dir.display();
+            tracing::error!(%dir, why, wanted, "the index has no room: the disk is read-only until so many bytes are free");
+            DiskError::Full {
+                path: self.dir.join(DIR_NAME),
+            }
+        } else {
+            let dir = self.dir.clone();
+            tracing::error!(dir = %dir.display(), why, "the index cannot be written any more");
+            DiskError::Index { dir, why }
+        };
+        self.failed = Some(error.clone());
+        error
+    }
+
+    fn may_reopen(&self) -> bool {
+        let wanted = self.shared.room_wanted.load(Ordering::Relaxed);
+        let room = Space::of(&self.dir).is_ok_and(|space| space.free >= wanted);
+        room && self.reopened.is_none_or(|at| at.elapsed() >= REOPEN_AGAIN)
+    }
+
+    /// Closes RocksDB and opens it again; without room for that after all, it is opened for reading only.
+    fn reopen(&mut self) {
+        self.reopened = Some(Instant::now());
+        let mut db = self.shared.db.write();
+        // Closed before it is opened: it locks its directory.
+        *db = None;
+        match open_db(&self.dir, false) {
+            Ok(opened) => {
+                *db = Some(opened);
+                self.failed = None;
+                self.shared.room_wanted.store(0, Ordering::Relaxed);
+                tracing::info!(dir = %self.dir.display(), "there is room again: the index takes writes");
+            }
+            Err(error) => {
+                tracing::error!(%error, "the index cannot be opened again for writing");
+                match DB::open_for_read_only(&options(), self.dir.join(DIR_NAME), false) {
+                    Ok(opened) if may_pass(&error.to_string()) => *db = Some(opened),
+                    // Neither for want of room nor for a lack of ours: a restart would not serve it either.
+                    Ok(_) | Err(_) => self.failed = Some(error),
+                }
+            }
+        }
+    }
+}
+
+fn may_pass(why: &str) -> bool {
+    tells_of_no_room(why) || tells_of_lack(why)
+}
+
+fn tells_of_no_room(why: &str) -> bool {
+    NO_ROOM.iter().any(|words| why.contains(words))
+}
+
+/// Bytes of RocksDB's logs in the disk's directory, as far as can be told.
+fn log_bytes(disk_dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(disk_dir.join(DIR_NAME))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let logs = entries.filter(|entry| {
+        Path::new(&entry.file_name())
+            .extension()
+            .is_some_and(|ext| ext == "log")
+    });
+    logs.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum()
+}
+
+/// Opens RocksDB; makes it only if `make` is set. Zeros at the log's end that a power cut left are cut off.
+fn open_db(disk_dir: &Path, make: bool) -> Result<DB, DiskError> {
+    let failed = |why: String| DiskError::Index {
+        dir: disk_dir.to_owned(),
+        why,
+    };
+    let mut options = options();
+    options.create_if_missing(make);
+    let path = disk_dir.join(DIR_NAME);
+    let db = match DB::open(&options, &path) {
+        Err(error) if error.kind() == rocksdb::ErrorKind::Corruption => {
+            let cut = torn::cut_zeros(&path).map_err(|e| failed(e.to_string()))?;
+            let Some(cut) = cut else {
+                return Err(failed(error.into_string()));
+            };
+            tracing::warn!(
+                ?cut,
+                "the index's log ended in zeros after a power cut; opening it again"
+            );
+            DB::open(&options, &path)
+        }
+        opened => opened,
+    };
+    db.map_err(|e| failed(e.into_string()))
 }
 
 fn add(batch: &mut WriteBatch, change: &Change) {

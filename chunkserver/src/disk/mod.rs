@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! lock           held exclusively while a server runs; names its process
-//! disk.id        whose disk this is                                          identity.rs
+//! disk.id        whose disk this is, and which others there are              identity.rs
 //! index/         RocksDB: a record for each chunk, small chunks' bytes       record.rs, index.rs
 //! data/xx/ID     a large chunk: exactly its bytes; xx is the id's last byte  file.rs
 //! ```
@@ -14,7 +14,8 @@
 //! * *open*: the record (open, synced) before any byte is acknowledged, so that a drop order finds whatever is left;
 //! * *seal*: the file's data and length, then its directory, then the record (sealed, synced), then the answer;
 //! * *small chunk*: bytes and record (sealed) in one synced batch;
-//! * *drop*: the file, then its directory, then the record: a file never outlives the record that names it.
+//! * *drop*: the record, then the file, then its directory, then the answer: a record never outlives its bytes, and a
+//!   file that outlives its record goes when the masters repeat the order (removal.rs).
 //!
 //! What is never done here: deleting without a master's order; taking damage for absence; trying a failed sync again;
 //! changing a sealed chunk's bytes.
@@ -31,6 +32,9 @@ mod lock;
 mod read;
 mod record;
 mod recover;
+mod removal;
+mod roster;
+mod start;
 mod store;
 mod threads;
 mod verify;
@@ -38,10 +42,11 @@ mod write;
 
 pub use directory::Space;
 pub use error::DiskError;
-pub use identity::DiskIdentity;
+pub use identity::{DiskId, DiskIdentity};
 pub use read::{Blocks, Data};
 pub use record::{Place, Record, State};
 pub use recover::Recovered;
+pub use start::adopt;
 pub use store::{Store, StoreOptions};
 pub use write::{NewChunk, OpenChunk, Packet};
 

@@ -155,23 +155,18 @@ impl Store {
     }
 
     async fn entry(&self, chunk: ChunkId, replica: ReplicaNumber) -> Result<Entry, DiskError> {
-        let entry = match self.0.warm.find(chunk) {
-            Some(entry) => entry,
-            None => {
-                let entry = self.cold_entry(chunk).await?;
-                self.0.warm.keep(chunk, entry.clone());
-                entry
-            }
-        };
-        if entry.found.record.replica == replica {
-            Ok(entry)
-        } else {
-            Err(DiskError::Missing { chunk })
+        let warm = self.0.warm.find(chunk);
+        if let Some(entry) = warm.filter(|entry| entry.found.record.replica == replica) {
+            return Ok(entry);
         }
+        let entry = self.cold_entry(chunk, replica).await?;
+        self.0.warm.keep(chunk, entry.clone());
+        Ok(entry)
     }
 
-    async fn cold_entry(&self, chunk: ChunkId) -> Result<Entry, DiskError> {
-        let found = self.find(chunk).await?.ok_or(DiskError::Missing { chunk })?;
+    async fn cold_entry(&self, chunk: ChunkId, replica: ReplicaNumber) -> Result<Entry, DiskError> {
+        let found = self.find(chunk, replica).await?;
+        let found = found.ok_or(DiskError::Missing { chunk })?;
         match found.record.state {
             State::Sealed => {}
             State::Open => return Err(DiskError::Unsealed { chunk }),
@@ -206,8 +201,11 @@ impl Store {
         self.noticing(chunk, &entry.found.record, read).await
     }
 
-    /// Sets a chunk aside if reading it showed damage.
+    /// Sets a chunk aside if reading it showed damage and not a drop that was quicker.
     async fn noticing<T>(&self, chunk: ChunkId, record: &Record, result: Result<T, DiskError>) -> Result<T, DiskError> {
+        if result.is_err() && self.0.dropped.lock().contains((chunk, record.replica)) {
+            return Err(DiskError::Missing { chunk });
+        }
         if let Err(DiskError::Damaged { what, .. } | DiskError::SetAside { what, .. }) = &result {
             self.set_aside(chunk, record.replica, what).await;
         }

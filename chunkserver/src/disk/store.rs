@@ -4,39 +4,30 @@
 //! started on a disk thread has ended, also when the caller went away; a disk that is out of service makes its chunks
 //! *unavailable*, never *absent*.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
 use gabion_protocol::buffer::Pool;
-use gabion_protocol::limits::{BATCH_ROWS_MAX, TOKEN_MS};
+use gabion_protocol::limits::BATCH_ROWS_MAX;
 use gabion_protocol::messages::master::{Damage, Load};
-use gabion_protocol::{ChunkId, ClusterId, Epoch, Incarnation, ReplicaNumber, ServerId};
+use gabion_protocol::{ChunkId, ClusterId, Epoch, ReplicaNumber, ServerId};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::directory::{Claimed, Disk, Space, chunk_path};
-use super::durable::sync_dir;
+use super::directory::{Disk, Space};
 use super::error::DiskError;
 use super::identity::DiskIdentity;
 use super::index::Change;
 use super::read::Warm;
 use super::record::{Record, State};
 use super::recover::Recovered;
+use super::removal::Dropped;
+use super::start::{Start, leave_out};
 
 /// Reports of damage kept until a master has taken them; the rest is found again by the next read or start.
 const DAMAGE_MAX: usize = BATCH_ROWS_MAX;
-
-/// How long a drop is remembered: until every token given out before it has expired, and a minute for clocks.
-const DROPPED_KEPT: Duration = Duration::from_millis(TOKEN_MS + 60_000);
-/// Drops remembered (some 20 MiB); beyond them the oldest is forgotten.
-const DROPPED_MAX: usize = 1 << 18;
-
-/// Drops under way at one time.
-const DROPS_AT_A_TIME: usize = 16;
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -62,11 +53,11 @@ pub(super) struct Inner {
     disks: Vec<Arc<Disk>>,
     /// Directories that could not be opened, with the reason.
     absent: Vec<(PathBuf, DiskError)>,
-    claims: Mutex<HashMap<ChunkId, (ReplicaNumber, CancellationToken)>>,
+    pub(super) claims: Mutex<HashMap<ChunkId, (ReplicaNumber, CancellationToken)>>,
     /// Copies ordered dropped whose write tokens may still be valid: they are not written again.
-    dropped: Mutex<Dropped>,
+    pub(super) dropped: Mutex<Dropped>,
     pub(super) warm: Warm,
-    damage: Mutex<BTreeMap<ChunkId, Damage>>,
+    pub(super) damage: Mutex<BTreeMap<ChunkId, Damage>>,
     pub(super) verifying: tokio::sync::Semaphore,
     tasks: TaskTracker,
 }
@@ -86,34 +77,40 @@ impl Drop for Claim {
     }
 }
 
-/// Copies dropped lately, in the order of their drops.
-#[derive(Debug, Default)]
-struct Dropped {
-    copies: HashSet<(ChunkId, ReplicaNumber)>,
-    order: VecDeque<(Instant, (ChunkId, ReplicaNumber))>,
-}
-
-impl Dropped {
-    fn insert(&mut self, copy: (ChunkId, ReplicaNumber), now: Instant) {
-        let expired = |at: Instant| now.duration_since(at) > DROPPED_KEPT;
-        while let Some((at, oldest)) = self.order.front().copied() {
-            if !expired(at) && self.order.len() < DROPPED_MAX {
-                break;
-            }
-            self.order.pop_front();
-            self.copies.remove(&oldest);
-        }
-        if self.copies.insert(copy) {
-            self.order.push_back((now, copy));
-        }
-    }
-}
-
 /// A chunk and where it is.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
     pub(super) disk: Arc<Disk>,
     pub(super) record: Arc<Record>,
+}
+
+/// What the disks say about a chunk.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Its records, at most one on each disk.
+    pub(super) found: Vec<Found>,
+    /// Why a disk out of service is.
+    failed: Option<DiskError>,
+    /// What kept a disk in service from telling.
+    pub(super) unknown: Option<DiskError>,
+}
+
+impl Seen {
+    /// The record that counts among those that are `wanted`: a sealed one, else that of the highest generation, which
+    /// fences older ones, wherever it was found.
+    fn best(&self, wanted: impl Fn(&Record) -> bool) -> Option<Found> {
+        let wanted = self.found.iter().filter(|found| wanted(&found.record));
+        let best = wanted.max_by_key(|found| {
+            let Record {
+                state,
+                generation,
+                replica,
+                ..
+            } = *found.record;
+            (state == State::Sealed, generation, state == State::SetAside, replica)
+        });
+        best.cloned()
+    }
 }
 
 impl Store {
@@ -123,22 +120,15 @@ impl Store {
     /// # Errors
     /// [`DiskError`] if no disk serves, or a directory is in use or belongs elsewhere.
     pub fn open(options: &StoreOptions) -> Result<(Self, Vec<Recovered>), DiskError> {
-        let mut absent = Vec::new();
-        let mut claimed = Vec::new();
-        for dir in &options.dirs {
-            match Claimed::claim(dir) {
-                Ok(disk) => claimed.push(disk),
-                Err(e @ (DiskError::Locked { .. } | DiskError::Identity { .. })) => return Err(e),
-                Err(e) => leave_out(&mut absent, dir, e),
-            }
-        }
-        let identity = common_identity(&claimed, options.cluster)?;
+        let Start {
+            disks: found,
+            mut absent,
+        } = Start::prepare(&options.dirs, options.cluster)?;
         let mut disks = Vec::new();
         let mut recovered = Vec::new();
-        for disk in claimed {
+        for (disk, identity) in found {
             let dir = disk.dir.clone();
-            let indexed = disk.identity.is_some_and(|own| own.indexed);
-            match disk.open(DiskIdentity { indexed, ..identity }, options) {
+            match disk.open(identity, options) {
                 Ok((disk, found)) => {
                     disks.push(Arc::new(disk));
                     recovered.push(found);
@@ -232,14 +222,15 @@ impl Store {
         };
         for disk in &self.0.disks {
             load.chunks += disk.chunk_count();
-            if !disk.serves() {
+            // A disk that writing failed on serves what it has, but somebody must look at it.
+            if disk.is_failing() || !disk.serves() {
                 load.disks_failed += 1;
                 continue;
             }
             load.disks_ok += 1;
             let space = Space::of(&disk.dir).unwrap_or_default();
             load.bytes_total += space.total;
-            if disk.writable() {
+            if disk.writable(space.free) {
                 load.bytes_free += space.free.saturating_sub(disk.reserve);
             }
         }
@@ -272,7 +263,7 @@ impl Store {
         }
     }
 
-    fn serving(&self) -> impl Iterator<Item = &Arc<Disk>> {
+    pub(super) fn serving(&self) -> impl Iterator<Item = &Arc<Disk>> {
         self.0.disks.iter().filter(|disk| disk.serves())
     }
 
@@ -281,7 +272,7 @@ impl Store {
     pub(super) fn claim_to_write(&self, chunk: ChunkId, replica: ReplicaNumber) -> Result<Arc<Claim>, DiskError> {
         let claim = self.claim(chunk, replica)?;
         // After the claim: a drop that comes later finds it.
-        if self.0.dropped.lock().copies.contains(&(chunk, replica)) {
+        if self.0.dropped.lock().contains((chunk, replica)) {
             let why = format!("copy {replica} was dropped");
             return Err(DiskError::Fenced { chunk, why });
         }
@@ -289,7 +280,7 @@ impl Store {
     }
 
     /// The right to change copy `replica` of `chunk`.
-    fn claim(&self, chunk: ChunkId, replica: ReplicaNumber) -> Result<Arc<Claim>, DiskError> {
+    pub(super) fn claim(&self, chunk: ChunkId, replica: ReplicaNumber) -> Result<Arc<Claim>, DiskError> {
         let mut claims = self.0.claims.lock();
         if claims.contains_key(&chunk) {
             return Err(DiskError::InUse { chunk });
@@ -303,64 +294,70 @@ impl Store {
         }))
     }
 
-    /// Where `chunk` is; `None` only if every disk says that it has no record of it.
-    pub(super) async fn find(&self, chunk: ChunkId) -> Result<Option<Found>, DiskError> {
-        let absent = self.0.absent.first().map(|(dir, error)| DiskError::Failed {
-            dir: dir.clone(),
-            why: error.to_string(),
-        });
-        match self.find_in_service(chunk).await? {
-            (None, failed) => failed.or(absent).map_or(Ok(None), Err),
-            (found, _) => Ok(found),
+    /// Where copy `replica` of `chunk` is; `None` only if every disk says that it has no record of it.
+    pub(super) async fn find(&self, chunk: ChunkId, replica: ReplicaNumber) -> Result<Option<Found>, DiskError> {
+        let seen = self.look(chunk).await;
+        let copy = seen.best(|record| record.replica == replica);
+        match (copy, self.silence(&seen)) {
+            // Sealed is final, whatever a disk that does not tell may hold.
+            (Some(copy), _) if copy.record.state == State::Sealed => Ok(Some(copy)),
+            (copy, _) if seen.unknown.is_none() && copy.is_some() => Ok(copy),
+            (copy, silence) => silence.map_or(Ok(copy), Err),
         }
     }
 
     /// Where `chunk` is, for a new write: disks out of service count as empty, or one of several that failed would
     /// refuse every write. A record on one of them is of an older try or of a copy the masters have given up.
     pub(super) async fn find_to_write(&self, chunk: ChunkId) -> Result<Option<Found>, DiskError> {
-        let (found, _) = self.find_in_service(chunk).await?;
-        Ok(found)
+        let seen = self.look(chunk).await;
+        let best = seen.best(|_| true);
+        seen.unknown.map_or(Ok(best), Err)
     }
 
-    /// Where `chunk` is among the disks in service, and why one is not in service.
-    ///
-    /// # Errors
-    /// What kept a disk in service from telling.
-    async fn find_in_service(&self, chunk: ChunkId) -> Result<(Option<Found>, Option<DiskError>), DiskError> {
-        let mut failed = None;
-        let mut unknown = None;
+    /// Why it is not certain that the disks looked at hold all records of a chunk, if so.
+    pub(super) fn silence(&self, seen: &Seen) -> Option<DiskError> {
+        let absent = || {
+            self.0.absent.first().map(|(dir, error)| DiskError::Failed {
+                dir: dir.clone(),
+                why: error.to_string(),
+            })
+        };
+        let told = seen.unknown.clone().or_else(|| seen.failed.clone());
+        told.or_else(absent)
+    }
+
+    /// Asks every disk for `chunk`. A disk that was out of service for a while may hold a record beside another's.
+    pub(super) async fn look(&self, chunk: ChunkId) -> Seen {
+        let mut seen = Seen::default();
         for disk in &self.0.disks {
             let record = match disk.index() {
                 Ok(index) => disk.reads.run(move || index.record(chunk)).await,
                 Err(e) => Err(e),
             };
             match record {
-                Ok(Some(record)) => {
-                    let found = Found {
-                        disk: Arc::clone(disk),
-                        record: Arc::new(record),
-                    };
-                    return Ok((Some(found), failed));
-                }
+                Ok(Some(record)) => seen.found.push(Found {
+                    disk: Arc::clone(disk),
+                    record: Arc::new(record),
+                }),
                 Ok(None) => {}
                 Err(e) => {
                     disk.note(&e);
                     if disk.serves() {
-                        unknown = Some(e);
+                        seen.unknown = Some(e);
                     } else {
-                        failed = Some(e);
+                        seen.failed = Some(e);
                     }
                 }
             }
         }
-        unknown.map_or(Ok((None, failed)), Err)
+        seen
     }
 
     /// The disk for a new chunk: the one in service with the most room. One that takes nothing says so itself.
     pub(super) fn roomiest(&self) -> Result<Arc<Disk>, DiskError> {
         let free = |disk: &Arc<Disk>| {
             let free = Space::of(&disk.dir).map_or(0, |space| space.free);
-            (disk.writable(), free)
+            (disk.writable(free), free)
         };
         let roomiest = match self.serving().collect::<Vec<_>>()[..] {
             [only] => Some(only),
@@ -387,12 +384,10 @@ impl Store {
         let result = self
             .to_the_end(async move {
                 let _claim = store.claim(chunk, replica)?;
-                let Some(found) = store.find(chunk).await? else {
+                let found = store.find(chunk, replica).await?;
+                let Some(found) = found.filter(|found| found.record.state != State::SetAside) else {
                     return Ok(());
                 };
-                if found.record.replica != replica || found.record.state == State::SetAside {
-                    return Ok(());
-                }
                 let record = Record {
                     state: State::SetAside,
                     ..(*found.record).clone()
@@ -405,60 +400,6 @@ impl Store {
         if let Err(error) = result {
             tracing::warn!(%chunk, %error, "the damage is not recorded; the next read finds it again");
         }
-    }
-
-    /// Carries out drop orders that the Raft log stands behind; returns those done, also for copies that were never
-    /// here. A copy being written is not dropped: its writer is told to stop, and the order comes again.
-    pub async fn drop_copies(&self, orders: &[(ChunkId, ReplicaNumber)]) -> Vec<(ChunkId, ReplicaNumber)> {
-        // Side by side, so that they share the index's syncs; in order, so that answers do not depend on chance.
-        futures_util::stream::iter(orders.to_vec())
-            .map(|(chunk, replica)| self.obey_drop(chunk, replica))
-            .buffered(DROPS_AT_A_TIME)
-            .filter_map(std::future::ready)
-            .collect()
-            .await
-    }
-
-    /// One drop; its copy if that is done.
-    async fn obey_drop(&self, chunk: ChunkId, replica: ReplicaNumber) -> Option<(ChunkId, ReplicaNumber)> {
-        let store = self.clone();
-        let dropping = async move { store.drop_copy(chunk, replica).await };
-        match self.to_the_end(dropping).await {
-            Ok(()) => return Some((chunk, replica)),
-            Err(DiskError::InUse { .. }) => match self.0.claims.lock().get(&chunk) {
-                Some((holder, cancelled)) if *holder == replica => cancelled.cancel(),
-                _ => {}
-            },
-            Err(error) => tracing::warn!(%chunk, %replica, %error, "a copy could not be dropped yet"),
-        }
-        None
-    }
-
-    async fn drop_copy(&self, chunk: ChunkId, replica: ReplicaNumber) -> Result<(), DiskError> {
-        self.0.dropped.lock().insert((chunk, replica), Instant::now());
-        let claim = self.claim(chunk, replica)?;
-        let Some(found) = self.find(chunk).await? else {
-            return self.drop_orphan(chunk, claim).await;
-        };
-        if found.record.replica != replica {
-            // Another copy of the chunk; the one named is not here.
-            return Ok(());
-        }
-        remove_file(&found.disk, chunk, Arc::clone(&claim)).await?;
-        found.disk.commit(vec![Change::Delete { chunk }]).await?;
-        found.disk.count_dropped();
-        self.0.warm.forget(chunk);
-        self.0.damage.lock().remove(&chunk);
-        tracing::info!(%chunk, %replica, "copy dropped");
-        Ok(())
-    }
-
-    /// A crash may leave a file whose record never became durable; nobody was told of its bytes.
-    async fn drop_orphan(&self, chunk: ChunkId, claim: Arc<Claim>) -> Result<(), DiskError> {
-        for disk in self.serving() {
-            remove_file(disk, chunk, Arc::clone(&claim)).await?;
-        }
-        Ok(())
     }
 
     /// Waits for what is under way and closes the disks in good order.
@@ -485,60 +426,4 @@ pub(super) fn put(chunk: ChunkId, record: Arc<Record>) -> Change {
         record,
         blob: None,
     }
-}
-
-/// Removes a chunk's file durably, if there is one.
-async fn remove_file(disk: &Arc<Disk>, chunk: ChunkId, claim: Arc<Claim>) -> Result<(), DiskError> {
-    let path = chunk_path(&disk.dir, chunk);
-    let remove = move || {
-        let _claim = claim;
-        match std::fs::remove_file(&path) {
-            Ok(()) => path.parent().map_or(Ok(()), sync_dir),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(DiskError::io("remove", &path, e)),
-        }
-    };
-    disk.writes.run(remove).await
-}
-
-fn leave_out(absent: &mut Vec<(PathBuf, DiskError)>, dir: &std::path::Path, error: DiskError) {
-    tracing::error!(dir = %dir.display(), %error, "disk not in service");
-    absent.push((dir.to_owned(), error));
-}
-
-/// The identity all disks shall have for this run: what they agree on, one start later, or a new life.
-fn common_identity(claimed: &[Claimed], cluster: ClusterId) -> Result<DiskIdentity, DiskError> {
-    let mut common: Option<DiskIdentity> = None;
-    for disk in claimed {
-        let Some(own) = disk.identity else { continue };
-        if own.cluster != cluster {
-            return Err(DiskError::WrongCluster {
-                dir: disk.dir.clone(),
-                found: own.cluster,
-                expected: cluster,
-            });
-        }
-        let Some(known) = &mut common else {
-            common = Some(own);
-            continue;
-        };
-        let conflict = known.server.zip(own.server).is_some_and(|(a, b)| a != b);
-        if conflict || known.incarnation != own.incarnation {
-            return Err(DiskError::Identity {
-                path: disk.dir.join(super::identity::FILE_NAME),
-                why: "it belongs to another server than the other data directories".to_owned(),
-            });
-        }
-        known.server = known.server.or(own.server);
-        known.boot = known.boot.max(own.boot);
-    }
-    let mut identity = common.unwrap_or_else(|| DiskIdentity {
-        cluster,
-        incarnation: Incarnation::random(),
-        server: None,
-        boot: 0,
-        indexed: false,
-    });
-    identity.boot += 1;
-    Ok(identity)
 }

@@ -28,8 +28,7 @@ impl Store {
         let Ok(_turn) = self.0.verifying.acquire().await else {
             return Err(DiskError::Stopping);
         };
-        let found = self.find(chunk).await?.filter(|found| found.record.replica == replica);
-        let Some(found) = found else {
+        let Some(found) = self.find(chunk, replica).await? else {
             return Ok(Verdict::Missing);
         };
         if found.record.state == State::Open {
@@ -51,6 +50,13 @@ impl Store {
                 let check = move || check_file(&chunk_path(&disk.dir, chunk), &record, &disk.pool);
                 found.disk.reads.run(check).await?
             }
+        };
+        let verdict = match verdict {
+            // Good or good again: no reader gets it, so nobody may count on it.
+            Verdict::Good { .. } if found.record.state == State::SetAside => Verdict::Unreadable {
+                what: "it was set aside when it was found damaged or unreadable earlier".to_owned(),
+            },
+            other => other,
         };
         if let Verdict::Damaged { what, .. } | Verdict::Unreadable { what } = &verdict {
             self.set_aside(chunk, replica, what).await;

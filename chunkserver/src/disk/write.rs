@@ -146,7 +146,7 @@ impl Store {
         if is_new && committed.is_ok() {
             disk.chunks.fetch_add(1, Ordering::Relaxed);
         }
-        let file = file?;
+        let file = file.inspect_err(|error| disk.note_write(error))?;
         committed?;
         Ok(OpenChunk {
             store: self,
@@ -255,7 +255,8 @@ impl OpenChunk {
                 file.write(&this.pool, offset, &parts)
             };
             let result = disk.writes.run(job).await;
-            if let Err(DiskError::Io { what, .. } | DiskError::Lacking { what, .. }) = &result {
+            if let Err(error @ (DiskError::Io { what, .. } | DiskError::Lacking { what, .. })) = &result {
+                disk.note_write(error);
                 store.poison(&disk, &new, what).await;
             }
             result
@@ -298,6 +299,7 @@ impl OpenChunk {
             file.finish(length)
         };
         if let Err(error) = self.disk.writes.run(finish).await {
+            self.disk.note_write(&error);
             self.store.poison(&self.disk, &self.new, "sync").await;
             return Err(error);
         }

@@ -5,6 +5,7 @@
 pub(crate) mod cluster;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use bytes::Bytes;
 use gabion_chunkserver::disk::{Data, DiskError, NewChunk, Packet, Store, StoreOptions};
@@ -114,4 +115,40 @@ pub(crate) async fn read(store: &Store, new: NewChunk) -> Result<Vec<u8>, DiskEr
 pub(crate) async fn put_small(store: &Store, new: NewChunk, bytes: &Bytes) -> Result<(u64, u32), DiskError> {
     let packet = Packet::verify(new.chunk, 0, block_crcs(bytes), bytes.clone())?;
     store.put_small(new, packet).await
+}
+
+/// A tmpfs of some MiB.
+pub(crate) struct SmallDisk(
+    pub(crate) PathBuf,
+    #[allow(dead_code, reason = "removed when dropped")] tempfile::TempDir,
+);
+
+impl SmallDisk {
+    pub(crate) fn mount(mib: u32) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        std::fs::create_dir(&path).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
+            .arg(&path)
+            .status();
+        mounted.is_ok_and(|status| status.success()).then(|| Self(path, dir))
+    }
+
+    /// Takes all that is free but some, until [`Self::relieve`].
+    pub(crate) fn fill(&self, but_bytes: u64) {
+        let stat = rustix::fs::statvfs(&self.0).unwrap();
+        let len = (stat.f_bavail * stat.f_frsize).saturating_sub(but_bytes);
+        std::fs::write(self.0.join("filler"), vec![1; len as usize]).unwrap();
+    }
+
+    pub(crate) fn relieve(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
 }

@@ -38,6 +38,7 @@ pub struct Plan {
     master_tables: String,
     chunkserver_lines: String,
     dirs: BTreeMap<String, PathBuf>,
+    second_dirs: BTreeMap<String, PathBuf>,
     advertised: BTreeMap<String, String>,
 }
 
@@ -90,6 +91,13 @@ impl Plan {
     #[must_use]
     pub fn dir(mut self, node: &str, dir: &Path) -> Self {
         self.dirs.insert(node.to_owned(), dir.to_owned());
+        self
+    }
+
+    /// With a second disk in a chunkserver: a directory of the test's choice.
+    #[must_use]
+    pub fn second_dir(mut self, node: &str, dir: &Path) -> Self {
+        self.second_dirs.insert(node.to_owned(), dir.to_owned());
         self
     }
 
@@ -374,10 +382,13 @@ impl Cluster {
             .iter()
             .map(|name| self.node(name).address.clone())
             .collect();
+        let dirs: Vec<_> = [&node.dir]
+            .into_iter()
+            .chain(self.plan.second_dirs.get(&node.name))
+            .collect();
         format!(
-            "name = {:?}\ndirs = [{:?}]\nkey_file = {:?}\nlisten = {:?}\nadvertise = {:?}\nmasters = {masters:?}\n{}\n",
+            "name = {:?}\ndirs = {dirs:?}\nkey_file = {:?}\nlisten = {:?}\nadvertise = {:?}\nmasters = {masters:?}\n{}\n",
             node.name,
-            node.dir,
             self.path().join(format!("{}.key", node.name)),
             node.address,
             self.advertised(&node.name),
