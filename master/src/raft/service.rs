@@ -10,9 +10,8 @@ use gabion_protocol::error::{ErrorCode, WireError};
 use gabion_protocol::frame::{Frame, Kind};
 use gabion_protocol::hello::Hello;
 use gabion_protocol::keys::Key;
-use gabion_protocol::limits::HANDSHAKES_MAX;
 use gabion_protocol::messages::{Answer, decode};
-use gabion_protocol::net::{self, Acceptor, Connection, Incoming};
+use gabion_protocol::net::{self, Acceptor, Connection, Handshakes, Incoming, SeatCounts, Seats};
 use gabion_protocol::process::monotonic;
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult, TransferLeaderError, TransferLeaderRequest};
 use parking_lot::Mutex;
@@ -74,11 +73,9 @@ impl Service {
     /// Accepts connections for ever.
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener) {
         let acceptor = Arc::new(self.acceptor());
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let seats = Seats::new(SeatCounts::of_this_process());
+        let mut handshakes = Handshakes::default();
         loop {
-            let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
-                return;
-            };
             let socket = match listener.accept().await {
                 Ok((socket, _)) => socket,
                 Err(error) => {
@@ -87,13 +84,17 @@ impl Service {
                     continue;
                 }
             };
-            let (service, acceptor) = (Arc::clone(&self), Arc::clone(&acceptor));
+            let handshake = handshakes.begin();
+            let (service, acceptor, seats) = (Arc::clone(&self), Arc::clone(&acceptor), seats.clone());
             tokio::spawn(async move {
-                let accepted = net::accept(socket, &acceptor).await;
-                drop(permit);
+                let accepted = net::accept_seated(socket, &acceptor, &seats);
+                let accepted = handshake.run_until_cancelled(accepted).await;
+                // Makes room for another.
+                handshake.cancel();
                 match accepted {
-                    Ok((connection, incoming)) => service.serve(connection, incoming).await,
-                    Err(error) => tracing::debug!(%error, "a handshake failed"),
+                    Some(Ok((connection, incoming, _seat))) => service.serve(connection, incoming).await,
+                    Some(Err(error)) => tracing::debug!(%error, "a handshake failed"),
+                    None => tracing::debug!("a handshake made room for a newer one"),
                 }
             });
         }

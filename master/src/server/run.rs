@@ -8,6 +8,7 @@ use std::time::Duration;
 use gabion_protocol::error::{ErrorCode, WireError};
 use gabion_protocol::ids::Incarnation;
 use gabion_protocol::keys::KeyFileError;
+use gabion_protocol::net::{SeatCounts, Seats};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -92,6 +93,11 @@ pub struct Running {
 /// # Errors
 /// [`StartError`]; nothing is left running.
 pub async fn start(config: &Config) -> Result<Running, StartError> {
+    start_with(config, SeatCounts::of_this_process()).await
+}
+
+/// As [`start`], for so many connections.
+pub(super) async fn start_with(config: &Config, seats: SeatCounts) -> Result<Running, StartError> {
     let key = config.root_key()?;
     // Ports first: a second process on the same settings fails before it touches the directory.
     let raft_listener = bind("raft_listen", &config.raft_listen)?;
@@ -135,7 +141,11 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
         .clone()
         .run_until_cancelled_owned(leader::follow(Arc::clone(&master)));
     tasks.spawn(follow);
-    tasks.spawn(listen::accept_all(Arc::clone(&master), client_listener));
+    tasks.spawn(listen::accept_all(
+        Arc::clone(&master),
+        client_listener,
+        Seats::new(seats),
+    ));
     Ok(Running {
         master,
         leading,

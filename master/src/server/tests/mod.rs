@@ -3,4 +3,5 @@
 mod cluster;
 mod fake;
 mod files;
+mod seats;
 mod servers;
