@@ -302,6 +302,18 @@ impl RaftHandle {
         self.view_proven_within(Duration::ZERO).await
     }
 
+    /// Proves leadership again if the machine has slept since it was last proven: until then this master does not say
+    /// that it leads.
+    ///
+    /// # Errors
+    /// As [`Self::linearizable_view`].
+    pub async fn prove_after_sleep(&self) -> Result<(), ProposeError> {
+        if self.0.sleep.new_sleep().is_some() {
+            drop(self.read_index_view().await?);
+        }
+        Ok(())
+    }
+
     async fn view_proven_within(&self, age_max: Duration) -> Result<View, ProposeError> {
         let until = Instant::now() + READ_TIMEOUT;
         loop {
@@ -395,6 +407,12 @@ impl RaftHandle {
     #[must_use]
     pub fn peer_reports(&self) -> BTreeMap<u64, String> {
         self.0.links.reports()
+    }
+
+    /// As if the machine had slept.
+    #[cfg(test)]
+    pub(crate) fn make_up_sleep(&self, sleep: Duration) {
+        self.0.sleep.make_up(sleep);
     }
 
     /// Begins to build a snapshot of the state as it is now.
