@@ -33,7 +33,7 @@ fn free_address() -> String {
 pub(super) struct Cluster {
     pub(super) root: KeyFile,
     pub(super) configs: Vec<Config>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Cluster {
@@ -74,8 +74,20 @@ impl Cluster {
         Self {
             configs: members.iter().map(config).collect(),
             root,
-            _dir: dir,
+            dir,
         }
+    }
+
+    /// Settings of a master that waits to be added.
+    pub(super) fn joining(&self, id: u64) -> Config {
+        let mut config = self.configs[0].clone();
+        config.id = id;
+        config.dir = self.dir.path().join(format!("m{id}"));
+        config.raft_listen = free_address();
+        config.client_listen = free_address();
+        config.join = true;
+        config.members.clear();
+        config
     }
 
     pub(super) async fn start(&self) -> Vec<Running> {

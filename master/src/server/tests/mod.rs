@@ -3,5 +3,7 @@
 mod cluster;
 mod fake;
 mod files;
+mod operators;
+mod reads;
 mod seats;
 mod servers;
