@@ -158,6 +158,16 @@ impl LogStore {
         tail.vote.is_none() && tail.last.is_none()
     }
 
+    /// The vote as it is on disk.
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        self.shared.tail.lock().vote
+    }
+
+    /// The last entry's log id; the last purged one's if no entry follows.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.shared.tail.lock().last
+    }
+
     /// Index of the last entry, 0 for an empty log.
     pub(crate) fn last_index(&self) -> u64 {
         self.shared.tail.lock().last.map_or(0, |last| last.index)

@@ -1,7 +1,8 @@
 //! Starts Raft on this master: directory, databases, runtime, listener, first membership.
 //!
-//! Order: lock and check the directory; wait until no lease granted before the start can be alive; open log and rows;
-//! start Raft; listen. The runtime is Raft's own, so that no client's request can delay a heartbeat.
+//! Order: lock and check the directory; open log and rows; ask the peers whether they remember more than is there, and
+//! wait until no lease granted before the start can be alive; start Raft; listen. The runtime is Raft's own, so that no
+//! client's request can delay a heartbeat.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -29,6 +30,7 @@ use super::log_store::{LogStore, Writer};
 use super::machine::{Machine, StateMachine};
 use super::network::Network;
 use super::peers::Peers;
+use super::recall;
 use super::service::{Raft, Service};
 use super::snapshot_receiver::SnapshotReceiver;
 use super::snapshots::Snapshots;
@@ -162,6 +164,14 @@ pub enum StartError {
     /// The system refuses something.
     #[error("cannot start raft: {0}")]
     System(#[from] std::io::Error),
+    /// The directory is older than what a peer remembers of this master.
+    #[error("this master's directory is not the one its peers know: master {peer} says that {what}")]
+    Forgotten {
+        /// Who remembers.
+        peer: u64,
+        /// What is missing.
+        what: String,
+    },
     /// Raft refuses what it found on disk.
     #[error("raft cannot start from what is on disk: {0}; replace this master under a new id")]
     Raft(String),
@@ -258,10 +268,6 @@ async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime
         machine,
         peers,
     } = opened?;
-    if !log.is_pristine() {
-        // A vote given before the restart promised its leader this much time, and openraft has forgotten when.
-        tokio::time::sleep(lease).await;
-    }
     let local = Local {
         id: options.id,
         cluster: options.cluster,
@@ -270,6 +276,16 @@ async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime
         incarnation: directory.incarnation(options.incarnation),
     };
     let links = Arc::new(Links::new(local.clone(), Arc::clone(&peers)));
+    // A directory that is used for the first time has forgotten nothing.
+    let used = !log.is_pristine() || directory.boot() > 1;
+    if used && let Some(forgotten) = settle(&links, &log, &machine, &options.members, lease).await {
+        // Before the directory is free again the log must be closed.
+        drop(log);
+        tokio::task::spawn_blocking(move || writer.join())
+            .await
+            .map_err(std::io::Error::other)?;
+        return Err(forgotten);
+    }
     let network = Network(Arc::clone(&links));
     let inner = Arc::clone(&machine.0);
     let raft = Raft::new(options.id, config, network, log.clone(), machine)
@@ -279,6 +295,7 @@ async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime
     let listener = tokio::net::TcpListener::from_std(options.listener)?;
     let heard = Arc::new(AtomicU64::new(0));
     let service = Service {
+        links: Arc::clone(&links),
         heard: Arc::clone(&heard),
         local,
         raft: raft.clone(),
@@ -310,6 +327,19 @@ async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime
         parts: Mutex::new(None),
     };
     Ok((node, PartsWithoutRuntime { log, writer, directory }))
+}
+
+/// Waits until this master may take part, or says why it must not.
+async fn settle(
+    links: &Arc<Links>,
+    log: &LogStore,
+    machine: &StateMachine,
+    members: &BTreeMap<u64, MasterNode>,
+    lease: Duration,
+) -> Option<StartError> {
+    // A vote given before the restart promised its leader this much time, and openraft has forgotten when.
+    let wait = tokio::time::sleep(lease);
+    tokio::join!(recall::forgotten(links, log, &machine.0, members), wait).0
 }
 
 /// Tells who leads, and begins to hold peers to what was seen once this master has a past itself.

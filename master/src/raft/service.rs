@@ -18,13 +18,13 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::links::Local;
+use super::links::{Links, Local};
 use super::log_store::LogStore;
 use super::machine::{Inner, StateMachine};
 use super::network::WINDOW;
-use super::peers::Peers;
+use super::peers::{Peers, master_id};
 use super::snapshot_receiver::SnapshotReceiver;
-use super::types::{Snapshot, TypeConfig};
+use super::types::{Snapshot, TypeConfig, Vote};
 use super::wire::{Append, AppendAnswer, Request, Response, TransferAnswer};
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
@@ -37,6 +37,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What serving needs.
 pub(crate) struct Service {
     pub(crate) local: Local,
+    pub(crate) links: Arc<Links>,
     pub(crate) raft: Raft,
     pub(crate) log: LogStore,
     pub(crate) machine: Arc<Inner>,
@@ -144,6 +145,15 @@ impl Service {
         self.heard.store(now, Ordering::Relaxed);
     }
 
+    /// Who stands for election or leads has synced its vote for itself before it says so.
+    fn note_vote(&self, connection: &Connection, vote: &Vote) {
+        if let Ok(peer) = master_id(&connection.peer().introduction)
+            && vote.leader_id.node_id == peer
+        {
+            self.links.promises().voted(peer, vote);
+        }
+    }
+
     /// Hands an append to its stream; a new stream replaces the one before.
     async fn append(
         &self,
@@ -161,6 +171,7 @@ impl Service {
         }
         self.hear();
         let message: Append = decode(&frame.message).map_err(|error| protocol(&error))?;
+        self.note_vote(connection, &message.vote());
         let request = message.decode(&frame.payload).map_err(|error| protocol(&error))?;
         if let Some((_, stream)) = appends {
             // It ends with the first append that is not taken; what follows on it is void.
@@ -191,7 +202,7 @@ impl Service {
     async fn answer(&self, connection: &Connection, frame: Frame) {
         let stream = frame.stream;
         let answer: Answer<Response> = match decode(&frame.message) {
-            Ok(request) => self.handle(request, frame.payload).await,
+            Ok(request) => self.handle(connection, request, frame.payload).await,
             Err(error) => Err(WireError::new(ErrorCode::Protocol, error.to_string())),
         };
         if let Err(error) = connection
@@ -202,16 +213,24 @@ impl Service {
         }
     }
 
-    async fn handle(&self, request: Request, payload: Bytes) -> Result<Response, WireError> {
+    async fn handle(&self, connection: &Connection, request: Request, payload: Bytes) -> Result<Response, WireError> {
         match request {
             Request::Status => Ok(Response::Status {
                 pristine: self.log.is_pristine(),
                 last_index: self.log.last_index(),
             }),
-            Request::Vote(ask) => Ok(self.raft.vote(ask.into()).await.map_err(stopped)?.into()),
+            Request::Acked => {
+                let asker = master_id(&connection.peer().introduction)?;
+                Ok(self.links.promises().of(asker).into())
+            }
+            Request::Vote(ask) => {
+                self.note_vote(connection, &ask.vote());
+                Ok(self.raft.vote(ask.into()).await.map_err(stopped)?.into())
+            }
             Request::PreVote(ask) => Ok(self.raft.pre_vote(ask.into()).await.map_err(stopped)?.into()),
             Request::Append(append) => {
                 self.hear();
+                self.note_vote(connection, &append.vote());
                 let request = append
                     .decode(&payload)
                     .map_err(|error| WireError::new(ErrorCode::Protocol, error.to_string()))?;

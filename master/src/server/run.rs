@@ -19,7 +19,7 @@ use super::{leader, listen};
 use crate::config::Config;
 use crate::fleet::{Periods, Watched};
 use crate::raft::directory::DirectoryError;
-use crate::raft::{self, Applied, Machine, MasterNode, RaftHandle, RaftOptions, Tuning};
+use crate::raft::{self, Applied, Machine, MasterNode, RaftHandle, RaftOptions, STALE_HELP, STALE_WHY, Tuning};
 use crate::state::rows::{Batch, RowsError};
 use crate::state::{LogAt, Settings, StateMachine};
 use crate::store::memory::MemoryLimits;
@@ -58,6 +58,9 @@ impl StartError {
                 .why("another process listens there")
                 .help("stop it, or give this master another port"),
             Self::Listen { .. } => error(ErrorCode::Unreachable).help("give an address of this machine"),
+            Self::Raft(raft::StartError::Forgotten { .. }) => {
+                error(ErrorCode::StaleDirectory).why(STALE_WHY).help(STALE_HELP)
+            }
             Self::Raft(raft::StartError::Directory(DirectoryError::InUse { .. })) => error(ErrorCode::Busy),
             Self::Raft(raft::StartError::Directory(DirectoryError::NotOurs { .. })) => error(ErrorCode::WrongCluster),
             Self::Raft(raft::StartError::Directory(DirectoryError::Incomplete { .. })) => {
