@@ -37,6 +37,7 @@ use super::snapshots::Snapshots;
 use super::types::MasterNode;
 use super::wire::{Request, Response};
 use super::{INCOMING_DIR, LOG_DIR, SNAPSHOT_DIR, STATE_DIR};
+use crate::space::SpaceOptions;
 use crate::store::StoreError;
 use crate::store::memory::{Memory, MemoryLimits};
 use crate::store::states::States;
@@ -131,6 +132,8 @@ pub struct RaftOptions {
     pub machine: Arc<dyn Machine>,
     /// Times and sizes.
     pub tuning: Tuning,
+    /// Bytes kept in reserve for a full disk; by the size of the disk if `None`.
+    pub reserve: Option<u64>,
 }
 
 impl std::fmt::Debug for RaftOptions {
@@ -231,14 +234,22 @@ impl PartsWithoutRuntime {
 }
 
 fn open(options: &RaftOptions) -> Result<Opened, StartError> {
-    let directory = Directory::open(&options.dir, options.cluster, options.id)?;
+    let limits = options.tuning.memory;
+    let room = SpaceOptions {
+        reserve: options.reserve,
+        write_buffer: limits.write_buffer_bytes as u64,
+        write_buffers: limits.write_buffers_bytes as u64,
+    };
+    let directory = Directory::open(&options.dir, options.cluster, options.id, room)?;
     directory.check_complete()?;
     let memory = Memory::new(options.tuning.memory);
     let states = States::open(&directory.join(STATE_DIR), &memory)?;
     let snapshots = Snapshots::open(&directory.join(SNAPSHOT_DIR), &memory)?;
-    let (log, writer) = LogStore::open(&directory.join(LOG_DIR), &memory, options.tuning.log_cache_bytes)?;
+    let space = Some(Arc::clone(directory.space()));
+    let cache = options.tuning.log_cache_bytes;
+    let (log, writer) = LogStore::open(&directory.join(LOG_DIR), &memory, cache, space.clone())?;
     directory.mark_complete()?;
-    let machine = StateMachine::new(Arc::clone(&options.machine), states, snapshots)?;
+    let machine = StateMachine::new(Arc::clone(&options.machine), states, snapshots, space)?;
     let peers = Arc::new(Peers::open(directory.join("peers"))?);
     if !log.is_pristine() {
         peers.enforce()?;
@@ -294,8 +305,10 @@ async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime
     options.listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(options.listener)?;
     let heard = Arc::new(AtomicU64::new(0));
+    let space = Arc::clone(directory.space());
     let service = Service {
         links: Arc::clone(&links),
+        space: Arc::clone(&space),
         heard: Arc::clone(&heard),
         local,
         raft: raft.clone(),
@@ -323,6 +336,7 @@ async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime
         lease,
         proposed: proposal_budget(),
         boot: directory.boot(),
+        space,
         heard,
         parts: Mutex::new(None),
     };

@@ -54,6 +54,7 @@ fn options(id: u64, dir: PathBuf, listener: TcpListener, members: BTreeMap<u64, 
         members,
         machine: Arc::new(KeyValue),
         tuning: Tuning::default(),
+        reserve: Some(0),
     }
 }
 

@@ -26,6 +26,7 @@ use super::peers::{Peers, master_id};
 use super::snapshot_receiver::SnapshotReceiver;
 use super::types::{Snapshot, TypeConfig, Vote};
 use super::wire::{Append, AppendAnswer, Request, Response, TransferAnswer};
+use crate::space::Space;
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
@@ -43,6 +44,7 @@ pub(crate) struct Service {
     pub(crate) machine: Arc<Inner>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) receiver: Arc<Mutex<SnapshotReceiver>>,
+    pub(crate) space: Arc<Space>,
     /// Monotonic milliseconds when a leader last sent something.
     pub(crate) heard: Arc<AtomicU64>,
 }
@@ -223,6 +225,7 @@ impl Service {
                 let asker = master_id(&connection.peer().introduction)?;
                 Ok(self.links.promises().of(asker).into())
             }
+            Request::Space => Ok(Response::Space(self.space.room())),
             Request::Vote(ask) => {
                 self.note_vote(connection, &ask.vote());
                 Ok(self.raft.vote(ask.into()).await.map_err(stopped)?.into())

@@ -12,6 +12,7 @@ use super::codec::{self, CodecError};
 use super::promises::Promise;
 use super::snapshots::SnapshotFile;
 use super::types::{CommittedLeader, Entry, LogId, TypeConfig, Vote, log_id};
+use crate::space::Room;
 
 /// A vote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +94,8 @@ pub(crate) enum Request {
     InstallSnapshot { vote: VoteDto, last: Option<LogIdDto> },
     /// What do you know to be on the asker's disk?
     Acked,
+    /// How much room has your disk?
+    Space,
 }
 
 /// The answer to a request.
@@ -128,6 +131,8 @@ pub(crate) enum Response {
         /// Up to where the asker's log is known to be that of this leader.
         matched: Option<(LeaderDto, LogIdDto)>,
     },
+    /// To `Space`.
+    Space(Room),
 }
 
 /// Whom a vote was for, in which term.
@@ -349,6 +354,7 @@ mod tests {
 
     use super::*;
     use crate::raft::types::LoggedCommand;
+    use crate::space::Level;
 
     fn append() -> AppendEntriesRequest<TypeConfig> {
         let command = |index, text: &'static str| Entry {
@@ -419,6 +425,7 @@ mod tests {
             ),
             (Request::InstallSnapshot { vote, last: None }, vec![7, 5, 2, 0, 0]),
             (Request::Acked, vec![8]),
+            (Request::Space, vec![9]),
         ];
         for (request, golden) in requests {
             assert_eq!(encode(&request), golden);
@@ -456,6 +463,15 @@ mod tests {
                     matched: Some((LeaderDto { term: 4, node: 3 }, id)),
                 },
                 vec![7, 1, 5, 2, 1, 4, 3, 4, 3, 9],
+            ),
+            (
+                Response::Space(Room {
+                    level: Level::Low,
+                    free: 2,
+                    needed: 3,
+                    dir: "d".into(),
+                }),
+                vec![8, 1, 2, 3, 1, b'd'],
             ),
         ];
         for (response, golden) in responses {

@@ -15,11 +15,13 @@ use tokio_util::task::TaskTracker;
 use super::access::Keys;
 use super::connection::Limits;
 use super::shared::{Master, ShellSettings};
-use super::{leader, listen};
+use super::space::Rooms;
+use super::{leader, listen, space};
 use crate::config::Config;
 use crate::fleet::{Periods, Watched};
 use crate::raft::directory::DirectoryError;
 use crate::raft::{self, Applied, Machine, MasterNode, RaftHandle, RaftOptions, STALE_HELP, STALE_WHY, Tuning};
+use crate::space::is_full;
 use crate::state::rows::{Batch, RowsError};
 use crate::state::{LogAt, Settings, StateMachine};
 use crate::store::memory::MemoryLimits;
@@ -58,6 +60,9 @@ impl StartError {
                 .why("another process listens there")
                 .help("stop it, or give this master another port"),
             Self::Listen { .. } => error(ErrorCode::Unreachable).help("give an address of this machine"),
+            Self::Raft(cause) if is_full(cause) => error(ErrorCode::NoSpace)
+                .why("the disk is full, and its reserve is used up")
+                .help("make room on it, or move the master's directory to a larger disk while it is stopped"),
             Self::Raft(raft::StartError::Forgotten { .. }) => {
                 error(ErrorCode::StaleDirectory).why(STALE_WHY).help(STALE_HELP)
             }
@@ -120,6 +125,7 @@ pub(super) async fn start_with(config: &Config, seats: SeatCounts) -> Result<Run
         members: members(config),
         machine: Arc::new(Applier(StateMachine)),
         tuning: tuning(config),
+        reserve: config.reserve.map(|size| size.0),
     })
     .await?;
     let master = Arc::new(Master {
@@ -135,6 +141,7 @@ pub(super) async fn start_with(config: &Config, seats: SeatCounts) -> Result<Run
         }),
         census: Arc::default(),
         limits: Limits::default(),
+        rooms: Rooms::default(),
         stopping: CancellationToken::new(),
         requests: TaskTracker::new(),
         connections: TaskTracker::new(),
@@ -144,6 +151,10 @@ pub(super) async fn start_with(config: &Config, seats: SeatCounts) -> Result<Run
         .clone()
         .run_until_cancelled_owned(leader::follow(Arc::clone(&master)));
     tasks.spawn(follow);
+    let watch = leading
+        .clone()
+        .run_until_cancelled_owned(space::watch(Arc::clone(&master)));
+    tasks.spawn(watch);
     tasks.spawn(listen::accept_all(
         Arc::clone(&master),
         client_listener,

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gabion_protocol::config::Span;
+use gabion_protocol::config::{Size, Span};
 use gabion_protocol::error::{Action, WireError};
 use gabion_protocol::frame::Kind;
 use gabion_protocol::hello::Target;
@@ -59,6 +59,7 @@ impl Cluster {
                 raft_advertise: None,
                 client_listen: member.client.clone(),
                 client_advertise: None,
+                reserve: Some(Size(0)),
                 join: false,
                 cluster: ClusterSettings::default(),
                 timing: Default::default(),

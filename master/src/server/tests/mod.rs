@@ -5,5 +5,6 @@ mod fake;
 mod files;
 mod operators;
 mod reads;
+mod room;
 mod seats;
 mod servers;
