@@ -1,6 +1,5 @@
 //! The whole server: opens its disks, registers, listens, and stops in good order.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -8,11 +7,9 @@ use std::time::Duration;
 use gabion_protocol::buffer::Pool;
 use gabion_protocol::hello::{Hello, Target};
 use gabion_protocol::keys::{Key, KeyFile, Role, connection_key};
-use gabion_protocol::limits::{CONNECTIONS_MAX, HANDSHAKES_MAX};
-use gabion_protocol::net::{Acceptor, Dialer, accept};
+use gabion_protocol::net::{Acceptor, Dialer, Handshakes, SeatCounts, Seats, accept_seated};
 use gabion_protocol::{ErrorCode, Incarnation, WireError};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -164,8 +161,8 @@ impl Server {
     }
 
     async fn listen(&self, stop: &CancellationToken, connections: &CancellationToken, tasks: &TaskTracker) {
-        let all = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let mut greeting = Greetings::default();
+        let seats = Seats::new(SeatCounts::of_this_process());
+        let mut handshakes = Handshakes::default();
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
@@ -180,12 +177,9 @@ impl Server {
                     continue;
                 }
             };
-            let Ok(place) = Arc::clone(&all).try_acquire_owned() else {
-                tracing::warn!("a connection was refused: too many");
-                continue;
-            };
-            let handshake = greeting.begin();
+            let handshake = handshakes.begin();
             let guest = Guest {
+                seats: seats.clone(),
                 acceptor: self.acceptor.clone(),
                 pipeline: self.pipeline.clone(),
                 stop: stop.clone(),
@@ -194,37 +188,15 @@ impl Server {
             let ended = connections.clone();
             // Not tracked: a connection lives as long as its peer likes, requests on it are what counts.
             tokio::spawn(async move {
-                let _place = place;
                 ended.run_until_cancelled(guest.entertain(socket, handshake)).await;
             });
         }
     }
 }
 
-/// Handshakes under way, oldest first. A new one is never turned away: the oldest gives way, for a peer that is well
-/// is done with its own long before.
-#[derive(Debug, Default)]
-struct Greetings(VecDeque<CancellationToken>);
-
-impl Greetings {
-    /// The token of a new handshake: cancelled when it has to end, and by itself when it has ended.
-    fn begin(&mut self) -> CancellationToken {
-        if self.0.len() >= HANDSHAKES_MAX {
-            self.0.retain(|running| !running.is_cancelled());
-        }
-        if self.0.len() >= HANDSHAKES_MAX
-            && let Some(oldest) = self.0.pop_front()
-        {
-            oldest.cancel();
-        }
-        let handshake = CancellationToken::new();
-        self.0.push_back(handshake.clone());
-        handshake
-    }
-}
-
 /// One accepted socket.
 struct Guest {
+    seats: Seats,
     acceptor: Acceptor,
     pipeline: Pipeline,
     stop: CancellationToken,
@@ -233,7 +205,8 @@ struct Guest {
 
 impl Guest {
     async fn entertain(self, socket: TcpStream, handshake: CancellationToken) {
-        let greeted = handshake.run_until_cancelled(accept(socket, &self.acceptor)).await;
+        let accepted = accept_seated(socket, &self.acceptor, &self.seats);
+        let greeted = handshake.run_until_cancelled(accepted).await;
         // Makes room for another.
         handshake.cancel();
         let Some(greeted) = greeted else {
@@ -241,7 +214,7 @@ impl Guest {
             return;
         };
         match greeted {
-            Ok((connection, incoming)) => {
+            Ok((connection, incoming, _seat)) => {
                 serve(self.pipeline, connection, incoming, self.stop, self.tasks).await;
             }
             Err(error) => tracing::debug!(%error, "a peer was not admitted"),
@@ -275,22 +248,4 @@ fn admit(masters: &Masters, hello: &Hello) -> Result<Key, WireError> {
         return refuse("its ticket has expired");
     }
     Ok(connection_key(masters.key(), ticket))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_oldest_handshake_gives_way() {
-        let mut greetings = Greetings::default();
-        let first: Vec<_> = (0..HANDSHAKES_MAX).map(|_| greetings.begin()).collect();
-        assert!(first.iter().all(|running| !running.is_cancelled()));
-        // One that has ended makes room.
-        first[5].cancel();
-        let _next = greetings.begin();
-        assert!(!first[0].is_cancelled());
-        let _last = greetings.begin();
-        assert!(first[0].is_cancelled() && !first[1].is_cancelled());
-    }
 }

@@ -40,6 +40,10 @@ pub struct Config {
     /// Where everyone else reaches it; by default what the member list says, else `client_listen`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_advertise: Option<String>,
+    /// Space on its disk that is kept for the way out of a full one; by default 256 MiB, or an eighth of the disk if that
+    /// is less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<Size>,
     /// Whether this is a new master that waits to be added to a running cluster.
     #[serde(default)]
     pub join: bool,

@@ -7,5 +7,6 @@ pub mod output;
 pub mod plan;
 pub mod raft;
 pub mod server;
+pub mod space;
 pub mod state;
 pub mod store;

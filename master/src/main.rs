@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use gabion_master::config::{Config, SettingsError};
 use gabion_master::keys_command::{self, KeysCommand, KeysError};
+use gabion_master::space::says_full;
 use gabion_master::{output, server};
 use gabion_protocol::config::Override;
 use gabion_protocol::error::{ErrorCode, WireError};
@@ -147,8 +148,14 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         }
         why = running.failed() => {
             running.abort().await;
-            let error = WireError::new(ErrorCode::Internal, format!("master m{} cannot go on: {why}", config.id))
-                .help("if its disk is well, restart it; else replace it under a new id");
+            let message = format!("master m{} cannot go on: {why}", config.id);
+            let error = if says_full(&why) {
+                WireError::new(ErrorCode::NoSpace, message)
+                    .help(format!("make room on the disk of {}, then start it again", config.dir.display()))
+            } else {
+                WireError::new(ErrorCode::Internal, message)
+                    .help("if its disk is well, restart it; else replace it under a new id")
+            };
             Err(error.into())
         }
     }

@@ -62,8 +62,14 @@ pub const KEEP_ALIVE_MS: u64 = 15_000;
 pub const IDLE_MS_MAX: u64 = 60_000;
 /// Milliseconds sent bytes may stay unacknowledged by the peer's kernel before the connection is dropped.
 pub const UNACKNOWLEDGED_MS_MAX: u32 = 10_000;
-/// Connections one server accepts in all.
-pub const CONNECTIONS_MAX: usize = 8192;
+/// Connections of clients one server accepts.
+pub const CLIENT_CONNECTIONS_MAX: usize = 8192;
+/// Connections of operators one server accepts.
+pub const OPERATOR_CONNECTIONS_MAX: usize = 256;
+/// Connections of chunkservers one server accepts: a chain has one for each stream's hop.
+pub const CHUNKSERVER_CONNECTIONS_MAX: usize = 4096;
+/// Connections of masters one server accepts: each master has a handful.
+pub const MASTER_CONNECTIONS_MAX: usize = 256;
 /// Connections that may be in their handshake at one time.
 pub const HANDSHAKES_MAX: usize = 256;
 /// Streams one connection carries at one time.

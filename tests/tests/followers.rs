@@ -153,3 +153,44 @@ fn an_emptied_master_is_refused_and_joins_under_a_new_id() {
     load.stop().assert_unnoticed(&cluster);
     cluster.assert_clean();
 }
+
+/// A master whose directory is put back from a copy taken while it ran, so that its start counter tells nothing: it has
+/// forgotten what it acknowledged since, does not start, and says what to do. The cluster goes on.
+#[test]
+fn an_older_copy_of_a_running_master_is_refused() {
+    let mut cluster = Cluster::plan().start();
+    cluster.gabion().args(["mkdir", "/before"]).run().ok();
+    let victim = cluster.follower();
+    let dir = cluster.node(&victim).dir.clone();
+    let copy = cluster.scratch("copy");
+    cluster.pause(&victim);
+    let copied = std::process::Command::new("cp").arg("-a").arg(&dir).arg(&copy).status();
+    assert!(copied.unwrap().success());
+    cluster.resume(&victim);
+    for number in 0..20 {
+        cluster
+            .gabion()
+            .args(["upload", "-", &format!("/since-{number}")])
+            .run_with(b"since")
+            .ok();
+    }
+    let wanted = cluster.status().applied;
+    until("the victim has it all", seconds(20), || {
+        (cluster.status_of(&victim)?.applied >= wanted).then_some(())
+    });
+    let leader = cluster.wait_leader();
+    assert_ne!(leader, victim);
+    cluster.kill(&victim);
+    std::fs::remove_dir_all(&dir).unwrap();
+    std::fs::rename(&copy, &dir).unwrap();
+    cluster.start(&victim);
+    let (success, log) = cluster.wait_ended(&victim, seconds(20));
+    assert!(!success, "{victim} must not start from an older copy");
+    for part in ["STALE_DIRECTORY", "is not the one its peers know", "under a new id"] {
+        assert!(log.contains(part), "{part:?} is not in {log}");
+    }
+    cluster.gabion().args(["mkdir", "/after"]).run().ok();
+    assert_eq!(cluster.wait_leader(), leader, "nobody was disturbed");
+    cluster.assert_all_run();
+    assert_eq!(cluster.names("/").len(), 22);
+}

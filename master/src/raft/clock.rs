@@ -23,7 +23,12 @@ fn slept() -> Duration {
 
 /// Remembers how long the machine had slept when the leader's lease was last proven.
 #[derive(Debug)]
-pub(crate) struct SleepWatch(AtomicU64);
+pub(crate) struct SleepWatch {
+    known: AtomicU64,
+    /// Milliseconds of sleep that tests make up.
+    #[cfg(test)]
+    made_up: AtomicU64,
+}
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -31,22 +36,42 @@ fn millis(duration: Duration) -> u64 {
 
 impl SleepWatch {
     pub(crate) fn new() -> Self {
-        Self(AtomicU64::new(millis(slept())))
+        Self {
+            known: AtomicU64::new(millis(slept())),
+            #[cfg(test)]
+            made_up: AtomicU64::new(0),
+        }
     }
 
     /// How long the machine has slept, if that is more than when [`Self::proven`] was last called.
     pub(crate) fn new_sleep(&self) -> Option<u64> {
-        self.new_sleep_at(millis(slept()))
+        self.new_sleep_at(self.now())
+    }
+
+    #[cfg(not(test))]
+    fn now(&self) -> u64 {
+        millis(slept())
+    }
+
+    #[cfg(test)]
+    fn now(&self) -> u64 {
+        millis(slept()) + self.made_up.load(Ordering::Acquire)
+    }
+
+    /// As if the machine had slept.
+    #[cfg(test)]
+    pub(crate) fn make_up(&self, sleep: Duration) {
+        self.made_up.fetch_add(millis(sleep), Ordering::AcqRel);
     }
 
     fn new_sleep_at(&self, now: u64) -> Option<u64> {
-        let known = self.0.load(Ordering::Acquire);
+        let known = self.known.load(Ordering::Acquire);
         (now > known.saturating_add(millis(JITTER))).then_some(now)
     }
 
     /// The lease was proven after the machine had slept this long.
     pub(crate) fn proven(&self, slept: u64) {
-        self.0.fetch_max(slept, Ordering::AcqRel);
+        self.known.fetch_max(slept, Ordering::AcqRel);
     }
 }
 

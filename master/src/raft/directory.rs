@@ -1,6 +1,7 @@
 //! A master's directory: whose it is, who uses it now, and how often it was started.
 //!
 //! ```text
+//! reserve    room kept for a full disk
 //! lock       held by the running process, names it
 //! identity   cluster id and master id, written once
 //! boot       counts starts
@@ -12,10 +13,12 @@
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gabion_protocol::ids::{ClusterId, Incarnation};
 use gabion_protocol::keys::{hex, unhex};
 
+use crate::space::{Space, SpaceOptions};
 use crate::store::{StoreError, durable};
 
 const COMPLETE: &str = "complete";
@@ -61,6 +64,7 @@ pub(crate) struct Directory {
     path: PathBuf,
     boot: u64,
     life: Life,
+    space: Arc<Space>,
     _lock: File,
 }
 
@@ -68,10 +72,14 @@ pub(crate) struct Directory {
 pub(crate) type Life = [u8; 8];
 
 impl Directory {
-    /// Locks the directory, checks that it belongs to this master and counts the start, durably.
-    pub(crate) fn open(path: &Path, cluster: ClusterId, id: u64) -> Result<Self, DirectoryError> {
+    /// Locks the directory, makes room in it if the disk is full, checks that it belongs to this master and counts the
+    /// start, durably.
+    pub(crate) fn open(path: &Path, cluster: ClusterId, id: u64, room: SpaceOptions) -> Result<Self, DirectoryError> {
         durable::create_dir(path)?;
-        let lock = lock(path)?;
+        let mut lock = lock(path)?;
+        // Before the first write, and not before the lock: the reserve may be another process's.
+        let space = Space::open(path, room)?;
+        name_owner(path, &mut lock)?;
         let identity = format!("gabion master 1\ncluster {cluster}\nid {id}\n");
         let (identity_path, boot_path) = (path.join("identity"), path.join("boot"));
         let life_path = path.join("life");
@@ -106,6 +114,7 @@ impl Directory {
             path: path.to_owned(),
             boot,
             life,
+            space,
             _lock: lock,
         })
     }
@@ -115,6 +124,11 @@ impl Directory {
         let mut both = run;
         both.0[..8].copy_from_slice(&self.life);
         both
+    }
+
+    /// The room on its disk.
+    pub(crate) fn space(&self) -> &Arc<Space> {
+        &self.space
     }
 
     /// Counts the starts, this one included.
@@ -215,13 +229,17 @@ fn lock(path: &Path) -> Result<File, DirectoryError> {
             return Err(StoreError::file("lock", &lock_path)(source).into());
         }
     }
-    let mut write = || {
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "{}", std::process::id())
-    };
-    write().map_err(StoreError::file("write", &lock_path))?;
     Ok(file)
+}
+
+/// Writes into the locked file who holds it.
+fn name_owner(path: &Path, lock: &mut File) -> Result<(), DirectoryError> {
+    let mut write = || {
+        lock.set_len(0)?;
+        lock.rewind()?;
+        writeln!(lock, "{}", std::process::id())
+    };
+    Ok(write().map_err(StoreError::file("write", path.join("lock")))?)
 }
 
 #[cfg(test)]
@@ -229,24 +247,29 @@ mod tests {
     use super::*;
 
     const CLUSTER: ClusterId = ClusterId([1; 16]);
+    const NO_RESERVE: SpaceOptions = SpaceOptions {
+        reserve: Some(0),
+        write_buffer: 0,
+        write_buffers: 0,
+    };
 
     #[test]
     fn starts_are_counted_and_strangers_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m1");
-        let first = Directory::open(&path, CLUSTER, 1).unwrap();
+        let first = Directory::open(&path, CLUSTER, 1, NO_RESERVE).unwrap();
         assert_eq!(first.boot(), 1);
-        let in_use = Directory::open(&path, CLUSTER, 1).unwrap_err();
+        let in_use = Directory::open(&path, CLUSTER, 1, NO_RESERVE).unwrap_err();
         let text = in_use.to_string();
         assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
         drop(first);
-        assert_eq!(Directory::open(&path, CLUSTER, 1).unwrap().boot(), 2);
+        assert_eq!(Directory::open(&path, CLUSTER, 1, NO_RESERVE).unwrap().boot(), 2);
         for (cluster, id) in [(ClusterId([2; 16]), 1), (CLUSTER, 2)] {
-            let refused = Directory::open(&path, cluster, id).unwrap_err();
+            let refused = Directory::open(&path, cluster, id, NO_RESERVE).unwrap_err();
             assert!(matches!(refused, DirectoryError::NotOurs { .. }));
         }
         assert_eq!(
-            Directory::open(&path, CLUSTER, 1).unwrap().boot(),
+            Directory::open(&path, CLUSTER, 1, NO_RESERVE).unwrap().boot(),
             3,
             "refusals are no starts"
         );
@@ -257,7 +280,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m1");
         let run = Incarnation([9; 16]);
-        let life = || Directory::open(&path, CLUSTER, 1).unwrap().incarnation(run);
+        let life = || Directory::open(&path, CLUSTER, 1, NO_RESERVE).unwrap().incarnation(run);
         let first = life();
         assert_eq!(first, life(), "a restart has the same");
         assert_eq!(first.0[8..], run.0[8..]);
@@ -268,13 +291,13 @@ mod tests {
     #[test]
     fn an_incomplete_directory_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        drop(Directory::open(dir.path(), CLUSTER, 1).unwrap());
+        drop(Directory::open(dir.path(), CLUSTER, 1, NO_RESERVE).unwrap());
         std::fs::remove_file(dir.path().join("boot")).unwrap();
-        let refused = Directory::open(dir.path(), CLUSTER, 1).unwrap_err();
+        let refused = Directory::open(dir.path(), CLUSTER, 1, NO_RESERVE).unwrap_err();
         assert!(matches!(refused, DirectoryError::Incomplete { missing: "boot", .. }));
         std::fs::remove_file(dir.path().join("identity")).unwrap();
         std::fs::create_dir(dir.path().join("raft")).unwrap();
-        let refused = Directory::open(dir.path(), CLUSTER, 1).unwrap_err();
+        let refused = Directory::open(dir.path(), CLUSTER, 1, NO_RESERVE).unwrap_err();
         assert!(matches!(
             refused,
             DirectoryError::Incomplete {

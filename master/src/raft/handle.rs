@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
+use gabion_protocol::error::ErrorCode;
 use gabion_protocol::process::monotonic;
 use openraft::errors::{ClientWriteError, Fatal, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError};
 use openraft::impls::ProgressResponder;
@@ -23,12 +25,15 @@ use tokio::time::timeout;
 
 use super::clock::SleepWatch;
 use super::directory::Directory;
-use super::links::Links;
+use super::links::{Links, Purpose};
 use super::log_store::{LogStore, Writer};
 use super::log_writer::WriterStats;
 use super::machine::Inner;
 use super::service::Raft;
 use super::types::{AppliedReply, KnownLeader, LoggedCommand, MasterNode, ProposeError, TypeConfig, log_id};
+use super::wire::{Request, Response};
+use crate::space::Space;
+use crate::space::judge::Voter;
 use crate::store::state_db::View;
 
 /// Bytes of one command.
@@ -109,6 +114,7 @@ pub(crate) struct Node {
     pub(crate) lease: Duration,
     pub(crate) proposed: Arc<Semaphore>,
     pub(crate) boot: u64,
+    pub(crate) space: Arc<Space>,
     /// Monotonic milliseconds when a leader last sent something.
     pub(crate) heard: Arc<AtomicU64>,
     /// What is taken down in the end; `None` once it is.
@@ -302,6 +308,18 @@ impl RaftHandle {
         self.view_proven_within(Duration::ZERO).await
     }
 
+    /// Proves leadership again if the machine has slept since it was last proven: until then this master does not say
+    /// that it leads.
+    ///
+    /// # Errors
+    /// As [`Self::linearizable_view`].
+    pub async fn prove_after_sleep(&self) -> Result<(), ProposeError> {
+        if self.0.sleep.new_sleep().is_some() {
+            drop(self.read_index_view().await?);
+        }
+        Ok(())
+    }
+
     async fn view_proven_within(&self, age_max: Duration) -> Result<View, ProposeError> {
         let until = Instant::now() + READ_TIMEOUT;
         loop {
@@ -395,6 +413,61 @@ impl RaftHandle {
     #[must_use]
     pub fn peer_reports(&self) -> BTreeMap<u64, String> {
         self.0.links.reports()
+    }
+
+    /// Looks at the room on this master's disk, and gives its reserve back or makes it anew if it is time.
+    pub async fn look_at_disk(&self) {
+        let space = Arc::clone(&self.0.space);
+        if let Err(error) = tokio::task::spawn_blocking(move || space.look()).await {
+            tracing::error!(%error, "cannot look at the room on this master's disk");
+        }
+    }
+
+    /// How much room the voters' disks have, this master's among them, as far as they answer in time.
+    pub async fn rooms(&self, deadline: Duration) -> BTreeMap<u64, Voter> {
+        let members = self.watched().membership_config.membership().clone();
+        let own = self.id();
+        let voters = members.voter_ids().filter(|id| *id != own);
+        let asked = voters.filter_map(|id| Some((id, members.get_node(&id)?.clone())));
+        let asked = asked.map(|(id, node)| async move {
+            let to = (id, &node);
+            let answer = self
+                .0
+                .links
+                .ask(to, Purpose::Control, &Request::Space, Bytes::new(), deadline);
+            let voter = match answer.await {
+                Ok(Response::Space(room)) => Voter::Said(room),
+                // Of an earlier version.
+                Ok(_) => Voter::Unknown,
+                Err(error) if error.code == ErrorCode::Protocol => Voter::Unknown,
+                Err(_) => Voter::Silent,
+            };
+            (id, voter)
+        });
+        let mut all: BTreeMap<u64, Voter> = join_all(asked).await.into_iter().collect();
+        if members.voter_ids().any(|id| id == own) {
+            all.insert(own, Voter::Said(self.0.space.room()));
+        }
+        all
+    }
+
+    /// As if the machine had slept.
+    #[cfg(test)]
+    pub(crate) fn make_up_sleep(&self, sleep: Duration) {
+        self.0.sleep.make_up(sleep);
+    }
+
+    /// As if this master's disk had so much room.
+    #[cfg(test)]
+    pub(crate) fn pretend_room(&self, level: Option<crate::space::Level>) {
+        self.0.space.pretend(level);
+    }
+
+    /// Waits until everything that is in this leader's log now is applied. Whether that was in time.
+    pub async fn applied_all(&self, deadline: Duration) -> bool {
+        let last = self.watched().last_log_index;
+        let applied = self.0.raft.wait(Some(deadline));
+        applied.applied_index_at_least(last, "what is in the log").await.is_ok()
     }
 
     /// Begins to build a snapshot of the state as it is now.

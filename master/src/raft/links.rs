@@ -20,6 +20,7 @@ use gabion_protocol::net::{self, Connection, Dialer};
 use parking_lot::Mutex;
 
 use super::peers::Peers;
+use super::promises::Promises;
 use super::types::MasterNode;
 use super::wire::{Request, Response};
 
@@ -90,6 +91,8 @@ struct Slot {
 pub(crate) struct Links {
     local: Local,
     peers: Arc<Peers>,
+    /// What the peers are known to have on their disks.
+    promises: Promises,
     slots: Mutex<HashMap<(u64, Purpose), Slot>>,
     /// Why a peer said that this master's directory is stale, if one did.
     refused: Mutex<Option<String>>,
@@ -102,6 +105,7 @@ impl Links {
         Self {
             local,
             peers,
+            promises: Promises::default(),
             slots: Mutex::new(HashMap::new()),
             refused: Mutex::new(None),
             reports: Mutex::new(BTreeMap::new()),
@@ -110,6 +114,10 @@ impl Links {
 
     pub(crate) fn local(&self) -> &Local {
         &self.local
+    }
+
+    pub(crate) fn promises(&self) -> &Promises {
+        &self.promises
     }
 
     pub(crate) fn refused(&self) -> Option<String> {

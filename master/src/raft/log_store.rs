@@ -29,6 +29,7 @@ use super::log_chain::{Chain, LogError};
 use super::log_keys;
 use super::log_writer::{self, Operation, WriterStats};
 use super::types::{Entry, LogId, TypeConfig, Vote};
+use crate::space::Space;
 use crate::store::memory::Memory;
 
 /// Bytes one read for replication or apply gives: what one message carries.
@@ -105,15 +106,26 @@ impl Writer {
 }
 
 impl LogStore {
-    /// Opens the log in `path`, creating an empty one if there is none, and verifies every entry.
+    /// Opens the log in `path`, creating an empty one if there is none, and verifies every entry. `space` helps when
+    /// the disk is full.
     ///
     /// # Errors
     /// [`LogError`] if the log is damaged, has a hole or cannot be opened.
-    pub(crate) fn open(path: &Path, memory: &Memory, cache_bytes_max: usize) -> Result<(Self, Writer), LogError> {
-        Self::open_with(&memory.log_options(), path, cache_bytes_max)
+    pub(crate) fn open(
+        path: &Path,
+        memory: &Memory,
+        cache_bytes_max: usize,
+        space: Option<Arc<Space>>,
+    ) -> Result<(Self, Writer), LogError> {
+        Self::open_with(&memory.log_options(), path, cache_bytes_max, space)
     }
 
-    fn open_with(options: &Options, path: &Path, cache_bytes_max: usize) -> Result<(Self, Writer), LogError> {
+    fn open_with(
+        options: &Options,
+        path: &Path,
+        cache_bytes_max: usize,
+        space: Option<Arc<Space>>,
+    ) -> Result<(Self, Writer), LogError> {
         let database = |source| LogError::Database {
             path: path.to_owned(),
             source,
@@ -143,7 +155,7 @@ impl LogStore {
         let owned = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("raft-log".to_owned())
-            .spawn(move || log_writer::run(&owned.db, operations, &owned.stats))
+            .spawn(move || log_writer::run(&owned.db, operations, &owned.stats, space.as_deref()))
             .map_err(LogError::Thread)?;
         Ok((Self { shared, queue }, Writer(thread)))
     }
@@ -156,6 +168,16 @@ impl LogStore {
     pub(crate) fn is_pristine(&self) -> bool {
         let tail = self.shared.tail.lock();
         tail.vote.is_none() && tail.last.is_none()
+    }
+
+    /// The vote as it is on disk.
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        self.shared.tail.lock().vote
+    }
+
+    /// The last entry's log id; the last purged one's if no entry follows.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.shared.tail.lock().last
     }
 
     /// Index of the last entry, 0 for an empty log.

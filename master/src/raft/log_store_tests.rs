@@ -32,10 +32,10 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let dir = TempDir::new().unwrap();
         let memory = Memory::new(MemoryLimits::default());
         // The writer ends with its store.
-        let (log, _writer) = LogStore::open(&dir.path().join("raft"), &memory, 4096).unwrap();
+        let (log, _writer) = LogStore::open(&dir.path().join("raft"), &memory, 4096, None).unwrap();
         let states = States::open(&dir.path().join("state"), &memory).unwrap();
         let snapshots = Snapshots::open(&dir.path().join("snapshots"), &memory).unwrap();
-        let machine = StateMachine::with_gaps(Arc::new(NoCommands), states, snapshots, false).unwrap();
+        let machine = StateMachine::with_gaps(Arc::new(NoCommands), states, snapshots, false, None).unwrap();
         Ok((dir, log, machine))
     }
 }
@@ -69,7 +69,7 @@ async fn a_reopened_log_holds_what_was_acknowledged() {
     let dir = TempDir::new().unwrap();
     let expected: Vec<Entry> = (0..300).map(|index| command(1, index)).collect();
     {
-        let (mut log, writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE).unwrap();
+        let (mut log, writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE, None).unwrap();
         for part in expected.chunks(7) {
             log.blocking_append(part.to_vec()).await.unwrap();
         }
@@ -79,7 +79,7 @@ async fn a_reopened_log_holds_what_was_acknowledged() {
         drop(log);
         writer.join();
     }
-    let (mut log, writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE).unwrap();
+    let (mut log, writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE, None).unwrap();
     assert_eq!(read(&mut log, 0..1000).await, expected);
     assert_eq!(log.read_committed().await.unwrap(), Some(log_id(1, 1, 290)));
     assert_eq!(
@@ -99,7 +99,7 @@ async fn a_reopened_log_holds_what_was_acknowledged() {
     assert_eq!(read(&mut log, 0..1000).await, expected);
     drop(log);
     writer.join();
-    let (mut log, _writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE).unwrap();
+    let (mut log, _writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE, None).unwrap();
     assert_eq!(read(&mut log, 0..1000).await, expected);
     let state = log.get_log_state().await.unwrap();
     assert_eq!(state.last_purged_log_id, Some(log_id(1, 1, 49)));
@@ -111,7 +111,7 @@ async fn every_acknowledged_append_and_vote_is_synced() {
     let dir = TempDir::new().unwrap();
     let mut options = memory().log_options();
     options.enable_statistics();
-    let (mut log, _writer) = LogStore::open_with(&options, dir.path(), SMALL_CACHE).unwrap();
+    let (mut log, _writer) = LogStore::open_with(&options, dir.path(), SMALL_CACHE, None).unwrap();
     let syncs = || options.get_ticker_count(rocksdb::statistics::Ticker::WalFileSynced);
     let mut before = syncs();
     for index in 0..5 {
@@ -131,7 +131,7 @@ async fn every_acknowledged_append_and_vote_is_synced() {
 #[tokio::test]
 async fn entries_are_readable_before_they_are_durable() {
     let dir = TempDir::new().unwrap();
-    let (mut log, _writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE).unwrap();
+    let (mut log, _writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE, None).unwrap();
     for index in 0..3000 {
         log.append([command(1, index)], IOFlushed::noop()).await.unwrap();
         if index % 100 == 99 {
@@ -145,7 +145,7 @@ async fn entries_are_readable_before_they_are_durable() {
 #[tokio::test]
 async fn limited_reads_are_cut_by_bytes_and_never_empty() {
     let dir = TempDir::new().unwrap();
-    let (mut log, _writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE).unwrap();
+    let (mut log, _writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE, None).unwrap();
     let big = |index| Entry {
         log_id: log_id(1, 1, index),
         payload: EntryPayload::Normal(LoggedCommand(vec![7; READ_BYTES_MAX + 1].into())),
@@ -170,7 +170,7 @@ async fn a_log_that_ends_in_zeros_after_a_power_cut_opens_without_its_unsynced_e
         payload: EntryPayload::Normal(LoggedCommand(vec![7; 200_000].into())),
     };
     {
-        let (mut log, writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE).unwrap();
+        let (mut log, writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE, None).unwrap();
         for index in 0..3 {
             log.blocking_append([big(index)]).await.unwrap();
         }
@@ -188,12 +188,12 @@ async fn a_log_that_ends_in_zeros_after_a_power_cut_opens_without_its_unsynced_e
     let length = file.metadata().unwrap().len();
     file.set_len(length - 100_000).unwrap();
     file.set_len(length + 500_000).unwrap();
-    let (mut log, writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE).unwrap();
+    let (mut log, writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE, None).unwrap();
     assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(log_id(1, 1, 1)));
     log.blocking_append([big(2)]).await.unwrap();
     drop(log);
     writer.join();
-    let (mut log, _writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE).unwrap();
+    let (mut log, _writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE, None).unwrap();
     assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(log_id(1, 1, 2)));
 }
 
@@ -201,7 +201,7 @@ async fn a_log_that_ends_in_zeros_after_a_power_cut_opens_without_its_unsynced_e
 #[should_panic(expected = "is appended after")]
 async fn an_append_that_leaves_a_hole_panics() {
     let dir = TempDir::new().unwrap();
-    let (mut log, _writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE).unwrap();
+    let (mut log, _writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE, None).unwrap();
     log.blocking_append([command(1, 0)]).await.unwrap();
     let _ = log.blocking_append([command(1, 2)]).await;
 }
@@ -210,7 +210,7 @@ async fn an_append_that_leaves_a_hole_panics() {
 async fn open_after(harm: impl FnOnce(&DB)) -> Result<(), LogError> {
     let dir = TempDir::new().unwrap();
     {
-        let (mut log, writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE).unwrap();
+        let (mut log, writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE, None).unwrap();
         log.blocking_append((0..10).map(|index| command(1, index)))
             .await
             .unwrap();
@@ -221,7 +221,7 @@ async fn open_after(harm: impl FnOnce(&DB)) -> Result<(), LogError> {
     let db = DB::open(&memory().log_options(), dir.path()).unwrap();
     harm(&db);
     drop(db);
-    LogStore::open(dir.path(), &memory(), SMALL_CACHE).map(|_| ())
+    LogStore::open(dir.path(), &memory(), SMALL_CACHE, None).map(|_| ())
 }
 
 #[tokio::test]
@@ -258,7 +258,7 @@ async fn damage_is_found_at_open() {
 async fn a_damaged_write_ahead_log_is_an_error_not_a_shorter_log() {
     let dir = TempDir::new().unwrap();
     {
-        let (mut log, writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE).unwrap();
+        let (mut log, writer) = LogStore::open(dir.path(), &memory(), SMALL_CACHE, None).unwrap();
         for index in 0..50 {
             log.blocking_append([command(1, index)]).await.unwrap();
         }
@@ -278,5 +278,5 @@ async fn a_damaged_write_ahead_log_is_an_error_not_a_shorter_log() {
         .open(&wal)
         .and_then(|mut file| file.write_all(&bytes))
         .unwrap();
-    assert!(LogStore::open(dir.path(), &memory(), SMALL_CACHE).is_err());
+    assert!(LogStore::open(dir.path(), &memory(), SMALL_CACHE, None).is_err());
 }

@@ -5,7 +5,9 @@
 //! the batching window, there is no timer.
 //!
 //! Invariants: an entry's callback and a vote's answer fire only after the sync that covers them; after a failed
-//! write or sync nothing is known about the disk, so the process aborts.
+//! write or sync nothing is known about the disk, so the process aborts. The one exception is a full disk: RocksDB then
+//! refuses every write until it has written its buffers out anew, into other files than the one that failed, and only
+//! after that takes the same batch again.
 
 use std::io;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::log_keys;
 use super::types::TypeConfig;
+use crate::space::Space;
 
 /// Bytes after which a batch is written though more is queued: a sync of more would only add latency.
 const BATCH_BYTES_MAX: usize = 4 << 20;
@@ -67,7 +70,7 @@ pub(crate) struct WriterStats {
 }
 
 /// Runs until the queue is closed and empty.
-pub(crate) fn run(db: &DB, mut queue: mpsc::Receiver<Operation>, stats: &Arc<WriterStats>) {
+pub(crate) fn run(db: &DB, mut queue: mpsc::Receiver<Operation>, stats: &Arc<WriterStats>, space: Option<&Space>) {
     while let Some(first) = queue.blocking_recv() {
         let mut pending = Pending::default();
         pending.add(first);
@@ -77,7 +80,7 @@ pub(crate) fn run(db: &DB, mut queue: mpsc::Receiver<Operation>, stats: &Arc<Wri
                 Err(_) => break,
             }
         }
-        pending.write(db, stats);
+        pending.write(db, stats, space);
     }
 }
 
@@ -124,11 +127,14 @@ impl Pending {
         }
     }
 
-    fn write(self, db: &DB, stats: &WriterStats) {
+    fn write(self, db: &DB, stats: &WriterStats, space: Option<&Space>) {
         let started = Instant::now();
         let mut options = WriteOptions::default();
         options.set_sync(self.needs_sync);
-        if let Err(error) = db.write_opt(self.batch, &options) {
+        let bytes = self.batch.data();
+        let write = || db.write_opt(WriteBatch::from_data(bytes), &options);
+        let written = space.map_or_else(write, |space| space.with_relief(write));
+        if let Err(error) = written {
             let why = format!("cannot write the raft log in {}: {error}", db.path().display());
             for flushed in self.flushed {
                 flushed.io_completed(Err(io::Error::other(why.clone())));

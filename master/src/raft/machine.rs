@@ -21,8 +21,10 @@ use parking_lot::Mutex;
 use super::codec::AppliedState;
 use super::snapshots::{SnapshotDir, Snapshots};
 use super::types::{AppliedReply, Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::space::Space;
 use crate::state::LogAt;
 use crate::state::rows::{Batch, RowsError};
+use crate::store::StoreError;
 use crate::store::hash::state_hash;
 use crate::store::state_db::View;
 use crate::store::states::States;
@@ -82,6 +84,8 @@ pub(crate) struct Inner {
     gapless: bool,
     hashes: Arc<StateHashes>,
     to_hash: SyncSender<(u64, View)>,
+    /// Helps when the disk is full.
+    space: Option<Arc<Space>>,
 }
 
 impl Inner {
@@ -101,7 +105,7 @@ impl Inner {
         self.applied.lock().clone()
     }
 
-    pub(crate) fn flush(&self) -> Result<(), crate::store::StoreError> {
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
         self.states.current().flush()
     }
 
@@ -161,7 +165,8 @@ impl Inner {
                 break;
             }
         }
-        db.store(batch.into_changes(), &applied)?;
+        let changes = batch.into_changes();
+        self.with_relief(|| db.store(&changes, &applied))?;
         drop(applied);
         for (responder, reply) in replies {
             responder.send(reply);
@@ -170,6 +175,14 @@ impl Inner {
             self.hash_in_background(index, db.view());
         }
         Ok(())
+    }
+
+    fn with_relief<T>(&self, write: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut write = write;
+        match &self.space {
+            Some(space) => space.with_relief(write),
+            None => write(),
+        }
     }
 
     fn hash_in_background(&self, index: u64, view: View) {
@@ -191,8 +204,13 @@ pub(crate) struct StateMachine(pub(crate) Arc<Inner>);
 
 impl StateMachine {
     /// Puts `machine` over the given rows and snapshots.
-    pub(crate) fn new(machine: Arc<dyn Machine>, states: States, snapshots: Snapshots) -> io::Result<Self> {
-        Self::with_gaps(machine, states, snapshots, true)
+    pub(crate) fn new(
+        machine: Arc<dyn Machine>,
+        states: States,
+        snapshots: Snapshots,
+        space: Option<Arc<Space>>,
+    ) -> io::Result<Self> {
+        Self::with_gaps(machine, states, snapshots, true, space)
     }
 
     pub(crate) fn with_gaps(
@@ -200,6 +218,7 @@ impl StateMachine {
         states: States,
         snapshots: Snapshots,
         gapless: bool,
+        space: Option<Arc<Space>>,
     ) -> io::Result<Self> {
         let applied = states.current().applied()?;
         let hashes = Arc::new(StateHashes::default());
@@ -223,6 +242,7 @@ impl StateMachine {
             gapless,
             hashes,
             to_hash,
+            space,
         })))
     }
 }
@@ -296,7 +316,11 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot<Arc<SnapshotDir>>, io::Error> {
         let inner = Arc::clone(&self.0);
-        let snapshot = blocking(move || Ok(inner.snapshots.build(&inner.states.current())?)).await?;
+        let snapshot = blocking(move || {
+            let build = || inner.snapshots.build(&inner.states.current());
+            Ok(inner.with_relief(build)?)
+        })
+        .await?;
         Ok(as_openraft(snapshot))
     }
 }

@@ -12,7 +12,7 @@
 //! | [`snapshots`] | complete copies of the rows, for masters that lag too far |
 //! | `snapshot_sender`, `snapshot_receiver` | such a copy from one master to another, resumable |
 //! | `wire`, `links`, `network`, `service` | messages, connections, the asking and the answering side |
-//! | [`directory`], `peers` | whose directory it is, and whether it is the one the peers know |
+//! | [`directory`], `peers`, `promises`, `recall` | whose directory it is, and whether it is the one the peers know |
 //! | [`node`] | start: everything above put together |
 //! | [`handle`], `membership` | propose, read, watch, change members, stop |
 
@@ -30,6 +30,8 @@ mod membership;
 mod network;
 pub mod node;
 mod peers;
+mod promises;
+mod recall;
 mod service;
 mod snapshot_receiver;
 mod snapshot_sender;
@@ -43,6 +45,7 @@ pub use log_chain::LogError;
 pub use machine::{Applied, Machine};
 pub use membership::MembershipError;
 pub use node::{RaftOptions, StartError, Tuning, start};
+pub(crate) use peers::{STALE_HELP, STALE_WHY};
 pub use types::{MasterNode, ProposeError};
 
 /// The log's directory below a master's.

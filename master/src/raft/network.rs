@@ -116,16 +116,43 @@ impl Client {
     }
 
     async fn ask_vote(&mut self, request: Request, option: &RPCOption) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let asked = match &request {
+            Request::Vote(ask) => Some(ask.vote()),
+            _ => None,
+        };
         match self
             .ask(Purpose::Control, request, Bytes::new(), option.soft_ttl())
             .await?
         {
             Response::Vote { vote, granted, last } => {
                 let vote: Vote = vote.into();
+                if let Some(asked) = asked.filter(|_| granted) {
+                    self.links.promises().voted(self.target, &asked);
+                }
                 Ok(VoteResponse::new(vote, last.map(Into::into), granted))
             }
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Notes what the peer has on its disk. An entry that it had and denies is not passed on: openraft would stop this
+    /// master, which is well, instead of the other.
+    fn note_answer(&self, vote: &Vote, answer: AppendAnswer) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
+        let result = StreamAppendResult::<TypeConfig>::from(answer);
+        match &result {
+            Ok(last) => self.links.promises().matched(self.target, vote, *last),
+            Err(StreamAppendError::Conflict(id)) if self.links.promises().is_loss(self.target, vote, id.index) => {
+                let why = format!(
+                    "master {} has lost log entry {}, which it had acknowledged: remove it and add it again under a \
+                     new id with an empty directory",
+                    self.target, id.index
+                );
+                tracing::error!("{why}");
+                return Err(RPCError::Unreachable(Unreachable::from_string(why)));
+            }
+            Err(StreamAppendError::Conflict(_) | StreamAppendError::HigherVote(_)) => {}
+        }
+        Ok(result)
     }
 
     async fn open_exchange(&mut self) -> Result<Exchange, RpcError> {
@@ -149,11 +176,12 @@ impl RaftNetworkV2<TypeConfig> for Client {
         let (message, payload) =
             Append::encode(rpc).map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))?;
         let purpose = self.purpose;
+        let vote = message.vote();
         match self
             .ask(purpose, Request::Append(message), payload, option.soft_ttl())
             .await?
         {
-            Response::Append(answer) => Ok(match StreamAppendResult::<TypeConfig>::from(answer) {
+            Response::Append(answer) => Ok(match self.note_answer(&vote, answer)? {
                 Ok(matching) if matching == last => AppendEntriesResponse::Success,
                 Ok(matching) => AppendEntriesResponse::PartialSuccess(matching),
                 Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
@@ -181,20 +209,26 @@ impl RaftNetworkV2<TypeConfig> for Client {
             if Pin::new(&mut input).peek().await.is_none() {
                 return Ok(futures_util::stream::empty().boxed());
             }
+            let exchange = self.open_exchange().await?;
+            let client = &*self;
             let pipeline = Pipeline {
-                exchange: self.open_exchange().await?,
+                vote: None,
+                exchange,
                 input,
                 input_ended: false,
                 under_way: 0,
             };
-            let answers = futures_util::stream::unfold(Some(pipeline), |pipeline| async {
+            let answers = futures_util::stream::unfold(Some(pipeline), move |pipeline| async move {
                 let mut pipeline = pipeline?;
                 match pipeline.next().await {
                     Some(Ok(answer)) => {
-                        let result = StreamAppendResult::<TypeConfig>::from(answer);
+                        let result = match &pipeline.vote {
+                            Some(vote) => client.note_answer(vote, answer),
+                            None => Ok(answer.into()),
+                        };
                         // The follower ends the stream with the first append it does not take.
-                        let next = result.is_ok().then_some(pipeline);
-                        Some((Ok(result), next))
+                        let next = matches!(&result, Ok(Ok(_))).then_some(pipeline);
+                        Some((result, next))
                     }
                     Some(Err(error)) => {
                         pipeline.exchange.connection().close();
@@ -280,6 +314,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
 
 /// Appends under way on one stream.
 struct Pipeline<S> {
+    /// The leader's, of the appends.
+    vote: Option<Vote>,
     exchange: Exchange,
     input: S,
     input_ended: bool,
@@ -307,6 +343,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
                         if self.under_way == 0 {
                             give_up.as_mut().reset(tokio::time::Instant::now() + PROGRESS_TIMEOUT);
                         }
+                        self.vote = Some(request.vote);
                         if let Err(error) = send(&self.exchange, request).await {
                             return Some(Err(error));
                         }

@@ -1,7 +1,8 @@
 //! Starts Raft on this master: directory, databases, runtime, listener, first membership.
 //!
-//! Order: lock and check the directory; wait until no lease granted before the start can be alive; open log and rows;
-//! start Raft; listen. The runtime is Raft's own, so that no client's request can delay a heartbeat.
+//! Order: lock and check the directory; open log and rows; ask the peers whether they remember more than is there, and
+//! wait until no lease granted before the start can be alive; start Raft; listen. The runtime is Raft's own, so that no
+//! client's request can delay a heartbeat.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -29,12 +30,14 @@ use super::log_store::{LogStore, Writer};
 use super::machine::{Machine, StateMachine};
 use super::network::Network;
 use super::peers::Peers;
+use super::recall;
 use super::service::{Raft, Service};
 use super::snapshot_receiver::SnapshotReceiver;
 use super::snapshots::Snapshots;
 use super::types::MasterNode;
 use super::wire::{Request, Response};
 use super::{INCOMING_DIR, LOG_DIR, SNAPSHOT_DIR, STATE_DIR};
+use crate::space::SpaceOptions;
 use crate::store::StoreError;
 use crate::store::memory::{Memory, MemoryLimits};
 use crate::store::states::States;
@@ -129,6 +132,8 @@ pub struct RaftOptions {
     pub machine: Arc<dyn Machine>,
     /// Times and sizes.
     pub tuning: Tuning,
+    /// Bytes kept in reserve for a full disk; by the size of the disk if `None`.
+    pub reserve: Option<u64>,
 }
 
 impl std::fmt::Debug for RaftOptions {
@@ -162,6 +167,14 @@ pub enum StartError {
     /// The system refuses something.
     #[error("cannot start raft: {0}")]
     System(#[from] std::io::Error),
+    /// The directory is older than what a peer remembers of this master.
+    #[error("this master's directory is not the one its peers know: master {peer} says that {what}")]
+    Forgotten {
+        /// Who remembers.
+        peer: u64,
+        /// What is missing.
+        what: String,
+    },
     /// Raft refuses what it found on disk.
     #[error("raft cannot start from what is on disk: {0}; replace this master under a new id")]
     Raft(String),
@@ -221,14 +234,22 @@ impl PartsWithoutRuntime {
 }
 
 fn open(options: &RaftOptions) -> Result<Opened, StartError> {
-    let directory = Directory::open(&options.dir, options.cluster, options.id)?;
+    let limits = options.tuning.memory;
+    let room = SpaceOptions {
+        reserve: options.reserve,
+        write_buffer: limits.write_buffer_bytes as u64,
+        write_buffers: limits.write_buffers_bytes as u64,
+    };
+    let directory = Directory::open(&options.dir, options.cluster, options.id, room)?;
     directory.check_complete()?;
     let memory = Memory::new(options.tuning.memory);
     let states = States::open(&directory.join(STATE_DIR), &memory)?;
     let snapshots = Snapshots::open(&directory.join(SNAPSHOT_DIR), &memory)?;
-    let (log, writer) = LogStore::open(&directory.join(LOG_DIR), &memory, options.tuning.log_cache_bytes)?;
+    let space = Some(Arc::clone(directory.space()));
+    let cache = options.tuning.log_cache_bytes;
+    let (log, writer) = LogStore::open(&directory.join(LOG_DIR), &memory, cache, space.clone())?;
     directory.mark_complete()?;
-    let machine = StateMachine::new(Arc::clone(&options.machine), states, snapshots)?;
+    let machine = StateMachine::new(Arc::clone(&options.machine), states, snapshots, space)?;
     let peers = Arc::new(Peers::open(directory.join("peers"))?);
     if !log.is_pristine() {
         peers.enforce()?;
@@ -258,10 +279,6 @@ async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime
         machine,
         peers,
     } = opened?;
-    if !log.is_pristine() {
-        // A vote given before the restart promised its leader this much time, and openraft has forgotten when.
-        tokio::time::sleep(lease).await;
-    }
     let local = Local {
         id: options.id,
         cluster: options.cluster,
@@ -270,6 +287,16 @@ async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime
         incarnation: directory.incarnation(options.incarnation),
     };
     let links = Arc::new(Links::new(local.clone(), Arc::clone(&peers)));
+    // A directory that is used for the first time has forgotten nothing.
+    let used = !log.is_pristine() || directory.boot() > 1;
+    if used && let Some(forgotten) = settle(&links, &log, &machine, &options.members, lease).await {
+        // Before the directory is free again the log must be closed.
+        drop(log);
+        tokio::task::spawn_blocking(move || writer.join())
+            .await
+            .map_err(std::io::Error::other)?;
+        return Err(forgotten);
+    }
     let network = Network(Arc::clone(&links));
     let inner = Arc::clone(&machine.0);
     let raft = Raft::new(options.id, config, network, log.clone(), machine)
@@ -278,7 +305,10 @@ async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime
     options.listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(options.listener)?;
     let heard = Arc::new(AtomicU64::new(0));
+    let space = Arc::clone(directory.space());
     let service = Service {
+        links: Arc::clone(&links),
+        space: Arc::clone(&space),
         heard: Arc::clone(&heard),
         local,
         raft: raft.clone(),
@@ -306,10 +336,24 @@ async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime
         lease,
         proposed: proposal_budget(),
         boot: directory.boot(),
+        space,
         heard,
         parts: Mutex::new(None),
     };
     Ok((node, PartsWithoutRuntime { log, writer, directory }))
+}
+
+/// Waits until this master may take part, or says why it must not.
+async fn settle(
+    links: &Arc<Links>,
+    log: &LogStore,
+    machine: &StateMachine,
+    members: &BTreeMap<u64, MasterNode>,
+    lease: Duration,
+) -> Option<StartError> {
+    // A vote given before the restart promised its leader this much time, and openraft has forgotten when.
+    let wait = tokio::time::sleep(lease);
+    tokio::join!(recall::forgotten(links, log, &machine.0, members), wait).0
 }
 
 /// Tells who leads, and begins to hold peers to what was seen once this master has a past itself.

@@ -54,6 +54,7 @@ fn options(id: u64, dir: PathBuf, listener: TcpListener, members: BTreeMap<u64, 
         members,
         machine: Arc::new(KeyValue),
         tuning: Tuning::default(),
+        reserve: Some(0),
     }
 }
 
@@ -276,6 +277,89 @@ async fn an_emptied_directory_is_refused_and_a_new_id_takes_its_place() {
         matches!(burnt, Err(MembershipError::Burnt(id)) if id == lost),
         "{burnt:?}"
     );
+    cluster.stop().await;
+}
+
+fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// The start counter of the copy is the one the peers remember, so that only what they remember of its log tells.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_made_since_the_last_start_is_refused_when_it_comes_back() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.propose_many(0..20).await;
+    let (index, _) = cluster.propose("a=1").await;
+    for id in 1..=3 {
+        cluster.wait_applied(id, index).await;
+    }
+    let leader = cluster.leader().await.id();
+    let victim = (1..=3).find(|id| *id != leader).unwrap();
+    // Nothing is written meanwhile.
+    let copy = cluster.dir.path().join("copy");
+    copy_tree(&cluster.path(victim), &copy);
+    let (index, _) = cluster.propose("b=2").await;
+    cluster.wait_applied(victim, index).await;
+    cluster.kill(victim).await;
+    let newest = cluster.dir.path().join("newest");
+    std::fs::rename(cluster.path(victim), &newest).unwrap();
+    std::fs::rename(&copy, cluster.path(victim)).unwrap();
+    let refused = cluster.run(victim).await.unwrap_err();
+    assert!(
+        matches!(&refused, StartError::Forgotten { peer, .. } if *peer == leader),
+        "{refused}"
+    );
+    // It left nothing running, and the others go on.
+    cluster.propose("c=3").await;
+    assert_eq!(cluster.leader().await.id(), leader);
+    // The newest directory is welcome, which has been started as often as the copy.
+    std::fs::remove_dir_all(cluster.path(victim)).unwrap();
+    std::fs::rename(&newest, cluster.path(victim)).unwrap();
+    cluster.run(victim).await.unwrap();
+    cluster.kill(victim).await;
+    cluster.run(victim).await.unwrap();
+    let (index, _) = cluster.propose("d=4").await;
+    cluster.wait_applied(victim, index).await;
+    cluster.stop().await;
+}
+
+/// Who remembers need not lead any more: a vote given since the copy tells, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_forgot_a_vote_is_refused() {
+    let mut cluster = Cluster::start(3).await;
+    let (index, _) = cluster.propose("a=1").await;
+    for id in 1..=3 {
+        cluster.wait_applied(id, index).await;
+    }
+    let first = cluster.leader().await.id();
+    let copy = cluster.dir.path().join("copy");
+    copy_tree(&cluster.path(first), &copy);
+    let heir = (1..=3).find(|id| *id != first).unwrap();
+    cluster.leader().await.transfer_leader(heir).await.unwrap();
+    cluster.leader().await.transfer_leader(first).await.unwrap();
+    let (index, _) = cluster.propose("b=2").await;
+    for id in 1..=3 {
+        cluster.wait_applied(id, index).await;
+    }
+    // The others have followed the victim, and know of its log only what it told when it asked for their votes.
+    cluster.kill(first).await;
+    std::fs::remove_dir_all(cluster.path(first)).unwrap();
+    std::fs::rename(&copy, cluster.path(first)).unwrap();
+    let refused = cluster.run(first).await.unwrap_err();
+    assert!(
+        matches!(&refused, StartError::Forgotten { what, .. } if what.contains("vote")),
+        "{refused}"
+    );
+    cluster.propose("c=3").await;
     cluster.stop().await;
 }
 

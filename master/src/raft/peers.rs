@@ -20,6 +20,11 @@ use crate::store::{StoreError, durable};
 
 const FIRST_LINE: &str = "gabion peers 2";
 
+/// How a directory comes to be older than the one the peers know.
+pub(crate) const STALE_WHY: &str = "the directory was emptied, restored from a copy, or is used by two processes";
+/// What to do about it.
+pub(crate) const STALE_HELP: &str = "remove this master and add it again under a new id with an empty directory";
+
 type Seen = BTreeMap<u64, (u64, Incarnation)>;
 
 /// The peers' boots, in memory and, once it matters, in a file.
@@ -117,8 +122,8 @@ fn judge(state: &State, from: &Introduction) -> Result<u64, WireError> {
                     from.boot
                 ),
             )
-            .why("the directory was emptied, restored from a copy, or is used by two processes")
-            .help("remove this master and add it again under a new id with an empty directory"))
+            .why(STALE_WHY)
+            .help(STALE_HELP))
         }
         Some(_) | None => Ok(id),
     }

@@ -10,23 +10,23 @@ use gabion_protocol::error::{ErrorCode, WireError};
 use gabion_protocol::frame::{Frame, Kind};
 use gabion_protocol::hello::Hello;
 use gabion_protocol::keys::Key;
-use gabion_protocol::limits::HANDSHAKES_MAX;
 use gabion_protocol::messages::{Answer, decode};
-use gabion_protocol::net::{self, Acceptor, Connection, Incoming};
+use gabion_protocol::net::{self, Acceptor, Connection, Handshakes, Incoming, SeatCounts, Seats};
 use gabion_protocol::process::monotonic;
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult, TransferLeaderError, TransferLeaderRequest};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::links::Local;
+use super::links::{Links, Local};
 use super::log_store::LogStore;
 use super::machine::{Inner, StateMachine};
 use super::network::WINDOW;
-use super::peers::Peers;
+use super::peers::{Peers, master_id};
 use super::snapshot_receiver::SnapshotReceiver;
-use super::types::{Snapshot, TypeConfig};
+use super::types::{Snapshot, TypeConfig, Vote};
 use super::wire::{Append, AppendAnswer, Request, Response, TransferAnswer};
+use crate::space::Space;
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
@@ -38,11 +38,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What serving needs.
 pub(crate) struct Service {
     pub(crate) local: Local,
+    pub(crate) links: Arc<Links>,
     pub(crate) raft: Raft,
     pub(crate) log: LogStore,
     pub(crate) machine: Arc<Inner>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) receiver: Arc<Mutex<SnapshotReceiver>>,
+    pub(crate) space: Arc<Space>,
     /// Monotonic milliseconds when a leader last sent something.
     pub(crate) heard: Arc<AtomicU64>,
 }
@@ -74,11 +76,9 @@ impl Service {
     /// Accepts connections for ever.
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener) {
         let acceptor = Arc::new(self.acceptor());
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let seats = Seats::new(SeatCounts::of_this_process());
+        let mut handshakes = Handshakes::default();
         loop {
-            let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
-                return;
-            };
             let socket = match listener.accept().await {
                 Ok((socket, _)) => socket,
                 Err(error) => {
@@ -87,13 +87,17 @@ impl Service {
                     continue;
                 }
             };
-            let (service, acceptor) = (Arc::clone(&self), Arc::clone(&acceptor));
+            let handshake = handshakes.begin();
+            let (service, acceptor, seats) = (Arc::clone(&self), Arc::clone(&acceptor), seats.clone());
             tokio::spawn(async move {
-                let accepted = net::accept(socket, &acceptor).await;
-                drop(permit);
+                let accepted = net::accept_seated(socket, &acceptor, &seats);
+                let accepted = handshake.run_until_cancelled(accepted).await;
+                // Makes room for another.
+                handshake.cancel();
                 match accepted {
-                    Ok((connection, incoming)) => service.serve(connection, incoming).await,
-                    Err(error) => tracing::debug!(%error, "a handshake failed"),
+                    Some(Ok((connection, incoming, _seat))) => service.serve(connection, incoming).await,
+                    Some(Err(error)) => tracing::debug!(%error, "a handshake failed"),
+                    None => tracing::debug!("a handshake made room for a newer one"),
                 }
             });
         }
@@ -143,6 +147,15 @@ impl Service {
         self.heard.store(now, Ordering::Relaxed);
     }
 
+    /// Who stands for election or leads has synced its vote for itself before it says so.
+    fn note_vote(&self, connection: &Connection, vote: &Vote) {
+        if let Ok(peer) = master_id(&connection.peer().introduction)
+            && vote.leader_id.node_id == peer
+        {
+            self.links.promises().voted(peer, vote);
+        }
+    }
+
     /// Hands an append to its stream; a new stream replaces the one before.
     async fn append(
         &self,
@@ -160,6 +173,7 @@ impl Service {
         }
         self.hear();
         let message: Append = decode(&frame.message).map_err(|error| protocol(&error))?;
+        self.note_vote(connection, &message.vote());
         let request = message.decode(&frame.payload).map_err(|error| protocol(&error))?;
         if let Some((_, stream)) = appends {
             // It ends with the first append that is not taken; what follows on it is void.
@@ -190,7 +204,7 @@ impl Service {
     async fn answer(&self, connection: &Connection, frame: Frame) {
         let stream = frame.stream;
         let answer: Answer<Response> = match decode(&frame.message) {
-            Ok(request) => self.handle(request, frame.payload).await,
+            Ok(request) => self.handle(connection, request, frame.payload).await,
             Err(error) => Err(WireError::new(ErrorCode::Protocol, error.to_string())),
         };
         if let Err(error) = connection
@@ -201,16 +215,25 @@ impl Service {
         }
     }
 
-    async fn handle(&self, request: Request, payload: Bytes) -> Result<Response, WireError> {
+    async fn handle(&self, connection: &Connection, request: Request, payload: Bytes) -> Result<Response, WireError> {
         match request {
             Request::Status => Ok(Response::Status {
                 pristine: self.log.is_pristine(),
                 last_index: self.log.last_index(),
             }),
-            Request::Vote(ask) => Ok(self.raft.vote(ask.into()).await.map_err(stopped)?.into()),
+            Request::Acked => {
+                let asker = master_id(&connection.peer().introduction)?;
+                Ok(self.links.promises().of(asker).into())
+            }
+            Request::Space => Ok(Response::Space(self.space.room())),
+            Request::Vote(ask) => {
+                self.note_vote(connection, &ask.vote());
+                Ok(self.raft.vote(ask.into()).await.map_err(stopped)?.into())
+            }
             Request::PreVote(ask) => Ok(self.raft.pre_vote(ask.into()).await.map_err(stopped)?.into()),
             Request::Append(append) => {
                 self.hear();
+                self.note_vote(connection, &append.vote());
                 let request = append
                     .decode(&payload)
                     .map_err(|error| WireError::new(ErrorCode::Protocol, error.to_string()))?;

@@ -195,7 +195,7 @@ mod tests {
         let rows = (0..200u8)
             .map(|key| (vec![key.max(1), key], Some(vec![key; 100])))
             .collect();
-        db.store(rows, &applied).unwrap();
+        db.store(&rows, &applied).unwrap();
         let sender = Snapshots::open(&dir.path().join("sender"), &memory).unwrap();
         let snapshot = sender.build(&db).unwrap();
         let snapshots = Snapshots::open(&dir.path().join("receiver"), &memory).unwrap();

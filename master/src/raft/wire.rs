@@ -9,8 +9,10 @@ use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult
 use serde::{Deserialize, Serialize};
 
 use super::codec::{self, CodecError};
+use super::promises::Promise;
 use super::snapshots::SnapshotFile;
-use super::types::{Entry, LogId, TypeConfig, Vote, log_id};
+use super::types::{CommittedLeader, Entry, LogId, TypeConfig, Vote, log_id};
+use crate::space::Room;
 
 /// A vote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +92,10 @@ pub(crate) enum Request {
     SnapshotPart { file: u32, offset: u64, crc: u32 },
     /// All parts were sent.
     InstallSnapshot { vote: VoteDto, last: Option<LogIdDto> },
+    /// What do you know to be on the asker's disk?
+    Acked,
+    /// How much room has your disk?
+    Space,
 }
 
 /// The answer to a request.
@@ -118,6 +124,46 @@ pub(crate) enum Response {
     PartStored,
     /// To `InstallSnapshot`: the vote known there.
     Installed { vote: VoteDto },
+    /// To `Acked`.
+    Acked {
+        /// The latest vote the asker gave.
+        voted: Option<LeaderDto>,
+        /// Up to where the asker's log is known to be that of this leader.
+        matched: Option<(LeaderDto, LogIdDto)>,
+    },
+    /// To `Space`.
+    Space(Room),
+}
+
+/// Whom a vote was for, in which term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LeaderDto {
+    term: u64,
+    node: u64,
+}
+
+impl From<CommittedLeader> for LeaderDto {
+    fn from(leader: CommittedLeader) -> Self {
+        Self {
+            term: leader.term,
+            node: leader.node_id,
+        }
+    }
+}
+
+impl From<LeaderDto> for CommittedLeader {
+    fn from(dto: LeaderDto) -> Self {
+        log_id(dto.term, dto.node, 0).leader_id
+    }
+}
+
+impl From<Promise> for Response {
+    fn from(promise: Promise) -> Self {
+        Self::Acked {
+            voted: promise.voted.map(Into::into),
+            matched: promise.matched.map(|(leader, last)| (leader.into(), last.into())),
+        }
+    }
 }
 
 /// Asks for a vote.
@@ -126,6 +172,13 @@ pub(crate) struct AskVote {
     vote: VoteDto,
     last: Option<LogIdDto>,
     leadership_transfer: bool,
+}
+
+impl AskVote {
+    /// The candidate's vote, for itself.
+    pub(crate) fn vote(&self) -> Vote {
+        self.vote.into()
+    }
 }
 
 impl From<VoteRequest<TypeConfig>> for AskVote {
@@ -191,6 +244,11 @@ pub(crate) struct Append {
 }
 
 impl Append {
+    /// The leader's vote.
+    pub(crate) fn vote(&self) -> Vote {
+        self.vote.into()
+    }
+
     /// The message and payload of a request.
     pub(crate) fn encode(request: AppendEntriesRequest<TypeConfig>) -> Result<(Self, Bytes), CodecError> {
         let mut heads = Vec::with_capacity(request.entries.len());
@@ -296,6 +354,7 @@ mod tests {
 
     use super::*;
     use crate::raft::types::LoggedCommand;
+    use crate::space::Level;
 
     fn append() -> AppendEntriesRequest<TypeConfig> {
         let command = |index, text: &'static str| Entry {
@@ -365,6 +424,8 @@ mod tests {
                 vec![6, 1, 2, 3],
             ),
             (Request::InstallSnapshot { vote, last: None }, vec![7, 5, 2, 0, 0]),
+            (Request::Acked, vec![8]),
+            (Request::Space, vec![9]),
         ];
         for (request, golden) in requests {
             assert_eq!(encode(&request), golden);
@@ -396,6 +457,22 @@ mod tests {
             (Response::Have(vec![1, 2]), vec![4, 2, 1, 2]),
             (Response::PartStored, vec![5]),
             (Response::Installed { vote }, vec![6, 5, 2, 0]),
+            (
+                Response::Acked {
+                    voted: Some(LeaderDto { term: 5, node: 2 }),
+                    matched: Some((LeaderDto { term: 4, node: 3 }, id)),
+                },
+                vec![7, 1, 5, 2, 1, 4, 3, 4, 3, 9],
+            ),
+            (
+                Response::Space(Room {
+                    level: Level::Low,
+                    free: 2,
+                    needed: 3,
+                    dir: "d".into(),
+                }),
+                vec![8, 1, 2, 3, 1, b'd'],
+            ),
         ];
         for (response, golden) in responses {
             assert_eq!(encode(&response), golden);

@@ -36,6 +36,7 @@ impl Master {
         op: Op,
     ) -> Result<Response, WireError> {
         check(&op)?;
+        self.has_room_for(request, &op).await?;
         let logged = |op| ClientRequest {
             request,
             answered_below,
@@ -223,7 +224,7 @@ fn check(op: &Op) -> Result<(), WireError> {
 }
 
 /// The command as it is logged.
-fn filled(op: Op, placements: Vec<Vec<ServerId>>) -> ClientCommand {
+pub(super) fn filled(op: Op, placements: Vec<Vec<ServerId>>) -> ClientCommand {
     match op {
         Op::Mkdir { path, parents, mode } => ClientCommand::Mkdir { path, parents, mode },
         Op::OpenUpload { path, options, .. } => ClientCommand::OpenUpload {

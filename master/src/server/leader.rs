@@ -115,6 +115,9 @@ async fn begin(master: &Master, term: u64) -> Result<(), WireError> {
 }
 
 async fn tick(master: &Master, term: u64, advance: Duration) -> Result<(), WireError> {
+    // A master whose machine slept gives no orders until it has proved itself, and perhaps no client asks it to.
+    let proven = master.raft.prove_after_sleep().await;
+    proven.map_err(|error| master.propose_error("cannot advance the clock", error))?;
     let mut advance_ms = u64::try_from(advance.as_millis()).unwrap_or(u64::MAX);
     for _ in 0..CATCH_UP_MAX {
         let command = Command::Tick { advance_ms };

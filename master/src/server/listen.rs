@@ -6,10 +6,9 @@ use std::time::Duration;
 use gabion_protocol::error::WireError;
 use gabion_protocol::hello::Hello;
 use gabion_protocol::keys::Key;
-use gabion_protocol::limits::{CONNECTIONS_MAX, HANDSHAKES_MAX};
-use gabion_protocol::net::{self, Acceptor};
+use gabion_protocol::net::{self, Acceptor, Handshakes, Seats};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::shared::Master;
 use super::{connection, roles};
@@ -19,23 +18,20 @@ use super::{connection, roles};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections until the master stops taking requests.
-pub(super) async fn accept_all(master: Arc<Master>, listener: TcpListener) {
+pub(super) async fn accept_all(master: Arc<Master>, listener: TcpListener, seats: Seats) {
     let acceptor = Arc::new(acceptor(&master));
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let mut handshakes = Handshakes::default();
     let stopping = master.stopping.clone();
     let accept = async {
         loop {
-            let (Ok(seat), Ok(handshake)) = (
-                Arc::clone(&connections).acquire_owned().await,
-                Arc::clone(&handshakes).acquire_owned().await,
-            ) else {
-                return;
-            };
             match listener.accept().await {
                 Ok((socket, _)) => {
-                    let greeted = greet(Arc::clone(&master), Arc::clone(&acceptor), socket, seat, handshake);
-                    master.connections.spawn(greeted);
+                    let guest = Guest {
+                        master: Arc::clone(&master),
+                        acceptor: Arc::clone(&acceptor),
+                        seats: seats.clone(),
+                    };
+                    master.connections.spawn(guest.entertain(socket, handshakes.begin()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -47,21 +43,27 @@ pub(super) async fn accept_all(master: Arc<Master>, listener: TcpListener) {
     let _ = stopping.run_until_cancelled(accept).await;
 }
 
-async fn greet(
+/// Whoever is at an accepted socket.
+struct Guest {
     master: Arc<Master>,
     acceptor: Arc<Acceptor>,
-    socket: TcpStream,
-    _seat: OwnedSemaphorePermit,
-    handshake: OwnedSemaphorePermit,
-) {
-    let address = socket
-        .peer_addr()
-        .map_or_else(|_| String::new(), |address| address.to_string());
-    let accepted = net::accept(socket, &acceptor).await;
-    drop(handshake);
-    match accepted {
-        Ok((connection, incoming)) => connection::serve(master, connection, incoming).await,
-        Err(error) => tracing::info!(address, %error, "a peer was turned away"),
+    seats: Seats,
+}
+
+impl Guest {
+    async fn entertain(self, socket: TcpStream, handshake: CancellationToken) {
+        let address = socket
+            .peer_addr()
+            .map_or_else(|_| String::new(), |address| address.to_string());
+        let accepted = net::accept_seated(socket, &self.acceptor, &self.seats);
+        let accepted = handshake.run_until_cancelled(accepted).await;
+        // Makes room for another.
+        handshake.cancel();
+        match accepted {
+            Some(Ok((connection, incoming, _seat))) => connection::serve(self.master, connection, incoming).await,
+            Some(Err(error)) => tracing::info!(address, %error, "a peer was turned away"),
+            None => tracing::info!(address, "a handshake made room for a newer one"),
+        }
     }
 }
 

@@ -14,6 +14,7 @@
 //! | `beat` | chunkservers' registrations, beats and orders |
 //! | `admin` | operators' requests |
 //! | `leader` | what only the leader does: first command, state time |
+//! | `space` | room on the masters' disks: watched, and what grows refused |
 //! | `access` | tokens and tickets |
 //! | `shared` | what all of these need |
 //!
@@ -34,6 +35,7 @@ mod query;
 mod roles;
 mod run;
 mod shared;
+mod space;
 
 pub use run::{Running, StartError, start};
 

@@ -8,17 +8,20 @@ use std::time::Duration;
 use gabion_protocol::error::{ErrorCode, WireError};
 use gabion_protocol::ids::Incarnation;
 use gabion_protocol::keys::KeyFileError;
+use gabion_protocol::net::{SeatCounts, Seats};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access::Keys;
 use super::connection::Limits;
 use super::shared::{Master, ShellSettings};
-use super::{leader, listen};
+use super::space::Rooms;
+use super::{leader, listen, space};
 use crate::config::Config;
 use crate::fleet::{Periods, Watched};
 use crate::raft::directory::DirectoryError;
-use crate::raft::{self, Applied, Machine, MasterNode, RaftHandle, RaftOptions, Tuning};
+use crate::raft::{self, Applied, Machine, MasterNode, RaftHandle, RaftOptions, STALE_HELP, STALE_WHY, Tuning};
+use crate::space::is_full;
 use crate::state::rows::{Batch, RowsError};
 use crate::state::{LogAt, Settings, StateMachine};
 use crate::store::memory::MemoryLimits;
@@ -57,6 +60,12 @@ impl StartError {
                 .why("another process listens there")
                 .help("stop it, or give this master another port"),
             Self::Listen { .. } => error(ErrorCode::Unreachable).help("give an address of this machine"),
+            Self::Raft(cause) if is_full(cause) => error(ErrorCode::NoSpace)
+                .why("the disk is full, and its reserve is used up")
+                .help("make room on it, or move the master's directory to a larger disk while it is stopped"),
+            Self::Raft(raft::StartError::Forgotten { .. }) => {
+                error(ErrorCode::StaleDirectory).why(STALE_WHY).help(STALE_HELP)
+            }
             Self::Raft(raft::StartError::Directory(DirectoryError::InUse { .. })) => error(ErrorCode::Conflict),
             Self::Raft(raft::StartError::Directory(DirectoryError::NotOurs { .. })) => error(ErrorCode::WrongCluster),
             Self::Raft(raft::StartError::Directory(DirectoryError::Incomplete { .. })) => {
@@ -92,6 +101,11 @@ pub struct Running {
 /// # Errors
 /// [`StartError`]; nothing is left running.
 pub async fn start(config: &Config) -> Result<Running, StartError> {
+    start_with(config, SeatCounts::of_this_process()).await
+}
+
+/// As [`start`], for so many connections.
+pub(super) async fn start_with(config: &Config, seats: SeatCounts) -> Result<Running, StartError> {
     let key = config.root_key()?;
     // Ports first: a second process on the same settings fails before it touches the directory.
     let raft_listener = bind("raft_listen", &config.raft_listen)?;
@@ -111,6 +125,7 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
         members: members(config),
         machine: Arc::new(Applier(StateMachine)),
         tuning: tuning(config),
+        reserve: config.reserve.map(|size| size.0),
     })
     .await?;
     let master = Arc::new(Master {
@@ -126,6 +141,7 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
         }),
         census: Arc::default(),
         limits: Limits::default(),
+        rooms: Rooms::default(),
         stopping: CancellationToken::new(),
         requests: TaskTracker::new(),
         connections: TaskTracker::new(),
@@ -135,7 +151,15 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
         .clone()
         .run_until_cancelled_owned(leader::follow(Arc::clone(&master)));
     tasks.spawn(follow);
-    tasks.spawn(listen::accept_all(Arc::clone(&master), client_listener));
+    let watch = leading
+        .clone()
+        .run_until_cancelled_owned(space::watch(Arc::clone(&master)));
+    tasks.spawn(watch);
+    tasks.spawn(listen::accept_all(
+        Arc::clone(&master),
+        client_listener,
+        Seats::new(seats),
+    ));
     Ok(Running {
         master,
         leading,

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::access::Keys;
 use super::census::Census;
 use super::connection::Limits;
+use super::space::Rooms;
 use crate::fleet::Watched;
 use crate::raft::{ProposeError, RaftHandle};
 use crate::state::rows::RowsError;
@@ -51,6 +52,8 @@ pub(super) struct Master {
     pub(super) fleet: Watched,
     pub(super) census: Arc<Census>,
     pub(super) limits: Limits,
+    /// Room on the masters' disks.
+    pub(super) rooms: Rooms,
     /// No new requests are taken.
     pub(super) stopping: CancellationToken,
     /// Requests under way.

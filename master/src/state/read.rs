@@ -1,6 +1,6 @@
 //! Queries: what the server shell reads of the state. Pure functions over rows, of a snapshot or of now.
 
-use gabion_protocol::ids::{ChunkId, Ino, ReplicaNumber, ServerId, StateTime};
+use gabion_protocol::ids::{ChunkId, Ino, ReplicaNumber, RequestId, ServerId, StateTime};
 use gabion_protocol::limits::{GRANT_CHUNKS_MAX, LIST_PAGE_MAX};
 use gabion_protocol::messages::master::{ChunkInfo, ChunkState, Entry, EntryKind, Page, ReplicaState};
 use gabion_protocol::path::FsPath;
@@ -14,6 +14,7 @@ use super::key::extent::{Extent, ExtentKey};
 use super::key::inode::{Body, Inode, InodeKey, Upload};
 use super::key::meta::{ClockKey, Cluster, ClusterKey, LevelKey};
 use super::key::replica::{Held, ReplicaKey};
+use super::key::reply::ReplyKey;
 use super::key::server::{Server, ServerKey};
 use super::key::total::{Total, TotalKey};
 use super::key::{self, Key, Kind};
@@ -52,6 +53,15 @@ impl From<Stop> for ReadError {
 /// [`RowsError`] if the store fails or a row is damaged, as everywhere here.
 pub fn cluster(rows: &dyn Rows) -> Result<Option<Cluster>, RowsError> {
     key::get(rows, &ClusterKey)
+}
+
+/// Whether a command has run, and its answer is kept.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn has_run(rows: &dyn Rows, request: RequestId) -> Result<bool, RowsError> {
+    let answered = key::get(rows, &ReplyKey::of(request.session, request.sequence))?;
+    Ok(answered.is_some_and(|answered| answered.sequence == request.sequence))
 }
 
 /// State time; 0 before the first command.

@@ -116,10 +116,13 @@ impl StateDb {
     ///
     /// # Panics
     /// If the changes touch a key that is not the state machine's.
-    pub(crate) fn store(&self, changes: Changes, applied: &AppliedState) -> Result<(), StoreError> {
+    pub(crate) fn store(&self, changes: &Changes, applied: &AppliedState) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
         for (key, value) in changes {
-            assert!(*key >= FIRST_ROW[..], "the state machine wrote key {key:02x?}");
+            assert!(
+                key.as_slice() >= &FIRST_ROW[..],
+                "the state machine wrote key {key:02x?}"
+            );
             match value {
                 Some(value) => batch.put(key, value),
                 None => batch.delete(key),

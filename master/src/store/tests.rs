@@ -27,10 +27,10 @@ fn put(key: u8, value: &str) -> Changes {
 fn a_view_does_not_see_later_writes() {
     let dir = tempfile::tempdir().unwrap();
     let db = Arc::new(StateDb::open(dir.path(), &memory()).unwrap());
-    db.store(put(1, "old"), &applied(1)).unwrap();
+    db.store(&put(1, "old"), &applied(1)).unwrap();
     let view = db.view();
-    db.store(put(1, "new"), &applied(2)).unwrap();
-    db.store(put(2, "more"), &applied(3)).unwrap();
+    db.store(&put(1, "new"), &applied(2)).unwrap();
+    db.store(&put(2, "more"), &applied(3)).unwrap();
     assert_eq!(view.get(&[1]).unwrap().unwrap(), b"old");
     assert_eq!(view.scan(&[1], &[9], 9).unwrap().len(), 1);
     assert_eq!(view.applied_index().unwrap(), 1);
@@ -45,9 +45,9 @@ fn rows_and_applied_id_go_back_together_when_not_flushed() {
     let dir = tempfile::tempdir().unwrap();
     let copy = tempfile::tempdir().unwrap();
     let db = StateDb::open(dir.path(), &memory()).unwrap();
-    db.store(put(1, "flushed"), &applied(1)).unwrap();
+    db.store(&put(1, "flushed"), &applied(1)).unwrap();
     db.flush().unwrap();
-    db.store(put(1, "lost"), &applied(2)).unwrap();
+    db.store(&put(1, "lost"), &applied(2)).unwrap();
     // What a kill leaves: the files as they are now.
     for name in durable::list(dir.path()).unwrap() {
         std::fs::copy(dir.path().join(&name), copy.path().join(&name)).unwrap();
@@ -62,11 +62,11 @@ fn installing_swaps_rows_and_keeps_old_views() {
     let dir = tempfile::tempdir().unwrap();
     let states = States::open(&dir.path().join("state"), &memory()).unwrap();
     let old = states.current();
-    old.store(put(1, "old"), &applied(1)).unwrap();
+    old.store(&put(1, "old"), &applied(1)).unwrap();
     let view = old.view();
 
     let other = StateDb::open(&dir.path().join("other"), &memory()).unwrap();
-    other.store(put(1, "new"), &applied(9)).unwrap();
+    other.store(&put(1, "new"), &applied(9)).unwrap();
     let copy = dir.path().join("copy");
     other.checkpoint(&copy).unwrap();
     assert!(matches!(
@@ -93,7 +93,7 @@ fn lost_pointer_or_directory_is_damage_not_a_first_start() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("state");
     let states = States::open(&root, &memory()).unwrap();
-    states.current().store(put(1, "x"), &applied(1)).unwrap();
+    states.current().store(&put(1, "x"), &applied(1)).unwrap();
     drop(states);
     std::fs::rename(root.join("CURRENT"), root.join("elsewhere")).unwrap();
     assert!(matches!(

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::connection::{Connection, Incoming, Peer, Side};
 use super::reader::FrameReader;
+use super::seats::{Seat, Seats};
 use crate::buffer::Pool;
 use crate::error::{ErrorCode, WireError};
 use crate::frame::{FrameLimits, Head, Kind};
@@ -164,8 +165,30 @@ async fn greet(socket: TcpStream, address: &str, dialer: &Dialer) -> Result<Conn
 /// # Errors
 /// Why there is no connection; the peer has been told where that was possible.
 pub async fn accept(socket: TcpStream, acceptor: &Acceptor) -> Result<(Connection, Incoming), WireError> {
+    let (connection, incoming, ()) = accept_if(socket, acceptor, |_| Ok(())).await?;
+    Ok((connection, incoming))
+}
+
+/// As [`accept`], if the peer's role has a seat left. The connection is to be closed before the seat is dropped.
+///
+/// # Errors
+/// As [`accept`], and [`ErrorCode::Busy`] without a seat.
+pub async fn accept_seated(
+    socket: TcpStream,
+    acceptor: &Acceptor,
+    seats: &Seats,
+) -> Result<(Connection, Incoming, Seat), WireError> {
+    accept_if(socket, acceptor, |identity| seats.take(identity)).await
+}
+
+/// `take` is asked once the peer has proved who it is.
+async fn accept_if<T>(
+    socket: TcpStream,
+    acceptor: &Acceptor,
+    take: impl FnOnce(&Identity) -> Result<T, WireError>,
+) -> Result<(Connection, Incoming, T), WireError> {
     let deadline = Duration::from_millis(HANDSHAKE_MS_MAX);
-    tokio::time::timeout(deadline, welcome(socket, acceptor))
+    tokio::time::timeout(deadline, welcome(socket, acceptor, take))
         .await
         .unwrap_or_else(|_| {
             Err(WireError::new(
@@ -175,7 +198,11 @@ pub async fn accept(socket: TcpStream, acceptor: &Acceptor) -> Result<(Connectio
         })
 }
 
-async fn welcome(socket: TcpStream, acceptor: &Acceptor) -> Result<(Connection, Incoming), WireError> {
+async fn welcome<T>(
+    socket: TcpStream,
+    acceptor: &Acceptor,
+    take: impl FnOnce(&Identity) -> Result<T, WireError>,
+) -> Result<(Connection, Incoming, T), WireError> {
     let address = socket
         .peer_addr()
         .map_or_else(|_| "a lost peer".to_owned(), |address| address.to_string());
@@ -206,6 +233,13 @@ async fn welcome(socket: TcpStream, acceptor: &Acceptor) -> Result<(Connection, 
         link.say(Kind::Welcome, &Answer::<()>::Err(error.clone())).await?;
         return Err(error);
     }
+    let taken = match take(&hello.from.identity) {
+        Ok(taken) => taken,
+        Err(error) => {
+            link.say(Kind::Welcome, &Answer::<()>::Err(error.clone())).await?;
+            return Err(error);
+        }
+    };
     link.say(Kind::Welcome, &Answer::Ok(())).await?;
     let peer = Peer {
         introduction: hello.from,
@@ -213,7 +247,7 @@ async fn welcome(socket: TcpStream, acceptor: &Acceptor) -> Result<(Connection, 
         address,
     };
     let (sender, incoming) = mpsc::channel(SEND_QUEUE_FRAMES);
-    Ok((link.start(peer, Side::Acceptor, Some(sender)), incoming))
+    Ok((link.start(peer, Side::Acceptor, Some(sender)), incoming, taken))
 }
 
 /// A socket during its handshake.

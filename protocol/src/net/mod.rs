@@ -13,10 +13,12 @@
 mod connection;
 mod handshake;
 mod reader;
+mod seats;
 mod writer;
 
 pub use connection::{Connection, Incoming, Peer, Stream};
-pub use handshake::{Acceptor, Admit, Dialer, accept, dial};
+pub use handshake::{Acceptor, Admit, Dialer, accept, accept_seated, dial};
+pub use seats::{Handshakes, Seat, SeatCounts, Seats};
 pub use writer::Outgoing;
 
 #[cfg(test)]

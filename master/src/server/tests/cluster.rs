@@ -7,7 +7,7 @@ use gabion_protocol::messages::master::*;
 use super::fake::*;
 use crate::server::Running;
 
-fn leader(masters: &[Option<Running>]) -> Option<usize> {
+pub(super) fn leader(masters: &[Option<Running>]) -> Option<usize> {
     let leads = |master: &Option<Running>| master.as_ref().is_some_and(|m| m.raft().is_established_leader());
     masters.iter().position(leads)
 }
@@ -92,5 +92,31 @@ fn without_a_majority_the_error_says_so_and_stopping_hands_over() {
         );
         assert_eq!(error.tried.len(), 3, "{}", error.report());
         masters[last].take().unwrap().stop().await;
+    });
+}
+
+#[test]
+fn a_leader_whose_machine_slept_says_so_no_more_until_it_has_proved_itself() {
+    block_on(async {
+        let cluster = Cluster::of(3);
+        let masters: Vec<_> = cluster.start().await.into_iter().map(Some).collect();
+        let mut client = cluster.client().await;
+        client.run(mkdir("/a")).await.unwrap();
+        let first = leader(&masters).unwrap();
+        let raft = masters[first].as_ref().unwrap().raft();
+        let term = raft.established_term();
+        raft.make_up_sleep(SECOND);
+        assert_eq!(raft.established_term(), None, "it gives no epoch, hence no orders");
+        // Nobody reads: its own tick must ask a majority.
+        let mut looked = 0;
+        while raft.established_term().is_none() {
+            looked += 1;
+            assert!(looked < 200, "it never leads again");
+            tokio::time::sleep(SECOND / 50).await;
+        }
+        assert_eq!(raft.established_term(), term);
+        for master in masters.into_iter().flatten() {
+            master.stop().await;
+        }
     });
 }

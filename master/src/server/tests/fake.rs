@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gabion_protocol::config::Span;
+use gabion_protocol::config::{Size, Span};
 use gabion_protocol::error::{Action, WireError};
 use gabion_protocol::frame::Kind;
 use gabion_protocol::hello::Target;
@@ -33,7 +33,7 @@ fn free_address() -> String {
 pub(super) struct Cluster {
     pub(super) root: KeyFile,
     pub(super) configs: Vec<Config>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Cluster {
@@ -59,6 +59,7 @@ impl Cluster {
                 raft_advertise: None,
                 client_listen: member.client.clone(),
                 client_advertise: None,
+                reserve: Some(Size(0)),
                 join: false,
                 cluster: ClusterSettings::default(),
                 timing: Default::default(),
@@ -74,8 +75,20 @@ impl Cluster {
         Self {
             configs: members.iter().map(config).collect(),
             root,
-            _dir: dir,
+            dir,
         }
+    }
+
+    /// Settings of a master that waits to be added.
+    pub(super) fn joining(&self, id: u64) -> Config {
+        let mut config = self.configs[0].clone();
+        config.id = id;
+        config.dir = self.dir.path().join(format!("m{id}"));
+        config.raft_listen = free_address();
+        config.client_listen = free_address();
+        config.join = true;
+        config.members.clear();
+        config
     }
 
     pub(super) async fn start(&self) -> Vec<Running> {

@@ -3,4 +3,8 @@
 mod cluster;
 mod fake;
 mod files;
+mod operators;
+mod reads;
+mod room;
+mod seats;
 mod servers;
