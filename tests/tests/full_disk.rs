@@ -167,11 +167,14 @@ fn indexes_without_room_recover_by_themselves() {
     assert!(cluster.gabion().args(["cat", "/before"]).run().ok().stdout == bytes);
     disks.iter().for_each(SmallDisk::relieve);
     let mut tries = 0;
-    until("uploads succeed again", seconds(60), || {
+    // One file at a time: without room a whole tree would take minutes to fail.
+    until("an upload succeeds again", seconds(60), || {
         tries += 1;
-        let outcome = upload(&cluster, &format!("/again-{tries}"));
-        (outcome.code() == 0).then_some(())
+        let remote = format!("/again-{tries}");
+        let tool = cluster.gabion().args(["--wait", "5s", "upload", "-", &remote]);
+        (tool.run_with(&bytes).code() == 0).then_some(())
     });
+    upload(&cluster, "/tree").ok();
     assert!(logs(&cluster).contains("there is room again"));
     cluster.assert_all_run();
     cluster.assert_undamaged();
