@@ -2,8 +2,8 @@
 //!
 //! Copies are asked one after another; a slow one is not given up, another is asked beside it. A copy whose bytes or
 //! numbers are wrong is reported and never asked again. When all have failed the masters are asked where the copies
-//! are now. Whoever has waited for a chunk's servers in vain gives them up for a while: until one of them answers, the
-//! next reader looks once and does not wait all over again.
+//! are now. Whoever has waited for a chunk's servers in vain gives them up for a while: until one of them shows a sign of
+//! life, the next reader looks once and does not wait all over again.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -22,14 +22,13 @@ use gabion_protocol::{Action, ErrorCode, WireError};
 use super::{FileReader, Piece};
 use crate::Error;
 use crate::client::unexpected;
+use crate::policy::chain::Pulse;
 use crate::policy::replicas::{Candidate, order};
 use crate::random;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 /// Longest wait for one server's answer.
 const ANSWER: Duration = Duration::from_secs(10);
-/// Longest wait for servers that were given up a short while ago: one that is back answers at once.
-const LOOK: Duration = Duration::from_millis(500);
 
 /// Whole blocks of a chunk, each with its CRC.
 #[derive(Debug)]
@@ -83,7 +82,7 @@ impl<'a> Fetch<'a> {
     pub(super) async fn run(mut self) -> Result<(Piece, Blocks), Error> {
         let mut round = 0;
         loop {
-            let is_given_up = self.is_given_up();
+            let is_given_up = self.is_given_up().await?;
             let found = match is_given_up {
                 true => self.look().await,
                 false => self.round().await,
@@ -92,9 +91,9 @@ impl<'a> Fetch<'a> {
                 return Ok((self.piece, blocks));
             }
             round += 1;
-            // Fresh places after the first round prove that no sound copy is left, or that all are still away.
+            // Fresh places after the first round prove that no sound copy is left.
             let is_lost = round > 1 && self.tried.iter().all(|(_, refusal)| refusal.is_wrong);
-            let is_away = (round > 1 && is_given_up) || Instant::now() > self.deadline;
+            let is_away = is_given_up || Instant::now() > self.deadline;
             if is_away && !is_lost {
                 self.give_up();
             }
@@ -104,31 +103,46 @@ impl<'a> Fetch<'a> {
             if round > 1 {
                 tokio::time::sleep(Duration::from_millis(50 + random() % 100)).await;
             }
-            self.reader.0.map.lock().forget(self.piece.extent.offset);
-            self.piece.extent = self.reader.refresh(self.piece.offset).await?;
+            self.relocate().await?;
         }
     }
 
-    /// Whether every server that may have a sound copy was given up a short while ago.
-    fn is_given_up(&self) -> bool {
+    /// Asks the masters where the copies are now.
+    async fn relocate(&mut self) -> Result<(), Error> {
+        self.reader.0.map.lock().forget(self.piece.extent.offset);
+        self.piece.extent = self.reader.refresh(self.piece.offset).await?;
+        Ok(())
+    }
+
+    /// Whether every server that may have a sound copy was given up a short while ago, wherever the copies are by now.
+    async fn is_given_up(&mut self) -> Result<bool, Error> {
+        if !self.all_given_up() {
+            return Ok(false);
+        }
+        self.relocate().await?;
+        Ok(self.all_given_up())
+    }
+
+    fn all_given_up(&self) -> bool {
         let servers = &self.reader.0.inner.servers;
-        let order = self.order();
-        !order.is_empty() && order.iter().all(|replica| servers.is_given_up(replica.server))
+        let mut trusted = self.trusted().peekable();
+        trusted.peek().is_some() && trusted.all(|replica| servers.is_given_up(replica.server))
     }
 
-    /// A round that does not wait for servers which were given up.
+    /// A round among servers that were given up: only if one of them shows a sign of life. A slow one gets its time.
     async fn look(&mut self) -> Option<Blocks> {
-        if let Ok(found) = tokio::time::timeout(LOOK, self.round()).await {
-            return found;
+        let inner = &self.reader.0.inner;
+        let asked: Vec<ServerId> = self.trusted().map(|replica| replica.server).collect();
+        let pulses = inner.servers.probe(&inner.masters, &asked).await;
+        if pulses.contains(&Pulse::Alive) {
+            return self.round().await;
         }
-        for replica in self.order() {
-            if self.tried.iter().all(|(server, _)| *server != replica.server) {
-                let error = WireError::new(
-                    ErrorCode::Timeout,
-                    "gave no answer a short while ago, and gives none now",
-                );
-                self.tried.push((replica.server, refusal(error)));
-            }
+        for server in asked {
+            let error = WireError::new(
+                ErrorCode::Timeout,
+                "gave no answer a short while ago, and gives none now",
+            );
+            self.tried.push((server, refusal(error)));
         }
         None
     }
@@ -182,15 +196,18 @@ impl<'a> Fetch<'a> {
         }
     }
 
+    /// The copies that were not found wrong.
+    fn trusted(&self) -> impl Iterator<Item = &Replica> {
+        let extent = &self.piece.extent;
+        let of_chunk = extent.replicas.iter();
+        of_chunk.filter(|replica| !self.reader.is_distrusted(extent.chunk, replica.server))
+    }
+
     /// The copies in the order of asking.
     fn order(&self) -> VecDeque<Replica> {
         let servers = &self.reader.0.inner.servers;
         let extent = &self.piece.extent;
-        let trusted: Vec<&Replica> = extent
-            .replicas
-            .iter()
-            .filter(|replica| !self.reader.is_distrusted(extent.chunk, replica.server))
-            .collect();
+        let trusted: Vec<&Replica> = self.trusted().collect();
         let candidates: Vec<Candidate> = trusted
             .iter()
             .map(|replica| {
