@@ -266,19 +266,11 @@ fn open(options: &RaftOptions) -> Result<Opened, StartError> {
 async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime), StartError> {
     let config = options.tuning.config(options.cluster)?;
     let lease = Duration::from_millis(options.tuning.election_ms_max);
-    let (options, opened) = tokio::task::spawn_blocking(move || {
-        let opened = open(&options);
-        (options, opened)
-    })
-    .await
-    .map_err(std::io::Error::other)?;
-    let Opened {
-        directory,
-        log,
-        writer,
-        machine,
-        peers,
-    } = opened?;
+    let open = move || open(&options).map(|opened| (options, opened));
+    let opened = tokio::task::spawn_blocking(open).await.map_err(std::io::Error::other)?;
+    let (options, opened) = opened?;
+    let (directory, peers) = (opened.directory, opened.peers);
+    let (log, writer, machine) = (opened.log, opened.writer, opened.machine);
     let local = Local {
         id: options.id,
         cluster: options.cluster,
@@ -288,27 +280,22 @@ async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime
     };
     let links = Arc::new(Links::new(local.clone(), Arc::clone(&peers)));
     // A directory that is used for the first time has forgotten nothing.
-    let used = !log.is_pristine() || directory.boot() > 1;
-    if used && let Some(forgotten) = settle(&links, &log, &machine, &options.members, lease).await {
-        // Before the directory is free again the log must be closed.
-        drop(log);
-        tokio::task::spawn_blocking(move || writer.join())
-            .await
-            .map_err(std::io::Error::other)?;
+    if (!log.is_pristine() || directory.boot() > 1)
+        && let Some(forgotten) = settle(&links, &log, &machine, &options.members, lease).await
+    {
+        close(log, writer).await?;
         return Err(forgotten);
     }
-    let network = Network(Arc::clone(&links));
     let inner = Arc::clone(&machine.0);
-    let raft = Raft::new(options.id, config, network, log.clone(), machine)
+    let raft = Raft::new(options.id, config, Network(Arc::clone(&links)), log.clone(), machine)
         .await
         .map_err(|fatal| StartError::Raft(fatal.to_string()))?;
     options.listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(options.listener)?;
     let heard = Arc::new(AtomicU64::new(0));
-    let space = Arc::clone(directory.space());
     let service = Service {
         links: Arc::clone(&links),
-        space: Arc::clone(&space),
+        space: Arc::clone(directory.space()),
         heard: Arc::clone(&heard),
         local,
         raft: raft.clone(),
@@ -336,11 +323,18 @@ async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime
         lease,
         proposed: proposal_budget(),
         boot: directory.boot(),
-        space,
+        space: Arc::clone(directory.space()),
         heard,
         parts: Mutex::new(None),
     };
     Ok((node, PartsWithoutRuntime { log, writer, directory }))
+}
+
+/// Closes the log, before the directory is free again.
+async fn close(log: LogStore, writer: Writer) -> Result<(), StartError> {
+    drop(log);
+    let joined = tokio::task::spawn_blocking(move || writer.join()).await;
+    Ok(joined.map_err(std::io::Error::other)?)
 }
 
 /// Waits until this master may take part, or says why it must not.

@@ -183,6 +183,7 @@ impl Master {
         let fleet = self.fleet.read(Clone::clone);
         let count = self.census.count(view, &fleet, monotonic(), CENSUS_WAIT).await;
         let metrics = self.raft.metrics();
+        let leader = self.heard_leader().map(|(id, _)| MasterId(id));
         let (id, cluster) = (self.id, self.keys.cluster);
         let now = monotonic();
         self.read_stale(move |view| {
@@ -202,7 +203,7 @@ impl Master {
             Ok(Response::Status(Box::new(Status {
                 cluster,
                 answered_by: id,
-                leader: metrics.leader.map(MasterId),
+                leader,
                 term: metrics.term,
                 last_log: metrics.last_log,
                 applied: metrics.applied,

@@ -16,7 +16,7 @@ use super::census::Census;
 use super::connection::Limits;
 use super::space::Rooms;
 use crate::fleet::Watched;
-use crate::raft::{ProposeError, RaftHandle};
+use crate::raft::{MasterNode, ProposeError, RaftHandle};
 use crate::state::rows::RowsError;
 use crate::state::{Command, Reply, Settings, read};
 use crate::store::state_db::View;
@@ -146,11 +146,17 @@ impl Master {
         let _ = leadership.wait_for(|now| now.leader != Some(self.id.0)).await;
     }
 
+    /// Who leads: this master, or another that was heard a moment ago. One that is not heard may be dead, and is not
+    /// named.
+    pub(super) fn heard_leader(&self) -> Option<(u64, MasterNode)> {
+        let is_heard = |id: u64| id == self.id.0 || self.raft.leader_silence() < LEADER_SILENCE_MAX;
+        self.raft.known_leader().filter(|(id, _)| is_heard(*id))
+    }
+
     /// Where to go instead.
     pub(super) fn not_leader(&self) -> WireError {
-        match self.raft.known_leader() {
-            // A leader that is not heard may be dead: then the client had better ask around.
-            Some((id, node)) if id != self.id.0 && self.raft.leader_silence() < LEADER_SILENCE_MAX => {
+        match self.heard_leader() {
+            Some((id, node)) if id != self.id.0 => {
                 WireError::redirect(node.client_address).why(format!("m{id} leads, this is m{}", self.id))
             }
             Some(_) | None => self.no_leader(),
