@@ -113,6 +113,8 @@ pub(crate) struct Node {
     /// The time without an election after a majority's answer.
     pub(crate) lease: Duration,
     pub(crate) proposed: Arc<Semaphore>,
+    /// The last term in which this master began to hand its leadership over, 0 for none: its lease proves nothing then.
+    pub(crate) handing_over: AtomicU64,
     pub(crate) boot: u64,
     pub(crate) space: Arc<Space>,
     /// Monotonic milliseconds when a leader last sent something.
@@ -326,15 +328,9 @@ impl RaftHandle {
             let started = Instant::now();
             let slept = self.0.sleep.new_sleep();
             let age = if slept.is_some() { Duration::ZERO } else { age_max };
-            let option = LinearizerOption::new(Some(age), true);
-            let left = until.saturating_duration_since(started);
-            let proof = timeout(left, self.0.raft.ensure_linearizable(option)).await;
-            match proof {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => return Err(self.read_error(error)),
-                Err(_) => {
-                    return Err(ProposeError::RetrySoon("no majority has answered".to_owned()));
-                }
+            if age.is_zero() || !self.leads_by_lease(age) {
+                self.ask_for_proof(age, until.saturating_duration_since(started))
+                    .await?;
             }
             if let Some(slept) = slept {
                 self.0.sleep.proven(slept);
@@ -354,6 +350,25 @@ impl RaftHandle {
             if Instant::now() >= until {
                 return Err(ProposeError::RetrySoon("this master was paused".to_owned()));
             }
+        }
+    }
+
+    /// Whether a majority has renewed this leader's lease within `age_max`, by what Raft has published: no question to
+    /// Raft's own task, which may be busy with writes. All that was acknowledged before is in the rows then, because
+    /// replies leave after the apply, and those of earlier terms are there with this term's first entry.
+    pub(crate) fn leads_by_lease(&self, age_max: Duration) -> bool {
+        let metrics = self.0.raft.metrics();
+        let now = metrics.borrow_watched();
+        // Followers that are told to elect somebody else do not wait for the lease to end.
+        leadership(&now, age_max).established && self.0.handing_over.load(Ordering::SeqCst) != now.current_term
+    }
+
+    async fn ask_for_proof(&self, age_max: Duration, left: Duration) -> Result<(), ProposeError> {
+        let option = LinearizerOption::new(Some(age_max), true);
+        match timeout(left, self.0.raft.ensure_linearizable(option)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(self.read_error(error)),
+            Err(_) => Err(ProposeError::RetrySoon("no majority has answered".to_owned())),
         }
     }
 
@@ -382,7 +397,7 @@ impl RaftHandle {
     /// The term this master leads at this very moment.
     #[must_use]
     pub fn established_term(&self) -> Option<u64> {
-        let now = leadership(&self.watched(), self.0.lease);
+        let now = leadership(&self.0.raft.metrics().borrow_watched(), self.0.lease);
         // The clock last: a sleep before the metrics were read makes them worthless.
         (now.established && self.0.sleep.new_sleep().is_none()).then_some(now.term)
     }

@@ -137,6 +137,9 @@ impl RaftHandle {
         if !self.voters().contains(&to) {
             return Err(MembershipError::NotMember(to));
         }
+        // Before anybody hears of it: reads by lease end here.
+        let term = self.watched().current_term;
+        self.0.handing_over.store(term, std::sync::atomic::Ordering::SeqCst);
         let transferred = self.0.raft.trigger().transfer_leader(to).await;
         transferred.map_err(|fatal| stopped(&fatal))?;
         let mut leadership = self.leader_watch();

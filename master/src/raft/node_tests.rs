@@ -407,6 +407,29 @@ async fn without_a_majority_nothing_is_answered_and_leadership_moves_on_request(
     cluster.stop().await;
 }
 
+/// Its lease is fresh, but the heir may be elected any moment, without waiting for the lease to end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_hands_over_reads_by_its_lease_no_more() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.propose("a=1").await;
+    let leader = cluster.leader().await.clone();
+    let lease = leader.0.lease;
+    assert!(leader.leads_by_lease(lease));
+    // A dead heir, so that the leader stays what it is for a moment.
+    let heir = leader.id() % 3 + 1;
+    cluster.kill(heir).await;
+    let giving = leader.clone();
+    let handing = tokio::spawn(async move { giving.transfer_leader(heir).await });
+    let told = || leader.0.handing_over.load(std::sync::atomic::Ordering::SeqCst) != 0;
+    while !told() {
+        tokio::task::yield_now().await;
+    }
+    assert!(leader.is_established_leader(), "the test came too late");
+    assert!(!leader.leads_by_lease(lease));
+    assert!(handing.await.unwrap().is_err());
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_master_alone_works_and_refuses_a_damaged_log() {
     let mut cluster = Cluster::start(1).await;

@@ -106,7 +106,7 @@ impl<'a> Signer<'a> {
     }
 
     /// The granted chunks with write tokens.
-    pub(super) fn grants(&mut self, granted: Vec<GrantedChunk>) -> Result<Vec<ChunkGrant>, RowsError> {
+    pub(super) fn grants(&mut self, granted: &[GrantedChunk]) -> Result<Vec<ChunkGrant>, RowsError> {
         let mut grants = Vec::with_capacity(granted.len());
         for chunk in granted {
             // A retried command's chunk may have been given up since: its copies are kept so long and no longer.
@@ -116,7 +116,7 @@ impl<'a> Signer<'a> {
                 None => self.now,
             };
             let mut replicas = Vec::with_capacity(chunk.replicas.len());
-            for (server, replica) in chunk.replicas {
+            for (server, replica) in chunk.replicas.iter().copied() {
                 let grant = Grant {
                     chunk: chunk.chunk,
                     generation: chunk.generation,

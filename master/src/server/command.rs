@@ -62,15 +62,20 @@ impl Master {
             } if *chunks > 0 => (*chunks, avoid.clone(), Some(*upload), None),
             _ => return Ok(None),
         };
-        // Linearizable: an upload that another leader has just logged must be found.
-        let view = self.view().await?;
+        let view = if upload.is_some() {
+            // An upload that another leader has just logged must be found.
+            self.view().await?
+        } else {
+            // The cluster's defaults never change.
+            self.raft.stale_view()
+        };
         let sizes = read_view(view, move |view| {
             if let Some(upload) = upload {
                 let upload = read::upload(view, upload).map_err(row_error)?;
                 return Ok(upload.map(|upload| (upload.content.replicas, upload.content.chunk_bytes)));
             }
             let settings = read::cluster(view).map_err(row_error)?.map(|cluster| cluster.settings);
-            Ok(settings.zip(options).map(|(settings, options)| {
+            Ok(settings.zip(options.as_ref()).map(|(settings, options)| {
                 (
                     options.replicas.unwrap_or(settings.replicas),
                     options.chunk_bytes.unwrap_or(settings.chunk_bytes),
@@ -181,7 +186,7 @@ impl Master {
         // The command was applied here before its answer came, so that these rows hold what it made.
         read_view(self.raft.stale_view(), move |view| {
             let mut signer = Signer::new(&keys, view, &asker, request.session).map_err(row_error)?;
-            let grants = signer.grants(granted).map_err(row_error)?;
+            let grants = signer.grants(&granted).map_err(row_error)?;
             Ok((grants, signer.accesses()))
         })
         .await

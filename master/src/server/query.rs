@@ -14,7 +14,7 @@ use gabion_protocol::path::FsPath;
 use gabion_protocol::process::monotonic;
 
 use super::access::{Judge, Signer};
-use super::shared::{Master, read_view, row_error};
+use super::shared::{Master, read_many, read_view, row_error};
 use crate::raft::{MasterNode, Metrics};
 use crate::state::key::inode::Body;
 use crate::state::read::{self, ReadError};
@@ -64,7 +64,7 @@ impl Master {
                 .await
             }
             Query::List { path, after, limit } => {
-                read_view(view, move |view| {
+                read_many(view, move |view| {
                     let page = read::list(view, &path, after.as_deref(), limit);
                     page.map(|page| Response::Page(fitting(page)))
                         .map_err(|error| refused(&format!("cannot list {path}"), error))

@@ -119,9 +119,9 @@ impl Master {
     /// Reads the state this master has, off the runtime's threads.
     pub(super) async fn read_stale<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&View) -> Result<T, RowsError> + Send + 'static,
+        read: impl Fn(&View) -> Result<T, RowsError> + Send + 'static,
     ) -> Result<T, WireError> {
-        read_view(self.raft.stale_view(), |view| read(view).map_err(row_error)).await
+        read_view(self.raft.stale_view(), move |view| read(view).map_err(row_error)).await
     }
 
     /// This master's epoch, if it leads and a majority has said so a moment ago.
@@ -227,8 +227,19 @@ impl Master {
     }
 }
 
-/// Reads rows off the runtime's threads: a row may have to come from the disk.
+/// Reads a few rows: at once if they are in memory, else off the runtime's threads, which must not wait for a disk.
 pub(super) async fn read_view<T: Send + 'static>(
+    mut view: View,
+    read: impl Fn(&View) -> Result<T, WireError> + Send + 'static,
+) -> Result<T, WireError> {
+    if let Some(done) = view.in_memory(&read) {
+        return done;
+    }
+    read_many(view, read).await
+}
+
+/// Reads many rows, off the runtime's threads.
+pub(super) async fn read_many<T: Send + 'static>(
     view: View,
     read: impl FnOnce(&View) -> Result<T, WireError> + Send + 'static,
 ) -> Result<T, WireError> {
@@ -239,7 +250,9 @@ pub(super) async fn read_view<T: Send + 'static>(
 /// A store that fails: this master cannot answer, another one may.
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 pub(super) fn row_error(error: RowsError) -> WireError {
-    tracing::error!(%error, "cannot read state rows");
+    if !matches!(error, RowsError::Away) {
+        tracing::error!(%error, "cannot read state rows");
+    }
     WireError::new(
         ErrorCode::DiskFailed,
         format!("this master cannot read its state: {error}"),

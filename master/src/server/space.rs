@@ -109,7 +109,13 @@ impl Master {
         if !grows(op) {
             return Ok(());
         }
-        let (decided, voters) = self.rooms.0.lock().clone();
+        let (decided, voters) = {
+            let rooms = self.rooms.0.lock();
+            if matches!(rooms.0, Verdict::Open | Verdict::HandOver(_)) {
+                return Ok(());
+            }
+            rooms.clone()
+        };
         let cannot = || filled(op.clone(), Vec::new()).cannot();
         let error = match decided {
             Verdict::Open | Verdict::HandOver(_) => return Ok(()),

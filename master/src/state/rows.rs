@@ -24,6 +24,9 @@ pub enum RowsError {
         /// What the decoder said.
         why: String,
     },
+    /// The row is not in memory, and nobody wants to wait for the disk here.
+    #[error("the row is not in memory")]
+    Away,
     /// The rows are of a newer release.
     #[error("the cluster is at feature level {level}, this program knows {known}: install the newer release")]
     Newer {

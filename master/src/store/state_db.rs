@@ -8,9 +8,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::{DB, Direction, IteratorMode, ReadOptions, Snapshot, WriteBatch};
+use rocksdb::{DB, Direction, ErrorKind, IteratorMode, ReadOptions, ReadTier, Snapshot, WriteBatch};
 
 use super::memory::Memory;
 use super::{StoreError, durable};
@@ -33,12 +34,12 @@ pub struct StateDb {
 #[derive(Debug)]
 struct Cleanup {
     path: PathBuf,
-    remove: std::sync::atomic::AtomicBool,
+    remove: AtomicBool,
 }
 
 impl Drop for Cleanup {
     fn drop(&mut self) {
-        if self.remove.load(std::sync::atomic::Ordering::Acquire)
+        if self.remove.load(Ordering::Acquire)
             && let Err(error) = durable::remove_dir(&self.path)
         {
             // Harmless: the next start removes it.
@@ -88,7 +89,7 @@ impl StateDb {
 
     /// Removes the directory once nobody uses these rows any more.
     pub(crate) fn remove_when_unused(&self) {
-        self.cleanup.remove.store(true, std::sync::atomic::Ordering::Release);
+        self.cleanup.remove.store(true, Ordering::Release);
     }
 
     /// How far these rows are.
@@ -160,7 +161,11 @@ impl StateDb {
     /// The rows as of now, for good.
     #[must_use]
     pub fn view(self: &Arc<Self>) -> View {
-        View(Pinned::new(Arc::clone(self), |db| db.db.snapshot()))
+        View {
+            rows: Pinned::new(Arc::clone(self), |db| db.db.snapshot()),
+            memory_only: false,
+            missed: AtomicBool::new(false),
+        }
     }
 
     /// Bytes of table files.
@@ -211,17 +216,49 @@ self_cell::self_cell!(
 );
 
 /// State rows as they were at one moment. Keeps them readable, and their space taken, until dropped.
-pub struct View(Pinned);
+pub struct View {
+    rows: Pinned,
+    /// Set by [`View::in_memory`] while it runs.
+    memory_only: bool,
+    /// A row was not in memory.
+    missed: AtomicBool,
+}
 
 impl std::fmt::Debug for View {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("View")
-            .field("path", &self.0.borrow_owner().path())
+            .field("path", &self.rows.borrow_owner().path())
             .finish_non_exhaustive()
     }
 }
 
 impl View {
+    /// Runs `read` if all it needs is in memory, so that it may run where nobody may wait for a disk. `None`: it may
+    /// have failed or been mistaken for lack of a row; run it again where waiting is fine.
+    pub(crate) fn in_memory<T>(&mut self, read: impl FnOnce(&Self) -> T) -> Option<T> {
+        self.memory_only = true;
+        let done = read(self);
+        self.memory_only = false;
+        let missed = std::mem::take(self.missed.get_mut());
+        (!missed).then_some(done)
+    }
+
+    fn options(&self) -> ReadOptions {
+        let mut options = ReadOptions::default();
+        if self.memory_only {
+            options.set_read_tier(ReadTier::BlockCache);
+        }
+        options
+    }
+
+    fn error(&self, error: &rocksdb::Error) -> RowsError {
+        if self.memory_only && error.kind() == ErrorKind::Incomplete {
+            self.missed.store(true, Ordering::Relaxed);
+            return RowsError::Away;
+        }
+        read_error(error)
+    }
+
     /// How far these rows are: the index of the last entry applied to them, 0 for none.
     ///
     /// # Errors
@@ -247,7 +284,7 @@ impl View {
     pub fn for_each(&self, mut each: impl FnMut(&[u8], &[u8]) -> Result<(), RowsError>) -> Result<(), RowsError> {
         let mut options = ReadOptions::default();
         options.fill_cache(false);
-        for row in self.0.borrow_dependent().iterator_opt(forward(&FIRST_ROW), options) {
+        for row in self.rows.borrow_dependent().iterator_opt(forward(&FIRST_ROW), options) {
             let (key, value) = row.map_err(|error| read_error(&error))?;
             each(&key, &value)?;
         }
@@ -257,14 +294,22 @@ impl View {
 
 impl Rows for View {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, RowsError> {
-        self.0.borrow_dependent().get(key).map_err(|error| read_error(&error))
+        let rows = self.rows.borrow_dependent();
+        rows.get_opt(key, self.options()).map_err(|error| self.error(&error))
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Row>, RowsError> {
         if from >= to {
             return Ok(Vec::new());
         }
-        let rows = self.0.borrow_dependent().iterator_opt(forward(from), range_options(to));
-        rows.take(limit).map(into_row).collect()
+        let mut options = self.options();
+        options.set_iterate_upper_bound(to);
+        let rows = self.rows.borrow_dependent().iterator_opt(forward(from), options);
+        rows.take(limit)
+            .map(|row| {
+                row.map_err(|error| self.error(&error))
+                    .map(|(key, value)| (key.into(), value.into()))
+            })
+            .collect()
     }
 }

@@ -40,6 +40,26 @@ fn a_view_does_not_see_later_writes() {
     assert!(now.scan(&[9], &[1], 9).unwrap().is_empty());
 }
 
+/// Rows that would have to come from the disk are not taken for rows that do not exist.
+#[test]
+fn a_row_that_is_not_in_memory_is_away_and_not_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = StateDb::open(dir.path(), &memory()).unwrap();
+    first.store(&put(5, "far"), &applied(1)).unwrap();
+    first.flush().unwrap();
+    drop(first);
+    let db = Arc::new(StateDb::open(dir.path(), &memory()).unwrap());
+    db.store(&put(7, "near"), &applied(2)).unwrap();
+    let mut view = db.view();
+    let near = view.in_memory(|view| view.get(&[7]).unwrap());
+    assert_eq!(near, Some(Some(b"near".to_vec())));
+    assert_eq!(view.in_memory(|view| view.get(&[5]).ok()), None, "it is on disk only");
+    assert_eq!(view.in_memory(|view| view.scan(&[4], &[6], 9).ok()), None);
+    assert_eq!(view.get(&[5]).unwrap().unwrap(), b"far", "whoever may wait gets it");
+    let now_near = view.in_memory(|view| view.get(&[5]).unwrap());
+    assert_eq!(now_near, Some(Some(b"far".to_vec())), "it is in the cache now");
+}
+
 #[test]
 fn rows_and_applied_id_go_back_together_when_not_flushed() {
     let dir = tempfile::tempdir().unwrap();

@@ -18,6 +18,9 @@ pub(crate) struct Meta {
     /// Clients at once; several numbers, one run each.
     #[arg(long, value_delimiter = ',', default_value = "1,16,64,256")]
     clients: Vec<usize>,
+    /// Sessions with connections of their own that the clients are spread over.
+    #[arg(long, default_value_t = 4)]
+    sessions: usize,
     /// Files each run creates; a single client makes a tenth of them.
     #[arg(long, default_value_t = 20_000)]
     count: u64,
@@ -42,7 +45,7 @@ pub(crate) async fn run(client: &Client, arguments: &Meta) -> Result<Vec<Rates>>
         };
         let top = FsPath::parse(&format!("/gabion-bench/meta-{}-{clients}", std::process::id()))?;
         client.mkdir(&top, true, 0o755).await?;
-        let steps = steps(&top, *clients, count).await;
+        let steps = steps(&top, rates::connect_many(*clients, arguments.sessions).await?, count).await;
         client.remove(&top, true).await?;
         all.extend(steps?);
     }
@@ -76,8 +79,7 @@ fn fdatasync(dir: &Path) -> Result<Rates> {
     timed
 }
 
-async fn steps(top: &FsPath, clients: usize, count: u64) -> Result<Vec<Rates>> {
-    let clients = rates::connect_many(clients).await?;
+async fn steps(top: &FsPath, clients: Vec<Client>, count: u64) -> Result<Vec<Rates>> {
     // Directories of a page each, so that listing reads whole pages and no directory is unusually long.
     let directories = count.div_ceil(u64::from(PAGE));
     for number in 0..directories {

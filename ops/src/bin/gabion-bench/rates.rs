@@ -15,7 +15,7 @@ use crate::report;
 pub(crate) struct Rates {
     /// What was done.
     pub(crate) what: String,
-    /// Clients, each with its own session and connections and one operation in flight.
+    /// Clients, each with one operation in flight.
     pub(crate) clients: usize,
     /// Operations done.
     pub(crate) operations: u64,
@@ -48,16 +48,16 @@ impl Rates {
     }
 }
 
-/// As many clients, each connected on its own.
+/// As many clients, spread over so many sessions with connections of their own.
 ///
 /// # Errors
 /// If one cannot connect.
-pub(crate) async fn connect_many(count: usize) -> Result<Vec<Client>> {
-    let mut clients = Vec::with_capacity(count);
-    for _ in 0..count {
-        clients.push(Client::connect(Config::discover()?).await?);
+pub(crate) async fn connect_many(clients: usize, sessions: usize) -> Result<Vec<Client>> {
+    let mut connected = Vec::with_capacity(clients);
+    for _ in 0..sessions.clamp(1, clients.max(1)) {
+        connected.push(Client::connect(Config::discover()?).await?);
     }
-    Ok(clients)
+    Ok(connected.iter().cycle().take(clients).cloned().collect())
 }
 
 /// Does `operation` for every number below `count`, shared among the clients, each doing one after the other.

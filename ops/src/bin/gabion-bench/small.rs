@@ -15,9 +15,12 @@ pub(crate) struct Small {
     /// Files.
     #[arg(long, default_value_t = 5000)]
     count: u64,
-    /// Clients at once, each with its own session and one file in flight.
+    /// Clients at once, each with one file in flight.
     #[arg(long, default_value_t = 64)]
     clients: usize,
+    /// Sessions with connections of their own that the clients are spread over.
+    #[arg(long, default_value_t = 4)]
+    sessions: usize,
 }
 
 /// Files of one directory.
@@ -40,7 +43,7 @@ pub(crate) async fn run(client: &Client, arguments: &Small) -> Result<Vec<Rates>
 }
 
 async fn steps(top: &FsPath, arguments: &Small) -> Result<Vec<Rates>> {
-    let clients = rates::connect_many(arguments.clients).await?;
+    let clients = rates::connect_many(arguments.clients, arguments.sessions).await?;
     for number in 0..arguments.count.div_ceil(PER_DIRECTORY) {
         clients[0]
             .mkdir(&place(top, number * PER_DIRECTORY).0, true, 0o755)
