@@ -3,6 +3,7 @@
 //! Threads are chosen by name, so that the fault hits what it is meant for: a chunkserver syncs chunks' files on its
 //! `disk-write` threads and its index on `index-writer`.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -41,6 +42,31 @@ fn threads(process: u32, prefix: &str) -> Vec<String> {
     tasks
         .filter_map(|task| Some(task.file_name()?.to_str()?.to_owned()))
         .collect()
+}
+
+/// The calls of a log that returned. One that another thread's interrupts is logged in two lines, of which only the
+/// first names the file: `17 pread64(5</a>, <unfinished ...>` and `17 <... pread64 resumed>…) = -1 EIO (INJECTED)`.
+fn returned(log: &str) -> Vec<Call> {
+    let mut unfinished = BTreeMap::new();
+    let mut calls = Vec::new();
+    for line in log.lines() {
+        let thread = line.split_whitespace().next().unwrap_or_default();
+        let named = || Some(line.split_once('<')?.1.split_once('>')?.0.to_owned());
+        if line.contains("<unfinished ...>") {
+            unfinished.extend(named().map(|path| (thread, path)));
+        } else if line.contains(" = ") {
+            let path = if line.contains(" resumed>") {
+                unfinished.remove(thread)
+            } else {
+                named()
+            };
+            calls.extend(path.map(|path| Call {
+                path,
+                injected: line.contains("(INJECTED)"),
+            }));
+        }
+    }
+    calls
 }
 
 impl FailingCalls {
@@ -89,15 +115,7 @@ impl FailingCalls {
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
         let text = std::fs::read(&self.log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines = text.lines().filter(|line| line.contains(" = "));
-        let calls = lines.filter_map(|line| {
-            Some(Call {
-                path: line.split_once('<')?.1.split_once('>')?.0.to_owned(),
-                injected: line.contains("(INJECTED)"),
-            })
-        });
-        calls.collect()
+        returned(&String::from_utf8_lossy(&text))
     }
 
     /// Files on which a call failed by our doing.
@@ -125,5 +143,23 @@ impl FailingCalls {
 impl Drop for FailingCalls {
     fn drop(&mut self) {
         self.detach();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_in_two_lines_is_one_call() {
+        let log = "17 pread64(5</a>,  <unfinished ...>\n\
+                   18 pread64(6</b>, \"x\", 1, 0) = 1\n\
+                   17 <... pread64 resumed>0x7f, 1, 0) = -1 EIO (Input/output error) (INJECTED)\n\
+                   18 pread64(6</b>,  <unfinished ...>\n";
+        let call = |path: &str, injected| Call {
+            path: path.to_owned(),
+            injected,
+        };
+        assert_eq!(returned(log), [call("/b", false), call("/a", true)]);
     }
 }
