@@ -22,7 +22,8 @@ use bytes::Bytes;
 use gabion_protocol::{ChunkId, Epoch, MasterId, torn};
 use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBRecoveryMode, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBRecoveryMode, IteratorMode, Options, ReadOptions, ReadTier, WriteBatch,
+    WriteOptions,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -176,6 +177,29 @@ impl Index {
             Record::decode(&value).map_err(|why| self.failed(format!("chunk {chunk}: {why}")))
         };
         value.map(decode).transpose()
+    }
+
+    /// A chunk's record, or that there is none, if that can be told from memory: then looking for it costs no thread
+    /// switch.
+    pub(crate) fn record_in_memory(&self, chunk: ChunkId) -> Option<Option<Record>> {
+        match self.in_memory(chunk_key(KeyKind::Record, chunk))? {
+            Some(value) => Record::decode(&value).ok().map(Some),
+            None => Some(None),
+        }
+    }
+
+    /// A small chunk's bytes if they are in memory.
+    pub(crate) fn blob_in_memory(&self, chunk: ChunkId) -> Option<Bytes> {
+        self.in_memory(chunk_key(KeyKind::Blob, chunk))?.map(Bytes::from)
+    }
+
+    /// A value, or that there is none; `None` if that cannot be told without waiting, or without an error.
+    fn in_memory(&self, key: impl AsRef<[u8]>) -> Option<Option<Vec<u8>>> {
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::BlockCache);
+        // Whoever opens the index again holds this for long.
+        let db = self.shared.db.try_read()?;
+        db.as_ref()?.get_opt(key, &options).ok()
     }
 
     /// A small chunk's bytes. May read the disk. Damage here is the chunk's, not the disk's: nothing else depends on

@@ -5,7 +5,7 @@
 //! cache on a disk thread first. Whether a range is warm is asked with `RWF_NOWAIT`, one byte per block: 16 calls of
 //! well under a microsecond each for a packet, against a thread switch and back of some 20 µs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::IoSliceMut;
 use std::num::NonZeroU64;
@@ -74,35 +74,42 @@ pub(super) struct Warm(Mutex<WarmMap>);
 #[derive(Debug, Default)]
 struct WarmMap {
     entries: HashMap<ChunkId, Entry>,
+    /// By `used`: the first is the one to go.
+    by_use: BTreeMap<u64, ChunkId>,
     clock: u64,
 }
 
 impl Warm {
     fn find(&self, chunk: ChunkId) -> Option<Entry> {
-        let mut map = self.0.lock();
+        let map = &mut *self.0.lock();
         map.clock += 1;
-        let clock = map.clock;
         let entry = map.entries.get_mut(&chunk)?;
-        entry.used = clock;
+        map.by_use.remove(&entry.used);
+        entry.used = map.clock;
+        map.by_use.insert(entry.used, chunk);
         Some(entry.clone())
     }
 
     fn keep(&self, chunk: ChunkId, entry: Entry) {
-        let mut map = self.0.lock();
-        if map.entries.len() >= WARM_MAX {
-            let oldest = map
-                .entries
-                .iter()
-                .min_by_key(|(_, entry)| entry.used)
-                .map(|(chunk, _)| *chunk);
-            oldest.and_then(|chunk| map.entries.remove(&chunk));
-        }
+        let map = &mut *self.0.lock();
+        map.clock += 1;
         let used = map.clock;
-        map.entries.insert(chunk, Entry { used, ..entry });
+        if let Some(replaced) = map.entries.insert(chunk, Entry { used, ..entry }) {
+            map.by_use.remove(&replaced.used);
+        }
+        map.by_use.insert(used, chunk);
+        if map.entries.len() > WARM_MAX
+            && let Some((_, oldest)) = map.by_use.pop_first()
+        {
+            map.entries.remove(&oldest);
+        }
     }
 
     pub(super) fn forget(&self, chunk: ChunkId) {
-        self.0.lock().entries.remove(&chunk);
+        let map = &mut *self.0.lock();
+        if let Some(entry) = map.entries.remove(&chunk) {
+            map.by_use.remove(&entry.used);
+        }
     }
 }
 
@@ -189,6 +196,11 @@ impl Store {
     async fn blob(&self, chunk: ChunkId, entry: &Entry) -> Result<Bytes, DiskError> {
         let index = entry.found.disk.index()?;
         let length = entry.found.record.length;
+        if let Some(bytes) = index.blob_in_memory(chunk)
+            && bytes.len() as u64 == length
+        {
+            return Ok(bytes);
+        }
         let read = entry.found.disk.reads.run(move || {
             let bytes = index.blob(chunk)?;
             if bytes.len() as u64 == length {

@@ -331,7 +331,10 @@ impl Store {
         let mut seen = Seen::default();
         for disk in &self.0.disks {
             let record = match disk.index() {
-                Ok(index) => disk.reads.run(move || index.record(chunk)).await,
+                Ok(index) => match index.record_in_memory(chunk) {
+                    Some(record) => Ok(record),
+                    None => disk.reads.run(move || index.record(chunk)).await,
+                },
                 Err(e) => Err(e),
             };
             match record {
