@@ -1,6 +1,6 @@
 //! The chunkservers: how to reach them, and what we remember of how they served us.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -245,6 +245,16 @@ impl Servers {
             .collect();
         troubled.sort_unstable();
         troubled
+    }
+
+    /// As [`Self::troubled`], with a moment that is later the later it failed.
+    pub(crate) fn troubles(&self) -> BTreeMap<ServerId, Instant> {
+        let known = self.known.lock();
+        let trouble = |server: &Server| server.record.lock().troubled_until;
+        let troubled = known.iter().filter(|(_, server)| server.is_troubled());
+        troubled
+            .filter_map(|(id, server)| Some((*id, trouble(server)?)))
+            .collect()
     }
 
     /// Whether a server failed us lately, and how fast it usually reads.

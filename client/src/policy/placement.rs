@@ -1,8 +1,11 @@
-//! Why the masters place nothing, read from what they tell of their servers.
+//! Which servers of a chain are written to; and why the masters place nothing, read from what they tell of theirs.
 //!
-//! The masters say it themselves when they have waited for servers long enough. A client that waits less would learn
+//! The masters say the latter themselves when they have waited for servers long enough. A client that waits less would learn
 //! nothing but that no answer came; this gives it the same words.
 
+use std::collections::BTreeMap;
+
+use gabion_protocol::ids::ServerId;
 use gabion_protocol::messages::master::{Health, ServerInfo};
 use gabion_protocol::{ErrorCode, WireError};
 
@@ -10,6 +13,25 @@ use gabion_protocol::{ErrorCode, WireError};
 /// was asked for.
 pub(crate) fn needed(wanted: u8) -> usize {
     usize::from(wanted.min(2))
+}
+
+/// The servers of a fresh chain to write to, in its order: those without trouble; if they are fewer than `needed`, also
+/// those whose trouble is the longest ago. A server that came back is well long before its trouble is forgotten, and
+/// the one that failed just now is the last that should be tried again.
+pub(crate) fn writable<T: Ord>(chain: &[ServerId], troubles: &BTreeMap<ServerId, T>, needed: usize) -> Vec<ServerId> {
+    let mut oldest: Vec<_> = chain
+        .iter()
+        .filter_map(|id| troubles.get(id).map(|at| (at, *id)))
+        .collect();
+    oldest.sort();
+    let sound = chain.len() - oldest.len();
+    let recalled: Vec<_> = oldest
+        .iter()
+        .take(needed.saturating_sub(sound))
+        .map(|(_, id)| *id)
+        .collect();
+    let is_writable = |id: &ServerId| !troubles.contains_key(id) || recalled.contains(id);
+    chain.iter().copied().filter(is_writable).collect()
 }
 
 /// The error if fewer than `needed` of `servers` can take a chunk of `chunk_bytes`: each of the others is named with
@@ -62,10 +84,26 @@ fn why_not(server: &ServerInfo, chunk_bytes: u64) -> Option<(String, bool)> {
 
 #[cfg(test)]
 mod tests {
-    use gabion_protocol::ids::ServerId;
     use gabion_protocol::messages::master::Load;
 
     use super::*;
+
+    #[test]
+    fn the_latest_trouble_is_left_out_and_the_oldest_comes_back_first() {
+        let ids = |ids: &[u32]| ids.iter().copied().map(ServerId).collect::<Vec<_>>();
+        let chain = ids(&[1, 2, 3]);
+        let writable = |troubles: &[(u32, u64)], needed| {
+            let troubles = troubles.iter().map(|(id, at)| (ServerId(*id), *at)).collect();
+            writable(&chain, &troubles, needed)
+        };
+        assert_eq!(writable(&[], 2), chain);
+        assert_eq!(writable(&[(9, 5)], 2), chain, "not of this chain");
+        assert_eq!(writable(&[(2, 5)], 2), ids(&[1, 3]), "enough are well");
+        assert_eq!(writable(&[(1, 4), (2, 5)], 2), ids(&[1, 3]), "1 had time to come back");
+        assert_eq!(writable(&[(1, 6), (2, 5)], 2), ids(&[2, 3]));
+        assert_eq!(writable(&[(1, 6), (2, 5), (3, 4)], 2), ids(&[2, 3]));
+        assert_eq!(writable(&[(1, 6), (2, 5), (3, 4)], 1), ids(&[3]));
+    }
 
     fn server(id: u32, health: Health) -> ServerInfo {
         ServerInfo {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use gabion_protocol::ids::{ChunkId, Ino, ServerId, UploadGeneration};
 use gabion_protocol::limits::{BATCH_ROWS_MAX, GRANT_CHUNKS_MAX, UPLOAD_LEASE_MS};
-use gabion_protocol::messages::master::{ChunkGrant, Entry, Op, Query, Replica, Response, Seal, UploadOptions};
+use gabion_protocol::messages::master::{ChunkGrant, Entry, Op, Query, Response, Seal, UploadOptions};
 use gabion_protocol::{Action, ErrorCode, FsPath, WireError};
 use parking_lot::Mutex;
 
@@ -217,24 +217,22 @@ impl Upload {
     ///
     /// The masters may still think well of such a server. They put what we avoid last, so that with spare servers it
     /// is not in a fresh chain; without, it is left out of the chain, and the chunk is degraded, as long as the rest
-    /// is enough for the promise.
+    /// is enough for the promise ([`placement::writable`]).
     pub(super) async fn grant(self: &Arc<Self>) -> Result<ChunkGrant, Error> {
         let mut grants = self.grants.lock().await;
         let mut is_fresh = false;
         loop {
-            let troubled = self.inner.servers.troubled();
+            let troubles = self.inner.servers.troubles();
             while let Some(mut grant) = grants.ready.pop_front() {
-                let is_sound = |replica: &Replica| !troubled.contains(&replica.server);
-                let sound = grant.replicas.iter().filter(|replica| is_sound(replica)).count();
-                let is_whole = sound == grant.replicas.len();
+                let chain: Vec<_> = grant.replicas.iter().map(|replica| replica.server).collect();
+                let is_whole = !chain.iter().any(|id| troubles.contains_key(id));
                 if !is_whole && !is_fresh {
                     grants.abandoned.push(grant.chunk);
                     grants.granted = grants.granted.saturating_sub(1);
                     continue;
                 }
-                if !is_whole && sound >= placement::needed(self.replicas) {
-                    grant.replicas.retain(is_sound);
-                }
+                let writable = placement::writable(&chain, &troubles, placement::needed(self.replicas));
+                grant.replicas.retain(|replica| writable.contains(&replica.server));
                 return Ok(grant);
             }
             let wanted = self.wanted(&grants, 1).max(1);
