@@ -39,9 +39,12 @@ pub(crate) fn run(shape: Shape, script: &Path) -> Result<ExitCode> {
         script: script.to_owned(),
     };
     cluster.up(shape)?;
-    let child = Command::new(std::env::current_exe()?)
+    // What `ops/cluster env` prints is made for a shell, which knows its quotes.
+    let child = Command::new("bash")
+        .args(["-c", "eval \"$1\"; shift; exec \"$@\"", "gabion-bench"])
+        .arg(cluster.script(&["env"])?)
+        .arg(std::env::current_exe()?)
         .args(without_local(std::env::args_os().skip(1)))
-        .envs(cluster.variables()?)
         .env("GABION_BENCH_CLUSTER", &cluster.dir)
         .status()
         .context("running the measurement")?;
@@ -78,16 +81,6 @@ impl Local {
         let words = ["up", "--masters", &masters, "--chunkservers", &chunkservers];
         self.script(&[&words[..], &["--base-port", &port]].concat())?;
         Ok(())
-    }
-
-    /// What `ops/cluster env` tells a shell to export.
-    fn variables(&self) -> Result<Vec<(String, String)>> {
-        let text = self.script(&["env"])?;
-        let variable = |line: &str| {
-            let (name, value) = line.strip_prefix("export ")?.split_once('=')?;
-            Some((name.to_owned(), value.trim_matches(['\'', '"']).to_owned()))
-        };
-        Ok(text.lines().filter_map(variable).collect())
     }
 }
 
