@@ -14,7 +14,7 @@
 //! | `wire`, `links`, `network`, `service` | messages, connections, the asking and the answering side |
 //! | [`directory`], `peers`, `promises`, `recall` | whose directory it is, and whether it is the one the peers know |
 //! | [`node`] | start: everything above put together |
-//! | [`handle`], `membership` | propose, read, watch, change members, stop |
+//! | [`handle`], `membership`, `metrics` | propose, read, watch, change members, stop |
 
 mod clock;
 pub(crate) mod codec;
@@ -27,6 +27,7 @@ pub(crate) mod log_store;
 mod log_writer;
 pub mod machine;
 mod membership;
+mod metrics;
 mod network;
 pub mod node;
 mod peers;
@@ -40,10 +41,11 @@ pub mod types;
 mod wire;
 
 pub use codec::CodecError;
-pub use handle::{Leadership, Metrics, RaftHandle};
+pub use handle::{Leadership, RaftHandle};
 pub use log_chain::LogError;
 pub use machine::{Applied, Machine};
 pub use membership::MembershipError;
+pub use metrics::Metrics;
 pub use node::{RaftOptions, StartError, Tuning, start};
 pub(crate) use peers::{STALE_HELP, STALE_WHY};
 pub use types::{MasterNode, ProposeError};
