@@ -7,7 +7,6 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use gabion_master::config::{Config, SettingsError};
 use gabion_master::keys_command::{self, KeysCommand, KeysError};
-use gabion_master::space::says_full;
 use gabion_master::{output, server};
 use gabion_protocol::config::Override;
 use gabion_protocol::error::{ErrorCode, WireError};
@@ -149,7 +148,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         why = running.failed() => {
             running.abort().await;
             let message = format!("master m{} cannot go on: {why}", config.id);
-            let error = if says_full(&why) {
+            let error = if process::says_full(&why) {
                 WireError::new(ErrorCode::NoSpace, message)
                     .help(format!("make room on the disk of {}, then start it again", config.dir.display()))
             } else {

@@ -70,3 +70,38 @@ fn clock(id: rustix::time::ClockId) -> Duration {
         u32::try_from(now.tv_nsec).unwrap_or(0),
     )
 }
+
+/// Whether a text is that of a disk without room for us, a quota's end included. RocksDB, and whatever wraps an error
+/// into a text, tells it in words only: the system's, and those of [`std::io::ErrorKind`].
+#[must_use]
+pub fn says_full(text: &str) -> bool {
+    [
+        "No space left on device",
+        "Disk quota exceeded",
+        "no storage space",
+        "quota exceeded",
+    ]
+    .iter()
+    .any(|words| text.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_known_by_its_words() {
+        use rustix::io::Errno;
+        use std::io::{Error, ErrorKind};
+        for errno in [Errno::NOSPC, Errno::DQUOT] {
+            let text = Error::from_raw_os_error(errno.raw_os_error()).to_string();
+            assert!(says_full(&format!("IO error: while appending: {text}")), "{text}");
+        }
+        for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded] {
+            assert!(says_full(&Error::from(kind).to_string()), "{kind}");
+        }
+        assert!(!says_full(
+            &Error::from_raw_os_error(Errno::IO.raw_os_error()).to_string()
+        ));
+    }
+}

@@ -48,7 +48,7 @@ impl DiskId {
 
 impl fmt::Display for DiskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&gabion_protocol::keys::hex(&self.0))
     }
 }
 

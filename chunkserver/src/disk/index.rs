@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use gabion_protocol::process::says_full;
 use gabion_protocol::{ChunkId, Epoch, MasterId, torn};
 use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
 use rocksdb::{
@@ -63,9 +64,6 @@ pub(crate) enum Change {
     /// Remembers the highest epoch obeyed.
     Epoch(Epoch),
 }
-
-/// How RocksDB tells that the file system has no room: the operating system's words, which are all it passes on.
-const NO_ROOM: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
 
 struct Queued {
     changes: Vec<Change>,
@@ -326,7 +324,7 @@ impl Writer {
 
     /// Takes note of a failure: nothing is written on top of a log that ends somewhere.
     fn fail(&mut self, why: String) -> DiskError {
-        let error = if tells_of_no_room(&why) {
+        let error = if says_full(&why) {
             let wanted = log_bytes(&self.dir) + ROOM_TO_REOPEN;
             self.shared.room_wanted.store(wanted, Ordering::Relaxed);
             let dir = self.dir.display();
@@ -375,11 +373,7 @@ impl Writer {
 }
 
 fn may_pass(why: &str) -> bool {
-    tells_of_no_room(why) || tells_of_lack(why)
-}
-
-fn tells_of_no_room(why: &str) -> bool {
-    NO_ROOM.iter().any(|words| why.contains(words))
+    says_full(why) || tells_of_lack(why)
 }
 
 /// Bytes of RocksDB's logs in the disk's directory, as far as can be told.

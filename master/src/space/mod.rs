@@ -17,11 +17,12 @@
 pub mod judge;
 mod reserve;
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gabion_protocol::process::monotonic;
+use gabion_protocol::process::{monotonic, says_full};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -91,7 +92,7 @@ pub fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     while let Some(error) = cause {
         let storage_full = error
             .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| error.kind() == std::io::ErrorKind::StorageFull);
+            .is_some_and(|error| matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded));
         // RocksDB tells it in words only; so does whatever wraps an error into a text.
         if storage_full || says_full(&error.to_string()) {
             return true;
@@ -99,12 +100,6 @@ pub fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
         cause = error.source();
     }
     false
-}
-
-/// Whether a text is that of a full disk.
-#[must_use]
-pub fn says_full(text: &str) -> bool {
-    text.contains("No space left on device") || text.contains("no storage space")
 }
 
 impl Space {
@@ -239,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_known_by_its_cause() {
-        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let full = || std::io::Error::from(ErrorKind::StorageFull);
         assert!(is_full(&full()));
         assert!(is_full(&StoreError::file("write", "/x")(full())));
         let os = std::io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error());
@@ -265,7 +260,7 @@ mod tests {
         let done = space.with_relief(|| {
             attempts += 1;
             if path.exists() {
-                return Err(std::io::Error::from(std::io::ErrorKind::StorageFull));
+                return Err(std::io::Error::from(ErrorKind::StorageFull));
             }
             Ok(())
         });
