@@ -42,6 +42,22 @@ fn upload(cluster: &Cluster, prefix: &str, count: u64) -> Files {
     files
 }
 
+/// Killed and started again, the victim has all its disks and every file is right; offline, nothing is amiss.
+fn assert_whole_after_restart(cluster: &mut Cluster, files: &Files) {
+    cluster.kill(VICTIM);
+    cluster
+        .verify()
+        .arg("offline")
+        .arg(&cluster.node(VICTIM).dir)
+        .run()
+        .ok();
+    cluster.start(VICTIM);
+    cluster.wait_ready();
+    assert_eq!(load(cluster).disks_failed, 0);
+    assert_right(cluster, files);
+    cluster.assert_undamaged();
+}
+
 fn assert_right(cluster: &Cluster, files: &Files) {
     for (remote, bytes) in files {
         let got = cluster.gabion().args(["cat", remote]).run().ok();
@@ -107,18 +123,7 @@ fn a_chunk_whose_sync_failed_is_never_acknowledged() {
         failed.iter().all(|path| !PathBuf::from(path).exists()).then_some(())
     });
     cluster.assert_undamaged();
-    cluster.kill(VICTIM);
-    cluster
-        .verify()
-        .arg("offline")
-        .arg(&cluster.node(VICTIM).dir)
-        .run()
-        .ok();
-    cluster.start(VICTIM);
-    cluster.wait_ready();
-    assert_eq!(load(&cluster).disks_failed, 0);
-    assert_right(&cluster, &files);
-    cluster.assert_undamaged();
+    assert_whole_after_restart(&mut cluster, &files);
 }
 
 /// A sync of the index's log fails once: the disk is out of service, no sync of that log is tried again, nothing that
@@ -148,18 +153,7 @@ fn an_index_whose_sync_failed_ends_its_disk() {
         outcome.code() != 0 && outcome.text().contains(VICTIM),
         "copies cannot be read: {outcome}"
     );
-    cluster.kill(VICTIM);
-    cluster
-        .verify()
-        .arg("offline")
-        .arg(&cluster.node(VICTIM).dir)
-        .run()
-        .ok();
-    cluster.start(VICTIM);
-    cluster.wait_ready();
-    assert_eq!(load(&cluster).disks_failed, 0);
-    assert_right(&cluster, &files);
-    cluster.assert_undamaged();
+    assert_whole_after_restart(&mut cluster, &files);
 }
 
 /// The disk cannot read some files: readers get the right bytes from elsewhere, the copies are set aside for good, and

@@ -422,6 +422,15 @@ impl RaftHandle {
         all
     }
 
+    /// All members, voters and learners, and where clients reach them. Cheap: every beat's answer names them.
+    #[must_use]
+    pub fn client_addresses(&self) -> Vec<(u64, String)> {
+        let metrics = self.0.raft.metrics();
+        let now = metrics.borrow_watched();
+        let nodes = now.membership_config.membership().nodes();
+        nodes.map(|(id, node)| (*id, node.client_address.clone())).collect()
+    }
+
     /// As if the machine had slept.
     #[cfg(test)]
     pub(crate) fn make_up_sleep(&self, sleep: Duration) {

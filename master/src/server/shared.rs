@@ -132,11 +132,8 @@ impl Master {
 
     /// All masters, voters and learners, and where clients and chunkservers reach them.
     pub(super) fn members(&self) -> Vec<(MasterId, String)> {
-        let metrics = self.raft.metrics();
-        let members = metrics.voters.iter().chain(&metrics.learners);
-        members
-            .map(|(id, node)| (MasterId(*id), node.client_address.clone()))
-            .collect()
+        let members = self.raft.client_addresses().into_iter();
+        members.map(|(id, address)| (MasterId(id), address)).collect()
     }
 
     /// Waits until another master leads, or none.

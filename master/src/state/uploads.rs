@@ -113,11 +113,7 @@ pub(super) fn create_empty(
         body: Body::File(content),
         mode: options.mode,
         modified_ms: options.modified_ms.unwrap_or(wall_ms),
-        parent: Parent {
-            ino: Parent::NOWHERE,
-            name: String::new(),
-            since,
-        },
+        parent: Parent::nowhere(since),
         since,
         generation: 0,
     };
@@ -187,11 +183,7 @@ pub(super) fn open(
         body: Body::Upload(upload),
         mode: options.mode,
         modified_ms: 0,
-        parent: Parent {
-            ino: Parent::NOWHERE,
-            name: String::new(),
-            since,
-        },
+        parent: Parent::nowhere(since),
         since,
         generation: 0,
     };

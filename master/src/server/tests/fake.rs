@@ -10,7 +10,7 @@ use gabion_protocol::frame::Kind;
 use gabion_protocol::hello::Target;
 use gabion_protocol::ids::*;
 use gabion_protocol::keys::{Identity, KeyFile, Role};
-use gabion_protocol::messages::master::{Beat, Load, Op, Registration, Request, Response};
+use gabion_protocol::messages::master::{Beat, Load, Op, Registration, Request, Response, UploadOptions};
 use gabion_protocol::net::{self, Connection, Dialer};
 use gabion_protocol::path::FsPath;
 use tokio::task::JoinHandle;
@@ -287,4 +287,21 @@ pub(super) fn block_on<T>(test: impl Future<Output = T>) -> T {
         .build()
         .unwrap();
     runtime.block_on(test)
+}
+
+/// Begins an upload of two copies with its first chunk.
+pub(super) fn open(text: &str) -> Op {
+    Op::OpenUpload {
+        path: path(text),
+        options: UploadOptions {
+            replicas: Some(2),
+            chunk_bytes: None,
+            replace: false,
+            parents: false,
+            mode: 0o644,
+            modified_ms: None,
+        },
+        chunks: 1,
+        avoid: Vec::new(),
+    }
 }

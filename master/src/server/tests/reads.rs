@@ -34,19 +34,7 @@ impl Stored {
             servers.push(server);
         }
         let beating = servers.into_iter().map(FakeServer::live).collect();
-        let opened = client.run(Op::OpenUpload {
-            path: path("/f"),
-            options: UploadOptions {
-                replicas: Some(2),
-                chunk_bytes: None,
-                replace: false,
-                parents: false,
-                mode: 0o644,
-                modified_ms: None,
-            },
-            chunks: 1,
-            avoid: Vec::new(),
-        });
+        let opened = client.run(open("/f"));
         let Response::Upload {
             upload,
             generation,

@@ -10,22 +10,6 @@ use gabion_protocol::token::Mode;
 
 use super::fake::*;
 
-fn open(text: &str) -> Op {
-    Op::OpenUpload {
-        path: path(text),
-        options: UploadOptions {
-            replicas: Some(2),
-            chunk_bytes: None,
-            replace: false,
-            parents: false,
-            mode: 0o644,
-            modified_ms: None,
-        },
-        chunks: 1,
-        avoid: Vec::new(),
-    }
-}
-
 #[test]
 fn an_upload_without_servers_says_who_was_passed_over() {
     block_on(async {

@@ -54,6 +54,16 @@ pub struct Parent {
 impl Parent {
     /// No directory: the inode has no name.
     pub const NOWHERE: Ino = Ino(0);
+
+    /// No name since then.
+    #[must_use]
+    pub fn nowhere(since: Moment) -> Self {
+        Self {
+            ino: Self::NOWHERE,
+            name: String::new(),
+            since,
+        }
+    }
 }
 
 /// What an inode is.

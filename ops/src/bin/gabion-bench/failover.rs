@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -146,9 +146,9 @@ async fn write_loop(client: Client, top: FsPath, stop: Arc<AtomicBool>) -> Finis
 /// Reads files until told to stop; when each had been read and verified.
 async fn read_loop(client: Client, top: FsPath, stop: Arc<AtomicBool>) -> Finished {
     let mut finished = (Vec::new(), 0);
-    let next = AtomicU64::new(0);
+    let mut next = (0..READ_FILES).cycle();
     while !stop.load(Ordering::Relaxed) {
-        let number = next.fetch_add(1, Ordering::Relaxed) % READ_FILES;
+        let number = next.next().unwrap_or_default();
         let path = top.join(&format!("read-{number}")).unwrap_or_else(|_| top.clone());
         let done = client.read(&path).await.map(|_| ());
         note(&mut finished, done);
