@@ -23,7 +23,7 @@ use super::snapshots::{SnapshotDir, Snapshots};
 use super::types::{AppliedReply, Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::space::Space;
 use crate::state::LogAt;
-use crate::state::rows::{Batch, ReadOnce, RowsError};
+use crate::state::rows::{Batch, RowsError};
 use crate::store::StoreError;
 use crate::store::hash::state_hash;
 use crate::store::state_db::View;
@@ -124,8 +124,7 @@ impl Inner {
     fn apply_one_write(&self, items: &mut VecDeque<Item>) -> io::Result<()> {
         let db = self.states.current();
         let mut applied = self.applied.lock();
-        let rows = ReadOnce::new(&*db);
-        let mut batch = Batch::new(&rows);
+        let mut batch = Batch::new(&*db);
         let mut replies = Vec::with_capacity(items.len());
         let mut mark = None;
         while let Some((entry, responder)) = items.pop_front() {
@@ -166,8 +165,8 @@ impl Inner {
                 break;
             }
         }
-        let changes = batch.into_changes();
-        self.with_relief(|| db.store(&changes, &applied))?;
+        let mut changes = batch.into_changes();
+        self.with_relief(|| db.store(&mut changes, &applied))?;
         drop(applied);
         for (responder, reply) in replies {
             responder.send(reply);

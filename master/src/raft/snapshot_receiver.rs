@@ -192,10 +192,10 @@ mod tests {
             last: Some(log_id(1, 1, 5)),
             ..AppliedState::default()
         };
-        let rows = (0..200u8)
+        let mut rows = (0..200u8)
             .map(|key| (vec![key.max(1), key], Some(vec![key; 100])))
             .collect();
-        db.store(&rows, &applied).unwrap();
+        db.store(&mut rows, &applied).unwrap();
         let sender = Snapshots::open(&dir.path().join("sender"), &memory).unwrap();
         let snapshot = sender.build(&db).unwrap();
         let snapshots = Snapshots::open(&dir.path().join("receiver"), &memory).unwrap();

@@ -7,8 +7,7 @@
 //! Invariants: a batch reads its own writes; iteration order is byte order; an error of the store below is never
 //! turned into an outcome, because two masters could then differ: the caller must stop the process.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 /// A failure of the store below the state machine. It is final: the process that sees it must stop.
@@ -88,52 +87,6 @@ impl MemoryRows {
                 None => self.0.remove(&key),
             };
         }
-    }
-}
-
-/// Rows below a batch of commands, each read from the store once: the commands of a batch read the same few rows over
-/// and over. The store must not change while this lives.
-pub struct ReadOnce<'a> {
-    base: &'a dyn Rows,
-    seen: RefCell<HashMap<Vec<u8>, Option<Vec<u8>>>>,
-}
-
-/// Rows remembered; beyond them every read goes to the store.
-const SEEN_MAX: usize = 4096;
-
-impl std::fmt::Debug for ReadOnce<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ReadOnce")
-            .field("seen", &self.seen.borrow().len())
-            .finish_non_exhaustive()
-    }
-}
-
-impl<'a> ReadOnce<'a> {
-    /// Nothing read yet.
-    pub fn new(base: &'a dyn Rows) -> Self {
-        Self {
-            base,
-            seen: RefCell::default(),
-        }
-    }
-}
-
-impl Rows for ReadOnce<'_> {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, RowsError> {
-        if let Some(value) = self.seen.borrow().get(key) {
-            return Ok(value.clone());
-        }
-        let value = self.base.get(key)?;
-        let mut seen = self.seen.borrow_mut();
-        if seen.len() < SEEN_MAX {
-            seen.insert(key.to_owned(), value.clone());
-        }
-        Ok(value)
-    }
-
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Row>, RowsError> {
-        self.base.scan(from, to, limit)
     }
 }
 
@@ -251,8 +204,7 @@ mod tests {
             from in 0u8..20, to in 0u8..22, limit in 0usize..12,
         ) {
             let rows = MemoryRows(base.into_iter().map(|(k, v)| (vec![k], vec![v])).collect());
-            let once = ReadOnce::new(&rows);
-            let mut batch = Batch::new(&once);
+            let mut batch = Batch::new(&rows);
             for (key, value) in changes {
                 match value {
                     Some(value) => batch.put(vec![key], vec![value]),
@@ -261,8 +213,6 @@ mod tests {
             }
             let scanned = batch.scan(&[from], &[to], limit).unwrap();
             let gets: Vec<_> = (0..20).map(|k| batch.get(&[k]).unwrap()).collect();
-            let again: Vec<_> = (0..20).map(|k| batch.get(&[k]).unwrap()).collect();
-            prop_assert_eq!(&gets, &again, "remembered as it was read");
             let mut stored = rows.clone();
             stored.store(batch.into_changes());
             prop_assert_eq!(scanned, stored.scan(&[from], &[to], limit).unwrap());

@@ -13,6 +13,7 @@ pub mod durable;
 pub mod hash;
 pub mod memory;
 pub mod offline;
+mod recent;
 pub mod state_db;
 pub mod states;
 

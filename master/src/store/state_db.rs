@@ -14,6 +14,7 @@ use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{DB, Direction, ErrorKind, IteratorMode, ReadOptions, ReadTier, Snapshot, WriteBatch};
 
 use super::memory::Memory;
+use super::recent::Recent;
 use super::{StoreError, durable};
 use crate::raft::codec::{self, AppliedState};
 use crate::state::rows::{Changes, Row, Rows, RowsError};
@@ -28,6 +29,7 @@ pub(crate) const FIRST_ROW: [u8; 1] = [0x01];
 pub struct StateDb {
     // Dropped before the cleanup, which may remove the directory.
     db: DB,
+    recent: Recent,
     cleanup: Cleanup,
 }
 
@@ -78,7 +80,11 @@ impl StateDb {
             path: path.to_owned(),
             remove: false.into(),
         };
-        Self { db, cleanup }
+        Self {
+            db,
+            recent: Recent::default(),
+            cleanup,
+        }
     }
 
     /// The directory.
@@ -110,14 +116,18 @@ impl StateDb {
         }
     }
 
-    /// Stores changed rows together with how far they are.
+    /// Stores changed rows together with how far they are, and takes them out of `changes`.
     ///
     /// # Errors
     /// [`StoreError`] if RocksDB fails; what is stored is then unknown and the process must stop.
     ///
     /// # Panics
     /// If the changes touch a key that is not the state machine's.
-    pub(crate) fn store(&self, changes: &Changes, applied: &AppliedState) -> Result<(), StoreError> {
+    pub(crate) fn store(&self, changes: &mut Changes, applied: &AppliedState) -> Result<(), StoreError> {
+        self.recent.store(changes, |changes| self.write(changes, applied))
+    }
+
+    fn write(&self, changes: &Changes, applied: &AppliedState) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
         for (key, value) in changes {
             assert!(
@@ -178,7 +188,8 @@ impl StateDb {
 
 impl Rows for StateDb {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, RowsError> {
-        self.db.get(key).map_err(|error| read_error(&error))
+        self.recent
+            .get(key, || self.db.get(key).map_err(|error| read_error(&error)))
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Row>, RowsError> {

@@ -27,10 +27,10 @@ fn put(key: u8, value: &str) -> Changes {
 fn a_view_does_not_see_later_writes() {
     let dir = tempfile::tempdir().unwrap();
     let db = Arc::new(StateDb::open(dir.path(), &memory()).unwrap());
-    db.store(&put(1, "old"), &applied(1)).unwrap();
+    db.store(&mut put(1, "old"), &applied(1)).unwrap();
     let view = db.view();
-    db.store(&put(1, "new"), &applied(2)).unwrap();
-    db.store(&put(2, "more"), &applied(3)).unwrap();
+    db.store(&mut put(1, "new"), &applied(2)).unwrap();
+    db.store(&mut put(2, "more"), &applied(3)).unwrap();
     assert_eq!(view.get(&[1]).unwrap().unwrap(), b"old");
     assert_eq!(view.scan(&[1], &[9], 9).unwrap().len(), 1);
     assert_eq!(view.applied_index().unwrap(), 1);
@@ -45,11 +45,11 @@ fn a_view_does_not_see_later_writes() {
 fn a_row_that_is_not_in_memory_is_away_and_not_missing() {
     let dir = tempfile::tempdir().unwrap();
     let first = StateDb::open(dir.path(), &memory()).unwrap();
-    first.store(&put(5, "far"), &applied(1)).unwrap();
+    first.store(&mut put(5, "far"), &applied(1)).unwrap();
     first.flush().unwrap();
     drop(first);
     let db = Arc::new(StateDb::open(dir.path(), &memory()).unwrap());
-    db.store(&put(7, "near"), &applied(2)).unwrap();
+    db.store(&mut put(7, "near"), &applied(2)).unwrap();
     let mut view = db.view();
     let near = view.in_memory(|view| view.get(&[7]).unwrap());
     assert_eq!(near, Some(Some(b"near".to_vec())));
@@ -65,9 +65,9 @@ fn rows_and_applied_id_go_back_together_when_not_flushed() {
     let dir = tempfile::tempdir().unwrap();
     let copy = tempfile::tempdir().unwrap();
     let db = StateDb::open(dir.path(), &memory()).unwrap();
-    db.store(&put(1, "flushed"), &applied(1)).unwrap();
+    db.store(&mut put(1, "flushed"), &applied(1)).unwrap();
     db.flush().unwrap();
-    db.store(&put(1, "lost"), &applied(2)).unwrap();
+    db.store(&mut put(1, "lost"), &applied(2)).unwrap();
     // What a kill leaves: the files as they are now.
     for name in durable::list(dir.path()).unwrap() {
         std::fs::copy(dir.path().join(&name), copy.path().join(&name)).unwrap();
@@ -82,11 +82,11 @@ fn installing_swaps_rows_and_keeps_old_views() {
     let dir = tempfile::tempdir().unwrap();
     let states = States::open(&dir.path().join("state"), &memory()).unwrap();
     let old = states.current();
-    old.store(&put(1, "old"), &applied(1)).unwrap();
+    old.store(&mut put(1, "old"), &applied(1)).unwrap();
     let view = old.view();
 
     let other = StateDb::open(&dir.path().join("other"), &memory()).unwrap();
-    other.store(&put(1, "new"), &applied(9)).unwrap();
+    other.store(&mut put(1, "new"), &applied(9)).unwrap();
     let copy = dir.path().join("copy");
     other.checkpoint(&copy).unwrap();
     assert!(matches!(
@@ -113,7 +113,7 @@ fn lost_pointer_or_directory_is_damage_not_a_first_start() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("state");
     let states = States::open(&root, &memory()).unwrap();
-    states.current().store(&put(1, "x"), &applied(1)).unwrap();
+    states.current().store(&mut put(1, "x"), &applied(1)).unwrap();
     drop(states);
     std::fs::rename(root.join("CURRENT"), root.join("elsewhere")).unwrap();
     assert!(matches!(

@@ -37,7 +37,16 @@ pub enum DecodeError {
 /// Never for the message types of this crate: they hold nothing postcard refuses.
 #[must_use]
 pub fn encode<T: Serialize + ?Sized>(message: &T) -> Vec<u8> {
-    postcard::to_stdvec(message).expect("messages hold only types postcard can write")
+    encode_onto(Vec::new(), message)
+}
+
+/// Encodes a message behind what `bytes` holds.
+///
+/// # Panics
+/// As [`encode`].
+#[must_use]
+pub fn encode_onto<T: Serialize + ?Sized>(bytes: Vec<u8>, message: &T) -> Vec<u8> {
+    postcard::to_extend(message, bytes).expect("messages hold only types postcard can write")
 }
 
 /// Decodes a message and refuses anything that follows it.

@@ -166,11 +166,15 @@ pub trait Value: Serialize + DeserializeOwned {
     }
 }
 
+/// Room for most values and keys without a second allocation.
+const VALUE_BYTES: usize = 128;
+const KEY_BYTES: usize = 40;
+
 /// A version byte, then `value` in postcard.
 pub(super) fn versioned<T: Serialize + ?Sized>(version: u8, value: &T) -> Vec<u8> {
-    let mut bytes = vec![version];
-    bytes.extend(gabion_protocol::messages::encode(value));
-    bytes
+    let mut bytes = Vec::with_capacity(VALUE_BYTES);
+    bytes.push(version);
+    gabion_protocol::messages::encode_onto(bytes, value)
 }
 
 /// A row's key.
@@ -189,7 +193,8 @@ pub trait Key: Sized {
     /// The key's bytes.
     #[must_use]
     fn encode(&self) -> Vec<u8> {
-        let mut out = vec![Self::KIND as u8];
+        let mut out = Vec::with_capacity(KEY_BYTES);
+        out.push(Self::KIND as u8);
         self.write(&mut out);
         out
     }
