@@ -25,6 +25,7 @@ use tokio::time::timeout;
 
 use super::clock::SleepWatch;
 use super::directory::Directory;
+use super::gather::Gathering;
 use super::links::{Links, Purpose};
 use super::log_store::{LogStore, Writer};
 use super::log_writer::WriterStats;
@@ -69,6 +70,7 @@ pub(crate) struct Node {
     /// The time without an election after a majority's answer.
     pub(crate) lease: Duration,
     pub(crate) proposed: Arc<Semaphore>,
+    pub(crate) gathering: Arc<Gathering>,
     /// The last term in which this master began to hand its leadership over, 0 for none: its lease proves nothing then.
     pub(crate) handing_over: AtomicU64,
     pub(crate) boot: u64,
@@ -185,6 +187,11 @@ impl RaftHandle {
         let Ok(Ok(_permit)) = tokio::time::timeout_at(until, waiting).await else {
             return Err(ProposeError::RetrySoon(
                 "too many commands wait for the disks".to_owned(),
+            ));
+        };
+        let Ok(_pass) = tokio::time::timeout_at(until, self.0.gathering.pass()).await else {
+            return Err(ProposeError::RetrySoon(
+                "commands before it wait for a majority".to_owned(),
             ));
         };
         let (responder, done) = ProgressResponder::complete_only();

@@ -19,6 +19,7 @@
 mod clock;
 pub(crate) mod codec;
 pub mod directory;
+mod gather;
 pub mod handle;
 mod links;
 pub(crate) mod log_chain;

@@ -322,6 +322,7 @@ async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime
         sleep: SleepWatch::new(),
         lease,
         proposed: proposal_budget(),
+        gathering: Arc::default(),
         handing_over: AtomicU64::new(0),
         boot: directory.boot(),
         space: Arc::clone(directory.space()),
