@@ -15,7 +15,7 @@ use crate::error::Context as _;
 use crate::masters::Masters;
 use crate::read::FileReader;
 use crate::servers::Servers;
-use crate::write::{CreateOptions, FileWriter, Uploads};
+use crate::write::{CreateOptions, FileWriter, Stocks, Uploads};
 use crate::{Config, Error};
 
 /// A handle to a cluster. Clones share its connections.
@@ -31,6 +31,7 @@ pub(crate) struct Inner {
     pub(crate) masters: Masters,
     pub(crate) servers: Servers,
     pub(crate) uploads: Uploads,
+    pub(crate) stocks: Stocks,
 }
 
 /// What a removal took away.
@@ -73,6 +74,7 @@ impl Client {
             masters: Masters::new(&config.masters, dialer.clone(), config.wait),
             servers: Servers::new(dialer),
             uploads: Uploads::default(),
+            stocks: Stocks::default(),
             config,
         });
         inner
@@ -223,7 +225,7 @@ impl Client {
     /// # Errors
     /// Why not.
     pub async fn create_empty(&self, path: &FsPath, options: CreateOptions) -> Result<Entry, Error> {
-        crate::write::create_empty(&self.inner, path, options).await
+        crate::write::create_empty(&self.inner, path, options.into()).await
     }
 
     /// Uploads `length` bytes of a local file from its beginning, calling `progress` with the bytes stored so far.

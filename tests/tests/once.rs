@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use gabion_client::{Client, CreateOptions};
-use gabion_tests::cluster::{Cluster, fs_path};
+use gabion_tests::cluster::{Access, Cluster, fs_path};
 use gabion_tests::load::{connect, get, put};
 use gabion_tests::proxy::{Loss, Proxies};
 use gabion_tests::{seconds, until};
@@ -35,6 +35,25 @@ fn assert_fired(proxies: &Proxies, expected: usize) {
     assert_eq!(lost.len(), expected, "the planned loss did not happen: void ({lost:?})");
     let (op, times) = lost.last().expect("one was lost");
     assert!(*times >= 2, "the command was sent {times} time(s): {op:?}");
+}
+
+/// A small file whose length is known costs other commands. A client of its own, whose first file opens a stock.
+async fn small_files(access: &Access, base: &str, lose: &dyn Fn(&str), fired: &dyn Fn()) {
+    let client = connect(access).await;
+    let small = CreateOptions {
+        length_hint: Some(5),
+        ..CreateOptions::default()
+    };
+    for kind in ["OpenStock", "PutFile"] {
+        lose(kind);
+        let name = format!("{base}/{kind}");
+        put(&client, &name, b"small", small.clone())
+            .await
+            .expect("a file is put once");
+        fired();
+        assert_eq!(get(&client, &name).await.expect("it is there"), b"small");
+        client.remove(&fs_path(&name), false).await.expect("it was there once");
+    }
 }
 
 async fn all_commands(client: &Client, base: &str, lose: &dyn Fn(&str), fired: &dyn Fn()) {
@@ -90,6 +109,7 @@ fn lose_each(loss: Loss) {
                 assert!(took < SOON, "a lost answer cost {took:?}");
             };
             all_commands(&client, base, &lose, &fired).await;
+            small_files(&cluster.access(), base, &lose, &fired).await;
         }
     });
     cluster.assert_clean();

@@ -73,6 +73,8 @@ pub(super) struct State {
     pub(super) received: u32,
     replies: BTreeMap<(SessionId, u64), Result<Response, WireError>>,
     uploads: BTreeMap<Ino, (FsPath, UploadOptions, SessionId)>,
+    /// Chunks granted ahead, each with the inode it is for.
+    pub(super) stocks: BTreeMap<Ino, (BTreeMap<ChunkId, Ino>, SessionId)>,
     files: BTreeMap<FsPath, (Entry, Vec<Seal>)>,
     counter: u64,
     connections: Vec<(usize, Connection)>,
@@ -106,6 +108,7 @@ impl Cluster {
             received: 0,
             replies: BTreeMap::new(),
             uploads: BTreeMap::new(),
+            stocks: BTreeMap::new(),
             files: BTreeMap::new(),
             counter: 100,
             connections: Vec::new(),
@@ -469,12 +472,55 @@ impl State {
             }
             Op::AbortUpload { upload, .. } => {
                 self.uploads.remove(&upload);
+                self.stocks.remove(&upload);
                 Ok(Response::Done)
             }
             Op::Renew { .. } | Op::ReportDamage { .. } => Ok(Response::Done),
             Op::CreateFile { path, .. } => {
                 let entry = entry(&path, 0, 0, Ino(self.files.len() as u64 + 1000), 0);
                 self.files.insert(path, (entry.clone(), Vec::new()));
+                Ok(Response::Entry(entry))
+            }
+            Op::OpenStock {
+                replicas,
+                chunks,
+                avoid,
+            } => {
+                let replicas = replicas.unwrap_or(3);
+                let stock = Ino(self.next());
+                let grants = self.grants(root, session, replicas, chunks, &avoid);
+                // Inode numbers are those after the stock's.
+                self.counter = self.counter.max(stock.0 + u64::from(chunks));
+                let open = grants.iter().map(|grant| grant.chunk).enumerate();
+                let open = open.map(|(n, chunk)| (chunk, Ino(stock.0 + 1 + n as u64))).collect();
+                self.stocks.insert(stock, (open, session));
+                Ok(Response::Upload {
+                    upload: stock,
+                    generation: UploadGeneration(1),
+                    chunk_bytes: CHUNK,
+                    replicas,
+                    chunks: grants,
+                    servers: self.accesses(root, asker),
+                })
+            }
+            Op::PutFile {
+                path,
+                options,
+                stock,
+                seal,
+                ..
+            } => {
+                let Some((open, owner)) = self.stocks.get_mut(&stock) else {
+                    return Err(WireError::new(
+                        ErrorCode::Fenced,
+                        format!("cannot write {path}: upload {stock} has expired"),
+                    ));
+                };
+                assert_eq!(*owner, session, "a stock belongs to its session");
+                let file = open.remove(&seal.chunk).expect("a chunk is taken once");
+                let mut entry = entry(&path, seal.length, seal.crc, file, 1);
+                entry.degraded = seal.members.len() < usize::from(options.replicas.unwrap_or(3));
+                self.files.insert(path, (entry.clone(), vec![seal]));
                 Ok(Response::Entry(entry))
             }
             Op::Rename { .. } | Op::Remove { .. } => panic!("no test needs it"),

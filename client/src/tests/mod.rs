@@ -4,4 +4,5 @@
 mod fakes;
 mod masters;
 mod reads;
+mod stocks;
 mod writes;

@@ -269,13 +269,16 @@ async fn a_refusal_comes_before_any_byte_and_an_abort_leaves_nothing() {
 async fn a_local_file_that_became_shorter_is_told() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client().await;
-    let file = tempfile::tempfile().unwrap();
-    file.set_len(100).unwrap();
-    let uploaded = client
-        .upload_file(&path(), CreateOptions::default(), file, 200, |_| ())
-        .await;
-    let error = uploaded.unwrap_err();
-    assert!(error.report().contains("shorter"), "{}", error.report());
+    for len in [200, CHUNK] {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(len / 2).unwrap();
+        let uploaded = client
+            .upload_file(&path(), CreateOptions::default(), file, len, |_| ())
+            .await;
+        let error = uploaded.unwrap_err();
+        assert!(error.report().contains("shorter"), "{}", error.report());
+        assert_eq!(client.stat(&path()).await.unwrap_err().code(), ErrorCode::NotFound);
+    }
     assert!(matches!(cluster.state.lock().ran.last(), Some(Op::AbortUpload { .. })));
 }
 

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use gabion_protocol::ids::ServerId;
+use gabion_protocol::ids::{Ino, ServerId};
 use gabion_protocol::messages::data::{Hop, WriteSpec};
 use gabion_protocol::messages::master::{ChunkGrant, Seal};
 use gabion_protocol::net::Connection;
 use gabion_protocol::{ErrorCode, WireError};
 
-use super::upload::Upload;
 use crate::Error;
+use crate::client::Inner;
 use crate::policy::chain::{HopView, Pulse, Verdict, dead, judge};
 use crate::policy::latency::PATIENCE_MAX;
 
@@ -47,15 +47,20 @@ impl Failure {
 /// One granted chunk's servers, in order.
 #[derive(Debug)]
 pub(super) struct Chain<'a> {
-    pub(super) upload: &'a Arc<Upload>,
+    pub(super) inner: &'a Arc<Inner>,
+    /// The file the chunk is for.
+    owner: Ino,
+    bytes_max: u64,
     pub(super) grant: &'a ChunkGrant,
     pub(super) servers: Vec<ServerId>,
 }
 
 impl<'a> Chain<'a> {
-    pub(super) fn new(upload: &'a Arc<Upload>, grant: &'a ChunkGrant) -> Self {
+    pub(super) fn new(inner: &'a Arc<Inner>, owner: Ino, bytes_max: u64, grant: &'a ChunkGrant) -> Self {
         Self {
-            upload,
+            inner,
+            owner,
+            bytes_max,
             grant,
             servers: grant.replicas.iter().map(|replica| replica.server).collect(),
         }
@@ -63,7 +68,7 @@ impl<'a> Chain<'a> {
 
     /// The connection to the first server.
     pub(super) async fn connect(&self) -> Result<Connection, WireError> {
-        let inner = &self.upload.inner;
+        let inner = self.inner;
         let head = self.servers.first().ok_or_else(|| {
             WireError::new(
                 ErrorCode::Protocol,
@@ -76,7 +81,7 @@ impl<'a> Chain<'a> {
     /// What the servers are told about the chunk.
     pub(super) fn spec(&self, file_offset: u64) -> Result<WriteSpec, WireError> {
         let hop = |replica: &gabion_protocol::messages::master::Replica| {
-            let address = self.upload.inner.servers.address(replica.server).ok_or_else(|| {
+            let address = self.inner.servers.address(replica.server).ok_or_else(|| {
                 WireError::new(
                     ErrorCode::Protocol,
                     format!("the masters did not tell where chunkserver {} is", replica.server),
@@ -92,9 +97,9 @@ impl<'a> Chain<'a> {
             chunk: self.grant.chunk,
             generation: self.grant.generation,
             chain: self.grant.replicas.iter().map(hop).collect::<Result<_, WireError>>()?,
-            owner: self.upload.ino,
+            owner: self.owner,
             file_offset,
-            bytes_max: self.upload.chunk_bytes,
+            bytes_max: self.bytes_max,
         })
     }
 
@@ -112,12 +117,12 @@ impl<'a> Chain<'a> {
 
     /// How long the chain may be silent before its servers are looked at.
     pub(super) fn patience(&self) -> Duration {
-        let patience = |server: &ServerId| self.upload.inner.servers.patience(*server);
+        let patience = |server: &ServerId| self.inner.servers.patience(*server);
         self.servers.iter().map(patience).max().unwrap_or(PATIENCE_MAX)
     }
 
     pub(super) async fn probe(&self) -> Vec<Pulse> {
-        let inner = &self.upload.inner;
+        let inner = self.inner;
         inner.servers.probe(&inner.masters, &self.servers).await
     }
 
@@ -221,7 +226,7 @@ impl<'a> Chain<'a> {
         }
         // What it got is not what was sent: every server verifies before it passes on.
         let sender = hop.checked_sub(1).map(|above| self.servers[above]);
-        Some(self.upload.inner.servers.complained(sender, server))
+        Some(self.inner.servers.complained(sender, server))
     }
 }
 

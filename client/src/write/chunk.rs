@@ -22,6 +22,7 @@ use super::chain::{Chain, Failure};
 use super::packet::{Feed, Packet};
 use super::upload::Upload;
 use crate::Error;
+use crate::client::Inner;
 use crate::error::Context as _;
 use crate::random;
 
@@ -41,18 +42,21 @@ pub(super) struct ChunkJob {
 impl ChunkJob {
     /// Writes the chunk until it is sealed on a whole chain.
     pub(super) async fn run(mut self) -> Result<Seal, Error> {
-        let mut attempts = Attempts::new(&self.upload);
+        let mut attempts = Attempts::new(&self.upload.inner);
         let mut credited = 0;
         loop {
             let grant = self.upload.grant().await?;
-            let chain = Chain::new(&self.upload, &grant);
-            let pushed = match Push::open(&chain, &mut self.feed, self.file_offset, &mut credited).await {
+            let chain = self.upload.chain(&grant);
+            let pushed = match Push::open(&self.upload, &chain, &mut self.feed, self.file_offset, &mut credited).await {
                 Ok(push) => push.run().await,
                 Err(failure) => Err(failure),
             };
             match pushed {
                 Ok(seal) => return Ok(seal),
-                Err(failure) => attempts.failed(&chain, failure, credited).await?,
+                Err(failure) => {
+                    self.upload.abandon(grant.chunk).await;
+                    attempts.failed(&chain, failure, credited).await?;
+                }
             }
             self.feed.rewind();
         }
@@ -61,26 +65,25 @@ impl ChunkJob {
 
 /// What was tried so far for one chunk, and until when to go on.
 pub(super) struct Attempts {
-    upload: Arc<Upload>,
+    inner: Arc<Inner>,
     trouble: Trouble,
     count: u32,
     tried: Vec<(String, String)>,
 }
 
 impl Attempts {
-    pub(super) fn new(upload: &Arc<Upload>) -> Self {
+    pub(super) fn new(inner: &Arc<Inner>) -> Self {
         Self {
-            upload: Arc::clone(upload),
+            inner: Arc::clone(inner),
             trouble: Trouble::default(),
             count: 0,
             tried: Vec::new(),
         }
     }
 
-    /// A chain failed when the attempts together had stored `stored` bytes: abandons the chunk and says whether to go
-    /// on.
+    /// A chain failed when the attempts together had stored `stored` bytes: says whether to go on.
     pub(super) async fn failed(&mut self, chain: &Chain<'_>, failure: Failure, stored: u64) -> Result<(), Error> {
-        let servers = &self.upload.inner.servers;
+        let servers = &self.inner.servers;
         // What is silent or gone is left by all at once; who answers that it is busy or full serves others still.
         let is_gone = matches!(failure.error.code, ErrorCode::Timeout | ErrorCode::Unreachable);
         for server in &failure.blame {
@@ -90,7 +93,6 @@ impl Attempts {
                 servers.failed(*server);
             }
         }
-        self.upload.abandon(chain.grant.chunk).await;
         let labels = |ids: &[gabion_protocol::ServerId]| {
             let labels: Vec<_> = ids.iter().map(|id| servers.label(*id)).collect();
             labels.join(", ")
@@ -107,7 +109,7 @@ impl Attempts {
         if is_new {
             self.count = 0;
         }
-        if failure.is_final || trouble > self.upload.inner.config.wait {
+        if failure.is_final || trouble > self.inner.config.wait {
             let mut error = failure.error;
             for (what, result) in self.tried.drain(..) {
                 error = error.tried(what, result);
@@ -149,6 +151,7 @@ impl Trouble {
 
 /// A chunk on its way down one chain.
 struct Push<'a> {
+    upload: &'a Upload,
     chain: &'a Chain<'a>,
     feed: &'a mut Feed,
     file_offset: u64,
@@ -168,6 +171,7 @@ struct Push<'a> {
 
 impl<'a> Push<'a> {
     async fn open(
+        upload: &'a Upload,
         chain: &'a Chain<'a>,
         feed: &'a mut Feed,
         file_offset: u64,
@@ -186,6 +190,7 @@ impl<'a> Push<'a> {
         };
         let (stream, window) = chain.watch(opening).await?;
         Ok(Self {
+            upload,
             chain,
             feed,
             file_offset,
@@ -289,7 +294,7 @@ impl<'a> Push<'a> {
                     self.progressed();
                     let news = acked.saturating_sub(*self.credited);
                     *self.credited += news;
-                    self.chain.upload.advance(news);
+                    self.upload.advance(news);
                 }
                 Ok(None)
             }
@@ -313,7 +318,7 @@ impl<'a> Push<'a> {
         }
         let news = length.saturating_sub(*self.credited);
         *self.credited += news;
-        self.chain.upload.advance(news);
+        self.upload.advance(news);
         Ok(self.chain.sealed(self.file_offset, length, crc))
     }
 
@@ -337,32 +342,41 @@ impl<'a> Push<'a> {
 
 /// Writes a whole small chunk with one request, on one chain after another until one has it.
 pub(super) async fn put_small(upload: &Arc<Upload>, packet: Packet) -> Result<Seal, Error> {
-    let mut attempts = Attempts::new(upload);
-    let (length, crc) = (packet.bytes.len() as u64, gabion_protocol::checksum::crc(&packet.bytes));
+    let mut attempts = Attempts::new(&upload.inner);
     loop {
         let grant = upload.grant().await?;
-        let chain = Chain::new(upload, &grant);
-        let putting = async {
-            let connection = chain.connect().await?;
-            let request = Request::PutSmall {
-                spec: chain.spec(0)?,
-                crcs: packet.crcs.clone(),
-            };
-            let deadline = upload.inner.config.wait;
-            let call = connection.call(Kind::DataRequest, &request, packet.bytes.clone(), deadline);
-            match call.await?.0 {
-                Response::Sealed { length: l, crc: c } if (l, c) == (length, crc) => Ok(()),
-                _ => Err(crate::client::unexpected().action(Action::Refresh)),
+        let chain = upload.chain(&grant);
+        match push_small(&chain, &packet).await {
+            Ok(seal) => {
+                upload.advance(seal.length);
+                return Ok(seal);
             }
-        };
-        match chain.watch(putting).await {
-            Ok(()) => {
-                upload.advance(length);
-                return Ok(chain.sealed(0, length, crc));
+            Err(failure) => {
+                upload.abandon(grant.chunk).await;
+                attempts.failed(&chain, failure, 0).await?;
             }
-            Err(failure) => attempts.failed(&chain, failure, 0).await?,
         }
     }
+}
+
+/// Writes a whole small chunk down one chain.
+pub(super) async fn push_small(chain: &Chain<'_>, packet: &Packet) -> Result<Seal, Failure> {
+    let (length, crc) = (packet.bytes.len() as u64, gabion_protocol::checksum::crc(&packet.bytes));
+    let putting = async {
+        let connection = chain.connect().await?;
+        let request = Request::PutSmall {
+            spec: chain.spec(0)?,
+            crcs: packet.crcs.clone(),
+        };
+        let deadline = chain.inner.config.wait;
+        let call = connection.call(Kind::DataRequest, &request, packet.bytes.clone(), deadline);
+        match call.await?.0 {
+            Response::Sealed { length: l, crc: c } if (l, c) == (length, crc) => Ok(()),
+            _ => Err(crate::client::unexpected().action(Action::Refresh)),
+        }
+    };
+    chain.watch(putting).await?;
+    Ok(chain.sealed(0, length, crc))
 }
 
 fn lost() -> WireError {

@@ -2,7 +2,7 @@
 //! appear.
 //!
 //! `packet` cuts and keeps what is written, `chunk` pushes it, `chain` judges the servers it is pushed to, `upload` is
-//! what the masters know of it all.
+//! what the masters know of it all, `stock` has chunks at hand for small files.
 //!
 //! Invariants: a CRC is made once, here, from the bytes the program gave; what is in flight or kept is bounded by
 //! the chunks in flight; nothing appears before [`FileWriter::finish`] has succeeded.
@@ -10,6 +10,7 @@
 mod chain;
 mod chunk;
 mod packet;
+mod stock;
 mod stream;
 mod upload;
 
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use gabion_protocol::buffer::Buffer;
 use gabion_protocol::limits::SMALL_CHUNK_BYTES;
 use gabion_protocol::messages::master::{Entry, Op, Response, Seal, UploadOptions};
-use gabion_protocol::{ErrorCode, FsPath};
+use gabion_protocol::{ErrorCode, FsPath, WireError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -28,6 +29,7 @@ use crate::client::{Inner, unexpected};
 use crate::error::Context as _;
 use chunk::{ChunkJob, Seals};
 use packet::{Feed, Packet, Piece, Replay, packet_len};
+pub(crate) use stock::Stocks;
 pub use stream::WriteStream;
 pub(crate) use upload::Uploads;
 use upload::{Progress, Upload};
@@ -52,7 +54,8 @@ pub struct CreateOptions {
     pub mode: u32,
     /// Modification time to show, milliseconds since 1970; the commit's if `None`.
     pub modified_ms: Option<i64>,
-    /// The file's length, if it is known: chunks are then granted neither late nor in vain.
+    /// The file's length, if it is known: chunks are then granted neither late nor in vain. That a small file may not
+    /// appear at its path is then said in the end, not at once.
     pub length_hint: Option<u64>,
 }
 
@@ -84,10 +87,15 @@ impl From<CreateOptions> for UploadOptions {
 }
 
 /// A file being written. It appears when [`FileWriter::finish`] succeeds; dropped without that, it is given up.
-#[derive(Debug)]
 #[must_use = "a file that is not finished does not appear"]
 pub struct FileWriter {
-    upload: Arc<Upload>,
+    inner: Arc<Inner>,
+    path: FsPath,
+    options: CreateOptions,
+    chunk_bytes: u64,
+    /// Opened with the first chunk if the file promises to be small: it may need none.
+    upload: Option<Arc<Upload>>,
+    progress: Option<Progress>,
     /// The packet being filled, and its bytes so far.
     filling: Option<(Buffer, usize)>,
     /// The first packet, while the file may still turn out small.
@@ -104,6 +112,15 @@ pub struct FileWriter {
     is_over: bool,
 }
 
+impl std::fmt::Debug for FileWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileWriter")
+            .field("path", &self.path)
+            .field("upload", &self.upload)
+            .finish_non_exhaustive()
+    }
+}
+
 #[derive(Debug)]
 struct OpenChunk {
     pieces: mpsc::Sender<Piece>,
@@ -112,12 +129,17 @@ struct OpenChunk {
 
 impl FileWriter {
     pub(crate) async fn create(inner: &Arc<Inner>, path: &FsPath, options: CreateOptions) -> Result<Self, Error> {
-        let length = options.length_hint;
-        let upload = Upload::open(inner, path, options.into(), length)
-            .await
-            .map_err(|error| cannot_write(path, error))?;
-        Ok(Self {
-            upload: Arc::new(upload),
+        let session = inner.masters.session().await;
+        let defaults = session.map_err(|error| cannot_write(path, error))?.defaults();
+        let chunk_bytes = options.chunk_bytes.unwrap_or(defaults.chunk_bytes).max(1);
+        let is_small = matches!(options.length_hint, Some(1..=SMALL_CHUNK_BYTES));
+        let mut writer = Self {
+            inner: Arc::clone(inner),
+            path: path.clone(),
+            options,
+            chunk_bytes,
+            upload: None,
+            progress: None,
             filling: None,
             first: None,
             chunk: None,
@@ -127,13 +149,33 @@ impl FileWriter {
             source: None,
             failed: None,
             is_over: false,
-        })
+        };
+        if !is_small {
+            let opened = writer.upload().await.map(drop);
+            opened.map_err(|error| cannot_write(path, error))?;
+        }
+        Ok(writer)
+    }
+
+    /// The upload, begun if it has not.
+    async fn upload(&mut self) -> Result<Arc<Upload>, WireError> {
+        if let Some(upload) = &self.upload {
+            return Ok(Arc::clone(upload));
+        }
+        let options = self.options.clone();
+        let length = options.length_hint;
+        let upload = Upload::open(&self.inner, &self.path, options.into(), length).await?;
+        if let Some(progress) = self.progress.take() {
+            upload.on_progress(progress);
+        }
+        self.chunk_bytes = upload.chunk_bytes;
+        Ok(Arc::clone(self.upload.insert(Arc::new(upload))))
     }
 
     /// Where the file will appear.
     #[must_use]
     pub fn path(&self) -> &FsPath {
-        &self.upload.path
+        &self.path
     }
 
     /// Bytes written so far; they need not be stored yet.
@@ -145,7 +187,14 @@ impl FileWriter {
 
     /// Calls `progress` with the bytes stored on whole chains so far.
     pub fn on_progress(&mut self, progress: impl Fn(u64) + Send + Sync + 'static) {
-        self.upload.on_progress(Box::new(progress));
+        self.tell_progress(Box::new(progress));
+    }
+
+    fn tell_progress(&mut self, progress: Progress) {
+        match &self.upload {
+            Some(upload) => upload.on_progress(progress),
+            None => self.progress = Some(progress),
+        }
     }
 
     /// Writes all of `bytes` at the end. Waits while too much is in flight.
@@ -185,10 +234,7 @@ impl FileWriter {
 
     /// Bytes of the packet that is cut next.
     fn next_packet_len(&self) -> usize {
-        packet_len(
-            self.upload.chunk_bytes,
-            self.chunk.as_ref().map_or(0, |chunk| chunk.length),
-        )
+        packet_len(self.chunk_bytes, self.chunk.as_ref().map_or(0, |chunk| chunk.length))
     }
 
     /// Takes a packet cut by [`Self::next_packet_len`].
@@ -222,13 +268,15 @@ impl FileWriter {
         if chunk.pieces.send(Piece::Packet(packet)).await.is_err() {
             return Err(self.why_ended().await);
         }
-        let half = self.upload.chunk_bytes / 2;
-        if (chunk.length..chunk.length + len).contains(&half) {
-            self.upload.grant_ahead();
+        let half = self.chunk_bytes / 2;
+        if (chunk.length..chunk.length + len).contains(&half)
+            && let Some(upload) = &self.upload
+        {
+            upload.grant_ahead();
         }
         chunk.length += len;
         self.handed += len;
-        if chunk.length < self.upload.chunk_bytes {
+        if chunk.length < self.chunk_bytes {
             self.chunk = Some(chunk);
         } else if chunk.pieces.send(Piece::End).await.is_err() {
             return Err(self.why_ended().await);
@@ -237,8 +285,9 @@ impl FileWriter {
     }
 
     async fn begin_chunk(&mut self) -> Result<OpenChunk, Error> {
-        let chunk_bytes = self.upload.chunk_bytes;
-        let config = &self.upload.inner.config;
+        let upload = self.upload().await?;
+        let chunk_bytes = self.chunk_bytes;
+        let config = &self.inner.config;
         let most = match self.source {
             Some(_) => config.chunks_in_flight as u64,
             None => (config.chunks_in_flight as u64).min(KEPT_BYTES_MAX / chunk_bytes),
@@ -259,7 +308,7 @@ impl FileWriter {
         };
         let (pieces, live) = mpsc::channel(QUEUE_PACKETS);
         let job = ChunkJob {
-            upload: Arc::clone(&self.upload),
+            upload,
             file_offset: self.handed,
             feed: Feed::new(live, replay, chunk_bytes),
         };
@@ -278,7 +327,10 @@ impl FileWriter {
         let sealed =
             done.map_err(|error| Error::new(ErrorCode::Internal, format!("a task of the upload ended: {error}")))?;
         self.seals.add(sealed?);
-        chunk::log_seals(&self.upload, &mut self.seals).await
+        match &self.upload {
+            Some(upload) => chunk::log_seals(upload, &mut self.seals).await,
+            None => Ok(()),
+        }
     }
 
     /// A chunk's job has ended before its time: its error.
@@ -292,7 +344,7 @@ impl FileWriter {
     }
 
     fn fail(&mut self, error: Error) -> Error {
-        let error = cannot_write(&self.upload.path, error);
+        let error = cannot_write(&self.path, error);
         self.jobs.abort_all();
         self.chunk = None;
         self.failed = Some(error.clone());
@@ -325,8 +377,12 @@ impl FileWriter {
         if let Some((buffer, filled)) = self.filling.take() {
             self.take(Packet::new(buffer.freeze().slice(..filled))).await?;
         }
-        if let Some(first) = self.first.take() {
-            let seal = chunk::put_small(&self.upload, first).await?;
+        let first = self.first.take();
+        let Some(upload) = self.upload.clone() else {
+            return self.finish_small(first).await;
+        };
+        if let Some(first) = first {
+            let seal = chunk::put_small(&upload, first).await?;
             self.seals.add(seal);
         }
         if let Some(chunk) = self.chunk.take()
@@ -338,13 +394,26 @@ impl FileWriter {
             self.collect_one().await?;
         }
         let (seals, length, crc) = self.seals.rest();
-        match self.upload.commit(seals, length, crc).await {
+        match upload.commit(seals, length, crc).await {
             // Unavailable: it may have been carried out all the same.
             Err(error) if error.code == ErrorCode::OutcomeUnknown || error.code.exit_code() == 5 => {
-                self.upload.committed().await.ok_or_else(|| error.into())
+                upload.committed().await.ok_or_else(|| error.into())
             }
             committed => Ok(committed?),
         }
+    }
+
+    /// Makes a file appear that is one small packet, or nothing.
+    async fn finish_small(&mut self, packet: Option<Packet>) -> Result<Entry, Error> {
+        let options = self.options.clone().into();
+        let Some(packet) = packet else {
+            return create_empty(&self.inner, &self.path, options).await;
+        };
+        let entry = stock::put_file(&self.inner, &self.path, &options, &packet).await?;
+        if let Some(progress) = &self.progress {
+            progress(packet.bytes.len() as u64);
+        }
+        Ok(entry)
     }
 
     /// Gives the file up: nothing appears, and what was stored is dropped.
@@ -354,13 +423,20 @@ impl FileWriter {
     pub async fn abort(mut self) -> Result<(), Error> {
         self.is_over = true;
         self.jobs.abort_all();
-        let aborted = self.upload.abort().await;
-        aborted.context(|| format!("cannot give up the upload of {}", self.upload.path))
+        match &self.upload {
+            Some(upload) => {
+                let aborted = upload.abort().await;
+                aborted.context(|| format!("cannot give up the upload of {}", self.path))
+            }
+            None => Ok(()),
+        }
     }
 
     async fn give_up(&mut self) {
         self.is_over = true;
-        self.upload.give_up().await;
+        if let Some(upload) = &self.upload {
+            upload.give_up().await;
+        }
     }
 }
 
@@ -370,7 +446,9 @@ impl Drop for FileWriter {
             return;
         }
         // Best effort: the lease ends the upload anyway.
-        let upload = Arc::clone(&self.upload);
+        let Some(upload) = self.upload.take() else {
+            return;
+        };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { upload.abort().await });
         }
@@ -399,7 +477,7 @@ pub(crate) async fn upload_file(
 ) -> Result<Entry, Error> {
     if length == 0 {
         // One log entry instead of two.
-        return create_empty(inner, path, options).await;
+        return create_empty(inner, path, options.into()).await;
     }
     let options = CreateOptions {
         length_hint: Some(length),
@@ -408,9 +486,9 @@ pub(crate) async fn upload_file(
     let mut writer = FileWriter::create(inner, path, options).await?;
     let file = Arc::new(file);
     writer.source = Some(Arc::clone(&file));
-    writer.upload.on_progress(progress);
+    writer.tell_progress(progress);
     let (packets, mut cut) = mpsc::channel(QUEUE_PACKETS);
-    let chunk_bytes = writer.upload.chunk_bytes;
+    let chunk_bytes = writer.chunk_bytes;
     let reader = tokio::task::spawn_blocking(move || read_packets(&file, length, chunk_bytes, &packets));
     while let Some(packet) = cut.recv().await {
         writer.take(packet).await?;
@@ -429,10 +507,10 @@ pub(crate) async fn upload_file(
 }
 
 /// Makes an empty file.
-pub(crate) async fn create_empty(inner: &Inner, path: &FsPath, options: CreateOptions) -> Result<Entry, Error> {
+pub(crate) async fn create_empty(inner: &Inner, path: &FsPath, options: UploadOptions) -> Result<Entry, Error> {
     let op = Op::CreateFile {
         path: path.clone(),
-        options: options.into(),
+        options,
     };
     match inner.masters.command(op).await {
         Ok(Response::Entry(entry)) => Ok(entry),

@@ -11,6 +11,7 @@ use gabion_protocol::messages::master::{ChunkGrant, Entry, Op, Query, Response, 
 use gabion_protocol::{Action, ErrorCode, FsPath, WireError};
 use parking_lot::Mutex;
 
+use super::chain::Chain;
 use crate::Error;
 use crate::client::{Inner, unexpected};
 use crate::masters::Session;
@@ -31,6 +32,16 @@ pub(crate) struct Uploads(Mutex<BTreeMap<Ino, (UploadGeneration, Arc<Session>)>>
 type OfSession = (Arc<Session>, Vec<(Ino, UploadGeneration)>);
 
 impl Uploads {
+    /// Keeps the lease of an upload, or stock, from now on.
+    pub(super) fn keep(&self, ino: Ino, generation: UploadGeneration, session: &Arc<Session>) {
+        self.0.lock().insert(ino, (generation, Arc::clone(session)));
+    }
+
+    /// The lease is kept no more.
+    pub(super) fn close(&self, ino: Ino) {
+        self.0.lock().remove(&ino);
+    }
+
     /// Renews leases in the background as long as the client lives.
     pub(crate) fn keep_alive(inner: &Arc<Inner>) {
         let weak = Arc::downgrade(inner);
@@ -56,6 +67,7 @@ async fn renew_leases(weak: Weak<Inner>) {
         let Some(inner) = weak.upgrade() else {
             return;
         };
+        inner.stocks.give_back_idle();
         for (session, uploads) in inner.uploads.by_session() {
             for uploads in uploads.chunks(BATCH_ROWS_MAX) {
                 let op = Op::Renew {
@@ -107,14 +119,14 @@ impl std::fmt::Debug for Upload {
 
 /// What chunks need of the servers.
 #[derive(Debug, Clone, Copy)]
-struct Needs {
-    replicas: u8,
-    chunk_bytes: u64,
+pub(super) struct Needs {
+    pub(super) replicas: u8,
+    pub(super) chunk_bytes: u64,
 }
 
 /// Runs `op`, made anew for each try, until servers enough can take it or the time is up. Each try is a command of its
 /// own: the masters answer a repeated command with its first answer.
-async fn place(
+pub(super) async fn place(
     inner: &Inner,
     session: &Arc<Session>,
     needs: Needs,
@@ -157,6 +169,16 @@ async fn why_not_placed(inner: &Inner, needs: Needs) -> Option<WireError> {
     placement::shortage(&status.servers, placement::needed(needs.replicas), needs.chunk_bytes)
 }
 
+/// The file at a path, if it is the one that was to appear there: an inode is of one upload only.
+pub(super) async fn appeared(inner: &Inner, path: &FsPath, ino: Ino) -> Option<Entry> {
+    let query = Query::Stat { path: path.clone() };
+    let answer = tokio::time::timeout(LAST_WORD, inner.masters.query(query)).await;
+    match answer {
+        Ok(Ok(Response::Entry(entry))) if entry.ino == ino => Some(entry),
+        _ => None,
+    }
+}
+
 impl Upload {
     pub(super) async fn open(
         inner: &Arc<Inner>,
@@ -189,11 +211,7 @@ impl Upload {
             return Err(unexpected());
         };
         inner.servers.learn(servers);
-        inner
-            .uploads
-            .0
-            .lock()
-            .insert(upload, (generation, Arc::clone(&session)));
+        inner.uploads.keep(upload, generation, &session);
         Ok(Self {
             inner: Arc::clone(inner),
             path: path.clone(),
@@ -334,19 +352,16 @@ impl Upload {
         }
     }
 
-    /// Whether the file has appeared although no answer to its commit came: an inode is of one upload only.
+    /// Whether the file has appeared although no answer to its commit came.
     pub(super) async fn committed(&self) -> Option<Entry> {
-        let query = Query::Stat {
-            path: self.path.clone(),
-        };
-        let answer = tokio::time::timeout(LAST_WORD, self.inner.masters.query(query)).await;
-        match answer {
-            Ok(Ok(Response::Entry(entry))) if entry.ino == self.ino => {
-                self.close();
-                Some(entry)
-            }
-            _ => None,
-        }
+        let entry = appeared(&self.inner, &self.path, self.ino).await?;
+        self.close();
+        Some(entry)
+    }
+
+    /// A granted chunk's servers.
+    pub(super) fn chain<'a>(&'a self, grant: &'a ChunkGrant) -> Chain<'a> {
+        Chain::new(&self.inner, self.ino, self.chunk_bytes, grant)
     }
 
     /// Tells the masters, if they are there, that the upload is given up; else its lease ends it.
@@ -369,7 +384,7 @@ impl Upload {
 
     /// The lease is renewed no more.
     fn close(&self) {
-        self.inner.uploads.0.lock().remove(&self.ino);
+        self.inner.uploads.close(self.ino);
     }
 
     pub(super) fn on_progress(&self, progress: Progress) {

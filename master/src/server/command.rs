@@ -53,13 +53,18 @@ impl Master {
 
     /// What the command needs of the fleet; nothing if it places no chunk, or is to be refused by the log.
     async fn wish(&self, op: &Op) -> Result<Option<Wish>, WireError> {
-        let (chunks, avoid, upload, options) = match op {
+        let (chunks, avoid, upload, asked) = match op {
             Op::OpenUpload {
                 options, chunks, avoid, ..
-            } if *chunks > 0 => (*chunks, avoid.clone(), None, Some(options.clone())),
+            } if *chunks > 0 => (*chunks, avoid.clone(), None, (options.replicas, options.chunk_bytes)),
+            Op::OpenStock {
+                replicas,
+                chunks,
+                avoid,
+            } if *chunks > 0 => (*chunks, avoid.clone(), None, (*replicas, None)),
             Op::GrantChunks {
                 upload, chunks, avoid, ..
-            } if *chunks > 0 => (*chunks, avoid.clone(), Some(*upload), None),
+            } if *chunks > 0 => (*chunks, avoid.clone(), Some(*upload), (None, None)),
             _ => return Ok(None),
         };
         let view = if upload.is_some() {
@@ -75,10 +80,11 @@ impl Master {
                 return Ok(upload.map(|upload| (upload.content.replicas, upload.content.chunk_bytes)));
             }
             let settings = read::cluster(view).map_err(row_error)?.map(|cluster| cluster.settings);
-            Ok(settings.zip(options.as_ref()).map(|(settings, options)| {
+            let (replicas, chunk_bytes) = asked;
+            Ok(settings.map(|settings| {
                 (
-                    options.replicas.unwrap_or(settings.replicas),
-                    options.chunk_bytes.unwrap_or(settings.chunk_bytes),
+                    replicas.unwrap_or(settings.replicas),
+                    chunk_bytes.unwrap_or(settings.chunk_bytes),
                 )
             }))
         });
@@ -203,7 +209,7 @@ fn check(op: &Op) -> Result<(), WireError> {
         Err(WireError::new(ErrorCode::LimitExceeded, message))
     };
     match op {
-        Op::OpenUpload { chunks, avoid, .. } => {
+        Op::OpenUpload { chunks, avoid, .. } | Op::OpenStock { chunks, avoid, .. } => {
             too_many("chunks", usize::from(*chunks), GRANT_CHUNKS_MAX)?;
             too_many("servers to avoid", avoid.len(), BATCH_ROWS_MAX)
         }
@@ -224,7 +230,8 @@ fn check(op: &Op) -> Result<(), WireError> {
         | Op::Rename { .. }
         | Op::Remove { .. }
         | Op::ReportDamage { .. }
-        | Op::CreateFile { .. } => Ok(()),
+        | Op::CreateFile { .. }
+        | Op::PutFile { .. } => Ok(()),
     }
 }
 
@@ -286,6 +293,20 @@ pub(super) fn filled(op: Op, placements: Vec<Vec<ServerId>>) -> ClientCommand {
             what,
         },
         Op::CreateFile { path, options } => ClientCommand::CreateFile { path, options },
+        Op::OpenStock { replicas, .. } => ClientCommand::OpenStock { replicas, placements },
+        Op::PutFile {
+            path,
+            options,
+            stock,
+            generation,
+            seal,
+        } => ClientCommand::PutFile {
+            path,
+            options,
+            stock,
+            generation,
+            seal,
+        },
     }
 }
 

@@ -137,6 +137,8 @@ pub fn grows(op: &Op) -> bool {
     match op {
         Op::Mkdir { .. }
         | Op::OpenUpload { .. }
+        | Op::OpenStock { .. }
+        | Op::PutFile { .. }
         | Op::GrantChunks { .. }
         | Op::SealChunks { .. }
         | Op::Commit { .. }

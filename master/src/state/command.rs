@@ -192,6 +192,26 @@ pub enum ClientCommand {
         /// How it is stored.
         options: UploadOptions,
     },
+    /// Grants chunks for small files to come. Answer: `Upload`.
+    OpenStock {
+        /// Copies of each.
+        replicas: Option<u8>,
+        /// A chain of servers per chunk.
+        placements: Vec<Vec<ServerId>>,
+    },
+    /// Makes a file of one of a stock's chunks. Answer: `Entry`.
+    PutFile {
+        /// Where.
+        path: FsPath,
+        /// How it is stored.
+        options: UploadOptions,
+        /// The stock.
+        stock: Ino,
+        /// Its owner's generation.
+        generation: UploadGeneration,
+        /// The chunk.
+        seal: Seal,
+    },
 }
 
 impl Command {
@@ -261,6 +281,8 @@ impl ClientCommand {
             Self::Remove { path, .. } => format!("cannot remove {path}"),
             Self::ReportDamage { chunk, .. } => format!("cannot report damage of chunk {chunk}"),
             Self::CreateFile { path, .. } => format!("cannot create {path}"),
+            Self::OpenStock { .. } => "cannot grant chunks for small files".to_owned(),
+            Self::PutFile { path, .. } => format!("cannot write {path}"),
         }
     }
 }

@@ -11,6 +11,7 @@
 //! | `sessions` | exactly once |
 //! | `names`, `totals` | directories, links, subtotals |
 //! | `uploads` | files on their way, until they appear |
+//! | `stocks` | chunks for small files to come |
 //! | `chunks` | allocation, seals, references, copies, garbage |
 //! | `trash` | taking unlinked trees apart |
 //! | `clock` | state time and what is due |
@@ -36,6 +37,7 @@ pub mod reply;
 pub mod rows;
 mod servers;
 mod sessions;
+mod stocks;
 mod totals;
 mod trash;
 mod tx;
@@ -227,6 +229,17 @@ fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
             what,
         } => Ok(servers::report_damage(tx, *chunk, *server, *replica, what)?),
         ClientCommand::CreateFile { path, options } => uploads::create_empty(tx, path, options, request.wall_ms),
+        ClientCommand::OpenStock { replicas, placements } => stocks::open(tx, session, *replicas, placements),
+        ClientCommand::PutFile {
+            path,
+            options,
+            stock,
+            generation,
+            seal,
+        } => {
+            let owner = uploads::Owner::new(session, *stock, *generation);
+            stocks::put_file(tx, owner, path, options, seal, request.wall_ms)
+        }
     }
 }
 

@@ -346,6 +346,14 @@ pub enum Refusal {
     /// A name, rack or address of a chunkserver breaks a rule.
     #[error("name, rack and address have 1 to {} bytes", limits::NAME_BYTES_MAX)]
     ServerName,
+    /// A file of a stock's chunk must have the stock's number of copies.
+    #[error("the chunk was granted for {granted} copies, not {asked}")]
+    StockCopies {
+        /// Copies of the stock's chunks.
+        granted: u8,
+        /// Copies of the file.
+        asked: u8,
+    },
 }
 
 impl Refusal {
@@ -390,7 +398,8 @@ impl Refusal {
             | Self::SealLength { .. }
             | Self::SealMember { .. }
             | Self::Settings
-            | Self::ServerName => ErrorCode::InvalidArgument,
+            | Self::ServerName
+            | Self::StockCopies { .. } => ErrorCode::InvalidArgument,
             Self::TooFewServers { .. } | Self::TooFewMembers { .. } => ErrorCode::TooFewServers,
             Self::UploadGone { .. }
             | Self::UploadCommitted { .. }

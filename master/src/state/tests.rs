@@ -17,6 +17,7 @@ mod hostile;
 mod lifecycle;
 mod limits;
 mod model;
+mod stocks;
 
 /// Short periods, so that tests need few ticks.
 pub(super) const SETTINGS: Settings = Settings {

@@ -25,7 +25,7 @@ use super::{chunks, clock, trash};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Owner {
     session: SessionId,
-    upload: Ino,
+    pub(super) upload: Ino,
     generation: UploadGeneration,
 }
 
@@ -38,8 +38,17 @@ impl Owner {
         }
     }
 
-    /// The inode and its upload, if the claim is right.
+    /// The inode and its upload to a name, if the claim is right.
     fn claim(self, tx: &Tx<'_>) -> Result<(Inode, Upload), Stop> {
+        self.claim_if(tx, |upload| !upload.is_stock())
+    }
+
+    /// The inode and its stock, if the claim is right.
+    pub(super) fn claim_stock(self, tx: &Tx<'_>) -> Result<(Inode, Upload), Stop> {
+        self.claim_if(tx, Upload::is_stock)
+    }
+
+    fn claim_if(self, tx: &Tx<'_>, fits: impl FnOnce(&Upload) -> bool) -> Result<(Inode, Upload), Stop> {
         let upload = self.upload;
         let gone = Refusal::UploadGone { upload };
         let inode = tx.get(&InodeKey(upload))?.ok_or_else(|| gone.clone())?;
@@ -51,6 +60,7 @@ impl Owner {
                 let generation = state.generation;
                 Err(Refusal::UploadFenced { upload, generation }.into())
             }
+            Body::Upload(state) if !fits(state) => Err(gone.into()),
             Body::Upload(state) => {
                 let state = state.clone();
                 Ok((inode, state))
@@ -79,7 +89,7 @@ pub(super) fn chunk_bytes_fit(bytes: u64) -> bool {
 }
 
 /// The content of a file without bytes.
-fn empty(settings: Settings, options: &UploadOptions) -> Result<Content, Refusal> {
+pub(super) fn empty(settings: Settings, options: &UploadOptions) -> Result<Content, Refusal> {
     let replicas = options.replicas.unwrap_or(settings.replicas);
     if !replicas_fit(replicas) {
         return Err(Refusal::Replicas { asked: replicas });
@@ -106,8 +116,20 @@ pub(super) fn create_empty(
     wall_ms: i64,
 ) -> Result<Outcome, Stop> {
     let content = empty(tx.world.cluster.settings, options)?;
-    let (parent, name) = make_room(tx, path, options.parents, options.replace, wall_ms)?;
     let ino = tx.next_ino()?;
+    appear(tx, path, options, ino, content, wall_ms)
+}
+
+/// Gives a file that is complete its name, in place of an older file.
+pub(super) fn appear(
+    tx: &mut Tx<'_>,
+    path: &FsPath,
+    options: &UploadOptions,
+    ino: Ino,
+    content: Content,
+    wall_ms: i64,
+) -> Result<Outcome, Stop> {
+    let (parent, name) = make_room(tx, path, options.parents, options.replace, wall_ms)?;
     let since = tx.moment();
     let inode = Inode {
         body: Body::File(content),
@@ -160,13 +182,23 @@ pub(super) fn open(
     placements: &[Vec<ServerId>],
 ) -> Result<Outcome, Stop> {
     let content = empty(tx.world.cluster.settings, options)?;
-    let Content {
-        replicas, chunk_bytes, ..
-    } = content;
     check_target(tx, path, options)?;
     let ino = tx.next_ino()?;
+    let mut upload = begin(tx, session, path, options, content);
+    let chunks = open_chunks(tx, ino, &mut upload, placements)?;
+    Ok(begun(tx, ino, options.mode, upload, chunks))
+}
+
+/// An upload as it begins.
+pub(super) fn begin(
+    tx: &Tx<'_>,
+    session: SessionId,
+    path: &FsPath,
+    options: &UploadOptions,
+    content: Content,
+) -> Upload {
     let lease = tx.now().plus(tx.world.cluster.settings.upload_lease_ms);
-    let mut upload = Upload {
+    Upload {
         content,
         path: path.clone(),
         replace: options.replace,
@@ -176,12 +208,22 @@ pub(super) fn open(
         session,
         lease,
         open: Vec::new(),
-    };
-    let chunks = open_chunks(tx, ino, &mut upload, placements)?;
+    }
+}
+
+/// Writes an upload that begins, and answers with its first chunks.
+pub(super) fn begun(tx: &mut Tx<'_>, ino: Ino, mode: u32, upload: Upload, chunks: Vec<GrantedChunk>) -> Outcome {
+    let Upload {
+        lease,
+        content: Content {
+            replicas, chunk_bytes, ..
+        },
+        ..
+    } = upload;
     let since = tx.moment();
     let inode = Inode {
         body: Body::Upload(upload),
-        mode: options.mode,
+        mode,
         modified_ms: 0,
         parent: Parent::nowhere(since),
         since,
@@ -189,13 +231,13 @@ pub(super) fn open(
     };
     tx.put(&InodeKey(ino), &inode);
     tx.put(&UploadLeaseKey { deadline: lease, ino }, &LeaseDue);
-    Ok(Outcome::Upload {
+    Outcome::Upload {
         upload: ino,
         generation: UploadGeneration(1),
         chunk_bytes,
         replicas,
         chunks,
-    })
+    }
 }
 
 /// Whether a file could appear at the path now.
@@ -228,7 +270,7 @@ fn open_chunks(
     Ok(granted)
 }
 
-fn bound(asked: usize, limit: usize) -> Result<(), Refusal> {
+pub(super) fn bound(asked: usize, limit: usize) -> Result<(), Refusal> {
     if asked > limit {
         return Err(Refusal::TooMany {
             asked: asked as u64,
@@ -267,7 +309,7 @@ pub(super) fn seal(tx: &mut Tx<'_>, owner: Owner, seals: &[Seal]) -> Result<Outc
 }
 
 /// Writes an upload whose owner was heard of.
-fn save(tx: &mut Tx<'_>, owner: Owner, mut inode: Inode, mut upload: Upload) {
+pub(super) fn save(tx: &mut Tx<'_>, owner: Owner, mut inode: Inode, mut upload: Upload) {
     upload.lease = tx.now().plus(tx.world.cluster.settings.upload_lease_ms);
     inode.body = Body::Upload(upload);
     inode.since = tx.moment();
@@ -277,18 +319,23 @@ fn save(tx: &mut Tx<'_>, owner: Owner, mut inode: Inode, mut upload: Upload) {
 fn record(tx: &mut Tx<'_>, ino: Ino, upload: &mut Upload, seals: &[Seal]) -> Result<(), Stop> {
     bound(seals.len(), limits::BATCH_ROWS_MAX)?;
     for seal in seals {
-        append(tx, ino, upload, seal)?;
+        append(tx, ino, &mut upload.open, &mut upload.content, seal)?;
     }
     Ok(())
 }
 
-/// Appends one sealed chunk to the file.
-fn append(tx: &mut Tx<'_>, ino: Ino, upload: &mut Upload, seal: &Seal) -> Result<(), Stop> {
+/// Appends one sealed chunk of those that are `open` to a file.
+pub(super) fn append(
+    tx: &mut Tx<'_>,
+    ino: Ino,
+    open: &mut Vec<ChunkId>,
+    content: &mut Content,
+    seal: &Seal,
+) -> Result<(), Stop> {
     let Seal { chunk, length, .. } = *seal;
-    let Some(at) = upload.open.iter().position(|open| *open == chunk) else {
+    let Some(at) = open.iter().position(|open| *open == chunk) else {
         return Err(Refusal::ChunkNotOpen { chunk }.into());
     };
-    let content = &mut upload.content;
     if seal.file_offset != content.length {
         return Err(Refusal::SealOutOfOrder {
             chunk,
@@ -321,7 +368,7 @@ fn append(tx: &mut Tx<'_>, ino: Ino, upload: &mut Upload, seal: &Seal) -> Result
     content.length = whole.len();
     content.extents += 1;
     content.degraded += u64::from(degraded);
-    upload.open.remove(at);
+    open.remove(at);
     Ok(())
 }
 
@@ -359,7 +406,7 @@ fn check_whole(content: &Content, whole: Whole) -> Result<(), Refusal> {
 
 /// Gives an upload up. One that is gone already is fine.
 pub(super) fn abort(tx: &mut Tx<'_>, owner: Owner) -> Result<Outcome, Stop> {
-    match owner.claim(tx) {
+    match owner.claim_if(tx, |_| true) {
         Ok((inode, upload)) => {
             end(tx, owner.upload, inode, upload)?;
             Ok(Outcome::Done)
@@ -385,7 +432,7 @@ pub(super) fn renew(tx: &mut Tx<'_>, session: SessionId, uploads: &[(Ino, Upload
     bound(uploads.len(), limits::BATCH_ROWS_MAX)?;
     for (upload, generation) in uploads {
         let owner = Owner::new(session, *upload, *generation);
-        match owner.claim(tx) {
+        match owner.claim_if(tx, |_| true) {
             Ok((inode, upload)) => save(tx, owner, inode, upload),
             Err(Stop::Refused(_)) => {}
             Err(stop) => return Err(stop),

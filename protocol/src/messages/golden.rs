@@ -184,6 +184,25 @@ fn ops() -> Vec<master::Op> {
                 modified_ms: None,
             },
         },
+        Op::OpenStock {
+            replicas: Some(2),
+            chunks: 16,
+            avoid: vec![ServerId(3)],
+        },
+        Op::PutFile {
+            path: path(),
+            options: UploadOptions {
+                replicas: Some(2),
+                chunk_bytes: None,
+                replace: true,
+                parents: false,
+                mode: 0o600,
+                modified_ms: Some(-1),
+            },
+            stock: Ino(9),
+            generation: UploadGeneration(1),
+            seal: seal(),
+        },
     ]
 }
 
@@ -497,7 +516,7 @@ fn covers<T: serde::Serialize>(samples: &[T], last: u8) {
 #[test]
 fn golden_messages() {
     covers(&master_requests(), 6);
-    covers(&ops(), 10);
+    covers(&ops(), 12);
     covers(&queries(), 5);
     covers(&admins(), 4);
     covers(&master_responses(), 14);

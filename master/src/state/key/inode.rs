@@ -95,6 +95,9 @@ pub struct Content {
 }
 
 /// An upload on its way. Its content grows seal by seal, in file order.
+///
+/// An upload to the root is a *stock*: its chunks are for small files that nobody has named yet, and each belongs to
+/// an inode of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upload {
     /// What is recorded so far.
@@ -115,6 +118,14 @@ pub struct Upload {
     pub lease: StateTime,
     /// Chunks granted, neither recorded nor given up; at most [`super::super::OPEN_CHUNKS_MAX`].
     pub open: Vec<ChunkId>,
+}
+
+impl Upload {
+    /// Whether it is a stock: no file can appear where the root is.
+    #[must_use]
+    pub fn is_stock(&self) -> bool {
+        self.path.is_root()
+    }
 }
 
 impl Inode {

@@ -382,6 +382,26 @@ fn client_commands(golden: &mut Golden) {
         options: options(),
     };
     golden.client("create_file", create);
+    let open = ClientCommand::OpenStock {
+        replicas: Some(3),
+        placements: vec![vec![SERVER]],
+    };
+    golden.client("open_stock", open);
+    let put = ClientCommand::PutFile {
+        path: path("/a"),
+        options: options(),
+        stock: Ino(9),
+        generation: UploadGeneration(1),
+        seal: Seal {
+            chunk: CHUNK,
+            generation: Generation(1),
+            file_offset: 0,
+            length: 5,
+            crc: 6,
+            members: vec![SERVER],
+        },
+    };
+    golden.client("put_file", put);
 }
 
 fn replies(golden: &mut Golden) {
@@ -495,6 +515,7 @@ fn refusals() -> Vec<Refusal> {
             by: ServerId(5),
         },
         ServerName,
+        StockCopies { granted: 3, asked: 2 },
     ]
 }
 
@@ -528,7 +549,7 @@ fn refusals_are_numbered_in_order_and_say_what_to_do() {
         assert!(error.message.starts_with("cannot do it: "), "{error}");
         assert!(error.message.len() > 20 && !error.message.contains('{'), "{error}");
     }
-    assert_eq!(refusals().len(), 38);
+    assert_eq!(refusals().len(), 39);
 }
 
 proptest! {

@@ -70,6 +70,19 @@ enum Step {
     Renew {
         upload: usize,
     },
+    Stock {
+        chunks: usize,
+    },
+    Put {
+        stock: usize,
+        order: usize,
+        path: FsPath,
+        replace: bool,
+        parents: bool,
+    },
+    EndStock {
+        stock: usize,
+    },
     Rename {
         from: FsPath,
         to: FsPath,
@@ -112,6 +125,10 @@ fn any_step() -> impl Strategy<Value = Step> {
             .prop_map(|(upload, seal_rest, lie)| Step::Commit { upload, seal_rest, lie }),
         1 => upload.clone().prop_map(|upload| Step::Abort { upload }),
         1 => upload.prop_map(|upload| Step::Renew { upload }),
+        2 => (0usize..4).prop_map(|chunks| Step::Stock { chunks }),
+        4 => (0usize..3, 0usize..3, any_path(), any::<bool>(), any::<bool>())
+            .prop_map(|(stock, order, path, replace, parents)| Step::Put { stock, order, path, replace, parents }),
+        1 => (0usize..3).prop_map(|stock| Step::EndStock { stock }),
         3 => (any_path(), any_path(), any::<bool>())
             .prop_map(|(from, to, replace)| Step::Rename { from, to, replace }),
         2 => (any_path(), any::<bool>()).prop_map(|(path, recursive)| Step::Remove { path, recursive }),
@@ -136,6 +153,7 @@ struct Model {
     machine: Machine,
     tree: BTreeMap<FsPath, Node>,
     drafts: Vec<Draft>,
+    stocks: Vec<Draft>,
     clients: Vec<Known>,
     active: usize,
     crc: u32,
@@ -152,6 +170,7 @@ impl Model {
             machine: Machine::new(),
             tree: BTreeMap::from([(FsPath::root(), Node::Directory)]),
             drafts: Vec::new(),
+            stocks: Vec::new(),
             clients: Vec::new(),
             active: 0,
             crc: 0,
@@ -225,6 +244,15 @@ impl Model {
             Step::Commit { upload, seal_rest, lie } => self.commit(upload, seal_rest, lie),
             Step::Abort { upload } => self.abort(upload),
             Step::Renew { upload } => self.renew(upload),
+            Step::Stock { chunks } => self.open_stock(chunks),
+            Step::Put {
+                stock,
+                order,
+                path,
+                replace,
+                parents,
+            } => self.put(stock, order, path, replace, parents),
+            Step::EndStock { stock } => self.end_stock(stock),
             Step::Rename { from, to, replace } => self.rename(from, to, replace),
             Step::Remove { path, recursive } => self.remove(path, recursive),
             Step::Tick { ms } => self.tick(ms),
@@ -509,6 +537,95 @@ impl Model {
         }
     }
 
+    fn open_stock(&mut self, chunks: usize) {
+        let command = ClientCommand::OpenStock {
+            replicas: Some(3),
+            placements: vec![chain(&[2, 3, 4]); chunks],
+        };
+        let Some((outcome, ())) = self.compare(command, Ok(())) else {
+            return;
+        };
+        let Outcome::Upload {
+            upload,
+            generation,
+            chunks,
+            ..
+        } = outcome
+        else {
+            panic!("{outcome:?}");
+        };
+        self.stocks.push(Draft {
+            ino: upload,
+            generation,
+            session: self.clients[self.active].client.session,
+            path: FsPath::root(),
+            replace: false,
+            parents: false,
+            lease: self.now + SETTINGS.upload_lease_ms,
+            open: chunks,
+            whole: Running::default(),
+            chunks: 0,
+        });
+    }
+
+    /// A stock by number, and whether it is the active client's.
+    fn stock(&self, back: usize) -> Option<(usize, Draft, Expected<()>)> {
+        let at = self.stocks.len().checked_sub(back + 1)?;
+        let stock = self.stocks[at].clone();
+        let mine = stock.session == self.clients[self.active].client.session;
+        Some((at, stock, if mine { Ok(()) } else { Err(ErrorCode::Fenced) }))
+    }
+
+    fn put(&mut self, stock: usize, order: usize, path: FsPath, replace: bool, parents: bool) {
+        let Some((at, mut stock, mine)) = self.stock(stock) else {
+            return;
+        };
+        if stock.open.is_empty() {
+            return;
+        }
+        let seal = self.next_seal(&mut stock, order, order == 1);
+        let (length, crc) = (seal.length, seal.crc);
+        let file = Node::File { length, crc, chunks: 1 };
+        let expected = mine.and_then(|()| self.appeared(&path, replace, parents, file));
+        let command = ClientCommand::PutFile {
+            path: path.clone(),
+            options: UploadOptions {
+                replace,
+                parents,
+                ..options()
+            },
+            stock: stock.ino,
+            generation: stock.generation,
+            seal,
+        };
+        if let Some((outcome, tree)) = self.compare(command, expected) {
+            let file = entry(Ok(outcome));
+            assert_eq!((file.length, file.crc, file.children), (length, crc, 1));
+            assert_eq!(Some(file.name.as_str()), path.name());
+            self.tree = tree;
+            stock.whole = Running::default();
+            stock.lease = self.now + SETTINGS.upload_lease_ms;
+            if stock.open.is_empty() {
+                self.stocks.remove(at);
+            } else {
+                self.stocks[at] = stock;
+            }
+        }
+    }
+
+    fn end_stock(&mut self, stock: usize) {
+        let Some((at, stock, expected)) = self.stock(stock) else {
+            return;
+        };
+        let command = ClientCommand::AbortUpload {
+            upload: stock.ino,
+            generation: stock.generation,
+        };
+        if self.compare(command, expected).is_some() {
+            self.stocks.remove(at);
+        }
+    }
+
     fn rename(&mut self, from: FsPath, to: FsPath, replace: bool) {
         let expected = self.renamed(&from, &to, replace);
         let command = ClientCommand::Rename { from, to, replace };
@@ -585,6 +702,7 @@ impl Model {
         self.machine.tick(ms);
         let now = self.now;
         self.drafts.retain(|draft| draft.lease > now);
+        self.stocks.retain(|stock| stock.lease > now);
         for known in &mut self.clients {
             let opened = known.client.session.opened.0;
             let end = known.expires.unwrap_or(opened + SETTINGS.session_ms);

@@ -146,6 +146,30 @@ pub enum Op {
         /// How bytes appended later are stored; whether it may replace a file.
         options: UploadOptions,
     },
+    /// Grants chunks for small files that nobody has named yet, one chunk each. Answer: `Response::Upload`: the stock's
+    /// number, which is renewed and given up like an upload's. The file that takes the n-th chunk (from 0) will be
+    /// the inode n + 1 after it; chunkservers are told that inode.
+    OpenStock {
+        /// Copies of each; the cluster's default if `None`.
+        replicas: Option<u8>,
+        /// Chunks to grant, at most [`crate::limits::GRANT_CHUNKS_MAX`].
+        chunks: u8,
+        /// Servers the writer found slow or dead.
+        avoid: Vec<ServerId>,
+    },
+    /// Makes a file appear whose only chunk is one of a stock. Answer: `Response::Entry`.
+    PutFile {
+        /// Where.
+        path: FsPath,
+        /// How it is stored; its copies must be the stock's.
+        options: UploadOptions,
+        /// The stock.
+        stock: Ino,
+        /// Its owner's generation.
+        generation: UploadGeneration,
+        /// The chunk, at offset 0: its length and CRC are the file's.
+        seal: Seal,
+    },
 }
 
 /// A read of the masters' state.
