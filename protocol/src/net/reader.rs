@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::buffer::Pool;
@@ -11,11 +11,18 @@ use crate::frame::{Frame, FrameError, FrameLimits, HEADER_BYTES, Head};
 
 /// Bytes the buffer asks the kernel for at once: many small frames come in one read.
 const READ_BYTES: usize = 64 << 10;
+/// The same after a frame with a large payload: the next is likely to have one too, and what the buffer takes of it
+/// is copied once more.
+const READ_BYTES_HEAD: usize = 4 << 10;
+/// Payloads from here on are large.
+const LARGE_BYTES: usize = 32 << 10;
 
 #[derive(Debug)]
 pub(super) struct FrameReader<R> {
     half: R,
     buffer: BytesMut,
+    /// Most bytes to ask for before the next head is known.
+    ahead: usize,
     pool: Pool,
 }
 
@@ -24,6 +31,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self {
             half,
             buffer: BytesMut::with_capacity(READ_BYTES),
+            ahead: READ_BYTES,
             pool,
         }
     }
@@ -36,7 +44,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if let Some(head) = Head::parse(&self.buffer, limits)? {
                 break head;
             }
-            if !self.fill(idle).await? {
+            if !self.fill(self.ahead, idle).await? {
                 return if self.buffer.is_empty() {
                     Ok(None)
                 } else {
@@ -45,7 +53,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             }
         };
         while self.buffer.len() < HEADER_BYTES + head.message_len {
-            if !self.fill(idle).await? {
+            let missing = HEADER_BYTES + head.message_len - self.buffer.len();
+            if !self.fill(missing.max(self.ahead), idle).await? {
                 return Err(FrameError::Truncated);
             }
         }
@@ -53,6 +62,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let message = self.buffer.split_to(head.message_len).freeze();
         head.check(&header, &message)?;
         let payload = self.payload(head.payload_len, idle).await?;
+        self.ahead = if payload.len() < LARGE_BYTES {
+            READ_BYTES
+        } else {
+            READ_BYTES_HEAD
+        };
         Ok(Some(Frame {
             kind: head.kind,
             flags: head.flags,
@@ -80,9 +94,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Ok(payload.freeze())
     }
 
-    async fn fill(&mut self, idle: Duration) -> Result<bool, FrameError> {
+    async fn fill(&mut self, most: usize, idle: Duration) -> Result<bool, FrameError> {
         self.buffer.reserve(READ_BYTES / 4);
-        let read = timed(idle, self.half.read_buf(&mut self.buffer)).await?;
+        let mut room = (&mut self.buffer).limit(most);
+        let read = timed(idle, self.half.read_buf(&mut room)).await?;
         Ok(read > 0)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use rustix::net::SendFlags;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
@@ -115,7 +116,7 @@ async fn write_one(half: &mut OwnedWriteHalf, gathered: &mut BytesMut, outgoing:
             len,
         } => {
             Head::write(kind, 0, stream, &message, len, gathered);
-            flush(half, gathered, Bytes::new()).await?;
+            send_before_more(half, gathered).await?;
             send_file(half, &file, offset, len).await
         }
     }
@@ -132,6 +133,21 @@ async fn flush(half: &mut OwnedWriteHalf, gathered: &mut BytesMut, mut payload: 
         let of_gathered = written.min(gathered.len());
         gathered.advance(of_gathered);
         payload.advance(written - of_gathered);
+    }
+    gathered.clear();
+    Ok(())
+}
+
+/// Writes what was gathered so that the kernel sends it together with what follows: sent alone, it would wake the peer
+/// twice for one frame.
+async fn send_before_more(half: &OwnedWriteHalf, gathered: &mut BytesMut) -> std::io::Result<()> {
+    let socket = half.as_ref();
+    while gathered.has_remaining() {
+        let sent = stalled(socket.async_io(Interest::WRITABLE, || {
+            rustix::net::send(socket, gathered, SendFlags::MORE | SendFlags::NOSIGNAL).map_err(Into::into)
+        }))
+        .await?;
+        gathered.advance(sent);
     }
     gathered.clear();
     Ok(())
