@@ -150,6 +150,19 @@ impl Master {
                 directories,
                 bytes,
             },
+            Outcome::Trashed {
+                ino,
+                files,
+                directories,
+                bytes,
+                keep_ms,
+            } => Response::Trashed {
+                ino,
+                files,
+                directories,
+                bytes,
+                keep_ms,
+            },
             Outcome::Registered { server } => Response::Registered { server },
             Outcome::Marked { index } => Response::Marked { index },
             Outcome::Upload {
@@ -224,7 +237,10 @@ fn check(op: &Op) -> Result<(), WireError> {
         | Op::Rename { .. }
         | Op::Remove { .. }
         | Op::ReportDamage { .. }
-        | Op::CreateFile { .. } => Ok(()),
+        | Op::CreateFile { .. }
+        | Op::MoveToTrash { .. }
+        | Op::Restore { .. } => Ok(()),
+        Op::EmptyTrash { entries } => too_many("things in the trash", entries.len(), BATCH_ROWS_MAX),
     }
 }
 
@@ -286,6 +302,9 @@ pub(super) fn filled(op: Op, placements: Vec<Vec<ServerId>>) -> ClientCommand {
             what,
         },
         Op::CreateFile { path, options } => ClientCommand::CreateFile { path, options },
+        Op::MoveToTrash { path, recursive } => ClientCommand::MoveToTrash { path, recursive },
+        Op::Restore { what, to } => ClientCommand::Restore { what, to },
+        Op::EmptyTrash { entries } => ClientCommand::EmptyTrash { entries },
     }
 }
 

@@ -12,6 +12,7 @@
 //! | `names`, `totals` | directories, links, subtotals |
 //! | `uploads` | files on their way, until they appear |
 //! | `chunks` | allocation, seals, references, copies, garbage |
+//! | `kept` | the trash: removals that can be undone |
 //! | `trash` | taking unlinked trees apart |
 //! | `clock` | state time and what is due |
 //! | `servers` | chunkservers, their copies, damage |
@@ -29,6 +30,7 @@ pub mod check;
 mod chunks;
 mod clock;
 pub mod command;
+mod kept;
 pub mod key;
 mod names;
 pub mod read;
@@ -121,7 +123,8 @@ pub fn apply(batch: &mut Batch<'_>, at: LogAt, command: &Command) -> Result<Repl
             | Command::DamageFound { .. }
             | Command::DamageCleared { .. }
             | Command::MarkHash
-            | Command::SetLevel { .. } => Reply(Err(Refusal::NotReady)),
+            | Command::SetLevel { .. }
+            | Command::BeginTrash { .. } => Reply(Err(Refusal::NotReady)),
         });
     };
     known(world.level)?;
@@ -145,6 +148,7 @@ pub fn apply(batch: &mut Batch<'_>, at: LogAt, command: &Command) -> Result<Repl
         }
         Command::MarkHash => Ok(Reply(Ok(Outcome::Marked { index: at.index }))),
         Command::SetLevel { level } => run(batch, world, |tx| set_level(tx, *level)),
+        Command::BeginTrash { keep_ms } => run(batch, world, |tx| Ok(kept::begin(tx, *keep_ms)?)),
     }
 }
 
@@ -227,6 +231,9 @@ fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
             what,
         } => Ok(servers::report_damage(tx, *chunk, *server, *replica, what)?),
         ClientCommand::CreateFile { path, options } => uploads::create_empty(tx, path, options, request.wall_ms),
+        ClientCommand::MoveToTrash { path, recursive } => kept::put(tx, path, *recursive, request.wall_ms),
+        ClientCommand::Restore { what, to } => kept::restore(tx, what, to.as_ref()),
+        ClientCommand::EmptyTrash { entries } => kept::empty(tx, entries),
     }
 }
 

@@ -16,6 +16,7 @@ mod list;
 mod local;
 mod names;
 mod records;
+mod trash;
 mod upload;
 mod upload_plan;
 
@@ -27,7 +28,7 @@ use gabion_client::terminal::Failure;
 use gabion_protocol::process;
 use tokio_util::sync::CancellationToken;
 
-use args::{Admin, Arguments, Raft, Verb};
+use args::{Admin, Arguments, Raft, Trash, Verb};
 use context::Context;
 
 /// How long a stopped command may take to clear up after itself.
@@ -70,6 +71,7 @@ fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
         | Verb::Stat(_)
         | Verb::Mv(_)
         | Verb::Rm(_)
+        | Verb::Trash(_)
         | Verb::Chunks(_)
         | Verb::Admin(_) => tokio::runtime::Builder::new_current_thread(),
     };
@@ -105,6 +107,9 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
         Verb::Stat(stat) => names::stat(&context, stat).await,
         Verb::Mv(moves) => names::move_all(&context, moves).await,
         Verb::Rm(remove) => names::remove(&context, remove).await,
+        Verb::Trash(Trash::List(list)) => trash::list(&context, list).await,
+        Verb::Trash(Trash::Restore(restore)) => trash::restore(&context, restore).await,
+        Verb::Trash(Trash::Empty(empty)) => trash::empty(&context, empty).await,
         Verb::Cat(cat) => content::cat(&context, cat).await,
         Verb::Checksum(checksum) => content::checksum(&context, checksum).await,
         Verb::Chunks(chunks) => content::chunks(&context, chunks).await,
