@@ -73,11 +73,18 @@ fn a_removed_tree_comes_back_after_anything_died() {
     );
     assert!(removed.stderr.contains("24 h 0 min"), "it says for how long: {removed}");
     cluster.gabion().args(["cat", "/t/large"]).run().fails(3, &["/t"]);
-    let root = cluster.gabion().args(["stat", "-o", "json", "/"]).run().ok().json();
+    let du = cluster.gabion().args(["du", "-s", "-o", "json"]).run().ok().json();
+    assert_eq!(du["entries"][0]["bytes"], kept.len(), "only what has a name counts");
+    let df = cluster.gabion().args(["df", "-o", "json"]).run().ok().json();
+    let removed: usize = files.values().map(Vec::len).sum();
     assert_eq!(
-        root["entries"][0]["bytes"].as_u64().unwrap(),
-        kept.len() as u64,
-        "only what has a name counts"
+        (&df["file_bytes"], &df["trash_bytes"]),
+        (&kept.len().into(), &removed.into())
+    );
+    assert_eq!((&df["servers_counted"], &df["files"]), (&3.into(), &1.into()));
+    assert!(
+        df["bytes_used"].as_u64() > Some(0) && df["bytes_free"].as_u64() > Some(0),
+        "{df}"
     );
 
     let leader = cluster.leader().unwrap();
@@ -101,6 +108,21 @@ fn a_removed_tree_comes_back_after_anything_died() {
         assert_content(&cluster, path, bytes);
     }
     assert_eq!(trash(&cluster), []);
+    let du = cluster.gabion().args(["du", "--bytes", "/t", "/kept"]).run().ok();
+    let lines: Vec<_> = du
+        .text()
+        .lines()
+        .map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    let expected = [
+        ["SIZE", "ENTRIES", "PATH"],
+        ["1001", "3", "/t/d"],
+        ["3145745", "0", "/t/large"],
+        ["3146746", "5", "/t"],
+        ["2097152", "0", "/kept"],
+    ];
+    assert_eq!(lines, expected);
+    cluster.gabion().args(["du", "/none"]).run().fails(3, &["/none"]);
     cluster.assert_clean();
 
     cluster.gabion().args(["rm", "/t/d/small"]).run().ok();
@@ -159,7 +181,13 @@ fn an_emptied_trash_leaves_the_disks_though_the_leader_dies() {
     until("the large file's chunks are gone", seconds(30), || {
         (chunk_files(&cluster) == 6).then_some(())
     });
-    assert_eq!(chunks(&cluster), all - 9, "the tree is still there");
+    until("it is counted", seconds(10), || {
+        (chunks(&cluster) == all - 9).then_some(())
+    });
+    gabion_tests::wait::watch(seconds(3), || {
+        let held = chunks(&cluster);
+        (held != all - 9).then(|| format!("{held} chunks are left of the tree"))
+    });
     empty().arg("--yes").run().ok();
     assert_eq!(trash(&cluster), []);
     let held = until("some chunks are gone", seconds(60), || {

@@ -5,6 +5,7 @@
 //! remote paths. Remote paths are absolute; `gabion:/path` says the same.
 
 mod trash;
+mod usage;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ use gabion_protocol::config::{Size, Span};
 use gabion_protocol::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, REPLICAS_MAX};
 
 pub(crate) use trash::{Trash, TrashEmpty, TrashList, TrashRestore};
+pub(crate) use usage::{Space, Usage};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -92,6 +94,10 @@ pub(crate) enum Verb {
     /// Look at what was removed, restore it, or remove it for good
     #[command(subcommand)]
     Trash(Trash),
+    /// Show what files and directories hold, at once however much it is
+    Du(Usage),
+    /// Show how much space there is
+    Df(Space),
     /// Write files to standard output
     Cat(Cat),
     /// Show the checksums of files as the masters hold them

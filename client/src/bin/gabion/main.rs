@@ -19,6 +19,7 @@ mod records;
 mod trash;
 mod upload;
 mod upload_plan;
+mod usage;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -72,6 +73,8 @@ fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
         | Verb::Mv(_)
         | Verb::Rm(_)
         | Verb::Trash(_)
+        | Verb::Du(_)
+        | Verb::Df(_)
         | Verb::Chunks(_)
         | Verb::Admin(_) => tokio::runtime::Builder::new_current_thread(),
     };
@@ -110,6 +113,8 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
         Verb::Trash(Trash::List(list)) => trash::list(&context, list).await,
         Verb::Trash(Trash::Restore(restore)) => trash::restore(&context, restore).await,
         Verb::Trash(Trash::Empty(empty)) => trash::empty(&context, empty).await,
+        Verb::Du(du) => usage::usage(&context, du).await,
+        Verb::Df(df) => usage::space(&context, df).await,
         Verb::Cat(cat) => content::cat(&context, cat).await,
         Verb::Checksum(checksum) => content::checksum(&context, checksum).await,
         Verb::Chunks(chunks) => content::chunks(&context, chunks).await,
