@@ -4,6 +4,7 @@
 //! sources and a remote target last, `download` takes remote sources and a local target last, everything else takes
 //! remote paths. Remote paths are absolute; `gabion:/path` says the same.
 
+mod find;
 mod trash;
 mod usage;
 
@@ -15,6 +16,7 @@ use gabion_protocol::FsPath;
 use gabion_protocol::config::{Size, Span};
 use gabion_protocol::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, REPLICAS_MAX};
 
+pub(crate) use find::{Find, Sort, Tree, with_two_dashes};
 pub(crate) use trash::{Trash, TrashEmpty, TrashList, TrashRestore};
 pub(crate) use usage::{Space, Usage};
 
@@ -26,6 +28,9 @@ Examples:
   gabion list -l /reports                     show what is there
   gabion download -r /photos .                fetch a tree into this directory
   gabion download /backup.tar - | tar x       fetch into a pipe
+
+Remote paths may be patterns, where a path is to be read or removed: gabion rm '/logs/*.old' (quoted, or the local shell
+takes them for its own).
 
 Settings, first found wins: option, environment, ~/.config/gabion/config.toml, /etc/gabion/client.toml.
 
@@ -94,6 +99,10 @@ pub(crate) enum Verb {
     /// Look at what was removed, restore it, or remove it for good
     #[command(subcommand)]
     Trash(Trash),
+    /// Find files and directories by name, kind, size and age
+    Find(Find),
+    /// Show a directory and all below it as a tree
+    Tree(Tree),
     /// Show what files and directories hold, at once however much it is
     Du(Usage),
     /// Show how much space there is
@@ -456,6 +465,9 @@ mod tests {
             "gabion mv -f /a /b",
             "gabion rm -rf /a",
             "gabion rm -r --now /a",
+            "gabion find /a /b --name x --type f --size +1M --mtime -3 --maxdepth 2 -o jsonl",
+            "gabion find / --size -4k -0",
+            "gabion tree -L 2 -d /a",
             "gabion trash list -l -o json",
             "gabion trash ls",
             "gabion trash restore 12 /a --to /b",

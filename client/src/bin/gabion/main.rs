@@ -12,6 +12,8 @@ mod content;
 mod context;
 mod download;
 mod download_plan;
+mod find;
+mod glob;
 mod list;
 mod local;
 mod names;
@@ -38,7 +40,7 @@ const GRACE: Duration = Duration::from_secs(3);
 const LINGER: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(args::with_two_dashes(std::env::args_os()));
     if arguments.connection.verbose {
         process::init_logging();
     }
@@ -74,6 +76,8 @@ fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
         | Verb::Rm(_)
         | Verb::Trash(_)
         | Verb::Du(_)
+        | Verb::Find(_)
+        | Verb::Tree(_)
         | Verb::Df(_)
         | Verb::Chunks(_)
         | Verb::Admin(_) => tokio::runtime::Builder::new_current_thread(),
@@ -113,6 +117,8 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
         Verb::Trash(Trash::List(list)) => trash::list(&context, list).await,
         Verb::Trash(Trash::Restore(restore)) => trash::restore(&context, restore).await,
         Verb::Trash(Trash::Empty(empty)) => trash::empty(&context, empty).await,
+        Verb::Find(find) => find::find(&context, find).await,
+        Verb::Tree(tree) => find::tree(&context, tree).await,
         Verb::Du(du) => usage::usage(&context, du).await,
         Verb::Df(df) => usage::space(&context, df).await,
         Verb::Cat(cat) => content::cat(&context, cat).await,

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::args::{self, Mkdir, Move, Remove, Stat};
 use crate::context::Context;
+use crate::glob;
 use crate::records::{self, EntryRecord};
 
 /// Ends a verb that worked on several paths.
@@ -44,7 +45,8 @@ struct Entries {
 pub(crate) async fn stat(context: &Context, stat: Stat) -> Result<(), Failure> {
     let mut tally = Tally::default();
     let mut found = Vec::new();
-    for path in &stat.paths {
+    let paths = glob::expand(context, &stat.paths, &mut tally).await;
+    for path in &paths {
         if tally.is_hopeless() {
             tally.skipped();
             continue;
@@ -191,7 +193,7 @@ pub(crate) async fn remove(context: &Context, remove: Remove) -> Result<(), Fail
     let mut tally = Tally::default();
     let mut removed = Removed::default();
     let mut keep = None;
-    for path in &remove.paths {
+    for path in &removable(context, &remove, &mut tally).await {
         if tally.is_hopeless() {
             tally.skipped();
             continue;
@@ -215,6 +217,23 @@ pub(crate) async fn remove(context: &Context, remove: Remove) -> Result<(), Fail
         context.say(&(removed_summary(verb, &removed) + &trash));
     }
     end(tally, "removed")
+}
+
+/// The paths to remove. A pattern that matches nothing is fine where a missing path is.
+async fn removable(context: &Context, remove: &Remove, tally: &mut Tally) -> Vec<FsPath> {
+    let mut all = Vec::new();
+    for path in &remove.paths {
+        if tally.is_hopeless() {
+            tally.skipped();
+            continue;
+        }
+        match glob::expand_one(context, path).await {
+            Ok(mut found) => all.append(&mut found),
+            Err(failure) if remove.force && failure.name() == ErrorCode::NotFound.name() => tally.succeeded(),
+            Err(failure) => tally.failed(path.as_str(), failure),
+        }
+    }
+    all
 }
 
 /// What went, in a line.

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::args::{Space, Usage};
 use crate::context::Context;
+use crate::glob;
 use crate::records;
 
 /// Entries asked for at once.
@@ -44,7 +45,7 @@ struct Holdings {
 pub(crate) async fn usage(context: &Context, usage: Usage) -> Result<(), Failure> {
     let mut tally = Tally::default();
     let mut found = Vec::new();
-    for path in &usage.paths {
+    for path in &glob::expand(context, &usage.paths, &mut tally).await {
         if tally.is_hopeless() {
             tally.skipped();
             continue;
@@ -341,8 +342,7 @@ OF                 SIZE     USED     FREE   USE
         let found: Vec<_> = [("/a", EntryKind::File), ("/d\n", EntryKind::Directory)]
             .map(|(path, kind)| Holding::new(&FsPath::parse(path).unwrap(), &entry("x", kind, 2048, 0)))
             .into();
-        let expected = "\
-   SIZE  ENTRIES  PATH
+        let expected = "   SIZE  ENTRIES  PATH
 2.0 KiB        0  /a
 2.0 KiB        2  /d\\n
 ";
