@@ -188,7 +188,8 @@ impl Client {
         }
     }
 
-    /// Removes a file or directory; with `recursive`, a directory goes with all it holds.
+    /// Removes a file or directory for good; with `recursive`, a directory goes with all it holds. [`Client::trash`]
+    /// can be undone.
     ///
     /// # Errors
     /// Why not.

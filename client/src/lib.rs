@@ -32,6 +32,7 @@ mod servers;
 pub mod terminal;
 #[cfg(test)]
 mod tests;
+mod trash;
 mod walk;
 mod write;
 
@@ -41,10 +42,11 @@ pub use error::Error;
 pub use gabion_protocol::messages::data::Verdict;
 pub use gabion_protocol::messages::master::{
     Admin, ChunkInfo, ChunkState, Defaults, Entry, EntryKind, Extent, Health, Load, MasterInfo, Page, Replica,
-    ReplicaState, ServerInfo, Status,
+    ReplicaState, ServerInfo, Status, TrashAfter, TrashEntry, TrashId, TrashPage, TrashRef, TrashTotals,
 };
 pub use gabion_protocol::{ChunkId, ErrorCode, FsPath, MasterId, ServerId};
 pub use read::{DownloadOptions, FileReader, FileStream};
+pub use trash::Trashed;
 pub use walk::Walk;
 pub use write::{CreateOptions, FileWriter, WriteStream};
 

@@ -18,6 +18,8 @@ const PAGE: u32 = 500;
 pub struct Walk {
     client: Client,
     open: Vec<Directory>,
+    /// Levels below the root that are shown.
+    deepest: usize,
 }
 
 /// A directory on the way down.
@@ -34,9 +36,17 @@ impl Walk {
     /// A walk over what `directory` holds, itself not included.
     #[must_use]
     pub fn new(client: Client, directory: FsPath) -> Self {
+        Self::to_depth(client, directory, usize::MAX)
+    }
+
+    /// The same, of so many levels; nothing of none.
+    #[must_use]
+    pub fn to_depth(client: Client, directory: FsPath, deepest: usize) -> Self {
+        let root = (deepest > 0).then(|| Directory::new(directory));
         Self {
             client,
-            open: vec![Directory::new(directory)],
+            open: root.into_iter().collect(),
+            deepest,
         }
     }
 
@@ -79,7 +89,7 @@ impl Walk {
                 ),
             )
         })?;
-        if entry.kind == EntryKind::Directory {
+        if entry.kind == EntryKind::Directory && self.open.len() < self.deepest {
             self.open.push(Directory::new(path.clone()));
         }
         Ok((path, entry))

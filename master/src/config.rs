@@ -84,6 +84,8 @@ pub struct ClusterSettings {
     pub replicas: u8,
     /// Bytes of a chunk when an upload does not say.
     pub chunk_size: Size,
+    /// How long what is removed can be restored; `0s` for not at all.
+    pub trash: Span,
 }
 
 impl Default for ClusterSettings {
@@ -91,6 +93,7 @@ impl Default for ClusterSettings {
         Self {
             replicas: limits::REPLICAS_DEFAULT,
             chunk_size: Size(limits::CHUNK_BYTES_DEFAULT),
+            trash: Span::from_millis(limits::TRASH_MS),
         }
     }
 }
@@ -416,7 +419,9 @@ impl Config {
                 range,
             })
         };
-        let ClusterSettings { replicas, chunk_size } = &self.cluster;
+        let ClusterSettings {
+            replicas, chunk_size, ..
+        } = &self.cluster;
         if !(1..=limits::REPLICAS_MAX).contains(replicas) {
             return out("cluster.replicas", replicas, format!("1 to {}", limits::REPLICAS_MAX));
         }

@@ -36,11 +36,12 @@ fn the_example_is_fine_and_its_own_addresses_come_from_the_list() {
     assert_eq!(config.client_address(), "m1.example:7001");
     assert_eq!(config.timing.lost, Span::from_millis(15_000));
     assert_eq!(config.cluster.chunk_size, Size(64 << 20));
+    assert_eq!(config.cluster.trash, Span::from_millis(24 * 3_600_000));
 }
 
 #[test]
 fn what_is_printed_can_be_read_again() {
-    let config = load(EXAMPLE, &["timing.lost=20s", "cluster.replicas=2"]).unwrap();
+    let config = load(EXAMPLE, &["timing.lost=20s", "cluster.replicas=2", "cluster.trash=0s"]).unwrap();
     assert_eq!(load(&toml::to_string(&config).unwrap(), &[]).unwrap(), config);
 }
 

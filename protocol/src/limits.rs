@@ -85,3 +85,5 @@ pub const UPLOAD_LEASE_MS: u64 = 60_000;
 pub const TOKEN_MS: u64 = 10 * 60 * 1000;
 /// Milliseconds a connection ticket is valid.
 pub const TICKET_MS: u64 = 60 * 60 * 1000;
+/// Milliseconds what was removed stays in the trash: a night's sleep after the mistake.
+pub const TRASH_MS: u64 = 24 * 60 * 60 * 1000;

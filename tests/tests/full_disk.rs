@@ -95,7 +95,7 @@ fn when_all_chunkservers_are_full_removing_helps() {
     assert_eq!(cluster.stat("/big"), None);
     cluster.assert_all_run();
     assert!(cluster.gabion().args(["cat", "/before"]).run().ok().stdout == bytes);
-    cluster.gabion().args(["rm", "/before"]).run().ok();
+    cluster.gabion().args(["rm", "--now", "/before"]).run().ok();
     // Both the aborted upload's chunks and the removed file's.
     until("all chunks are gone", seconds(60), || {
         let empty = |server: &ServerInfo| server.load.chunks == 0;
@@ -154,7 +154,7 @@ fn indexes_without_room_recover_by_themselves() {
         );
     }
     // The masters send no writes to a full disk; drop orders still get as far as its index.
-    cluster.gabion().args(["rm", "-r", "/tree"]).run().ok();
+    cluster.gabion().args(["rm", "--now", "-r", "/tree"]).run().ok();
     cluster.assert_all_run();
     let logs = |cluster: &Cluster| -> String {
         let names = cluster.chunkservers();
@@ -253,7 +253,13 @@ fn three_full_masters_are_no_outage() {
         refused.fails(9, &["/late", "m1", &where_room_is_needed, "make room"]);
         cluster.gabion().args(["mkdir", "/dir"]).run().fails(9, &["/dir"]);
         assert!(cluster.gabion().args(["cat", "/kept"]).run().ok().stdout == bytes);
-        cluster.gabion().args(["rm", gone]).run().ok();
+        // What goes to the trash stays, with rows that say how to restore it.
+        cluster
+            .gabion()
+            .args(["rm", gone])
+            .run()
+            .fails(9, &[gone, "m1", "--now"]);
+        cluster.gabion().args(["rm", "--now", gone]).run().ok();
         assert_eq!(cluster.stat(gone), None);
         cluster.assert_all_run();
     };
@@ -316,7 +322,7 @@ fn a_master_that_finds_its_disk_full_goes_on() {
         (cluster.status_of("m1")?.snapshot >= Some(before.applied)).then_some(())
     });
     cluster.gabion().args(["mkdir", "/b"]).run().fails(9, &["/b", "m1"]);
-    cluster.gabion().args(["rm", "-r", "/a"]).run().ok();
+    cluster.gabion().args(["rm", "--now", "-r", "/a"]).run().ok();
     cluster.kill("m1");
     cluster.start("m1");
     cluster.wait_ready();

@@ -59,7 +59,11 @@ fn what_was_removed_leaves_the_disks_and_nothing_else_does() {
     upload(&cluster, "/replaced", 5, 2 * MIB);
     await_counts(&cluster, 21, 27);
     cluster.kill("c3");
-    cluster.gabion().args(["rm", "/removed", "/removed-small"]).run().ok();
+    cluster
+        .gabion()
+        .args(["rm", "--now", "/removed", "/removed-small"])
+        .run()
+        .ok();
     let replaced = content::bytes(6, 500);
     let outcome = cluster
         .gabion()
@@ -98,7 +102,11 @@ fn what_was_removed_leaves_the_disks_and_nothing_else_does() {
         );
     }
     cluster.verify().arg("masters").run().ok();
-    cluster.gabion().args(["rm", "/kept", "/small", "/replaced"]).run().ok();
+    cluster
+        .gabion()
+        .args(["rm", "--now", "/kept", "/small", "/replaced"])
+        .run()
+        .ok();
     await_counts(&cluster, 0, 0);
 }
 
@@ -111,7 +119,7 @@ fn a_reader_is_not_cut_off_by_a_removal() {
     let mut stdout = reader.stdout.take().unwrap();
     let mut got = vec![0; MIB as usize];
     stdout.read_exact(&mut got).unwrap();
-    cluster.gabion().args(["rm", "/f"]).run().ok();
+    cluster.gabion().args(["rm", "--now", "/f"]).run().ok();
     cluster.gabion().args(["cat", "/f"]).run().fails(3, &["/f"]);
     stdout.read_to_end(&mut got).unwrap();
     reader.wait().ok();

@@ -523,7 +523,11 @@ impl State {
                 self.files.insert(path, (entry.clone(), vec![seal]));
                 Ok(Response::Entry(entry))
             }
-            Op::Rename { .. } | Op::Remove { .. } => panic!("no test needs it"),
+            Op::Rename { .. }
+            | Op::Remove { .. }
+            | Op::MoveToTrash { .. }
+            | Op::Restore { .. }
+            | Op::EmptyTrash { .. } => panic!("no test needs it"),
         }
     }
 

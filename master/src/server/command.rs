@@ -156,6 +156,19 @@ impl Master {
                 directories,
                 bytes,
             },
+            Outcome::Trashed {
+                ino,
+                files,
+                directories,
+                bytes,
+                keep_ms,
+            } => Response::Trashed {
+                ino,
+                files,
+                directories,
+                bytes,
+                keep_ms,
+            },
             Outcome::Registered { server } => Response::Registered { server },
             Outcome::Marked { index } => Response::Marked { index },
             Outcome::Upload {
@@ -231,7 +244,10 @@ fn check(op: &Op) -> Result<(), WireError> {
         | Op::Remove { .. }
         | Op::ReportDamage { .. }
         | Op::CreateFile { .. }
-        | Op::PutFile { .. } => Ok(()),
+        | Op::PutFile { .. }
+        | Op::MoveToTrash { .. }
+        | Op::Restore { .. } => Ok(()),
+        Op::EmptyTrash { entries } => too_many("things in the trash", entries.len(), BATCH_ROWS_MAX),
     }
 }
 
@@ -307,6 +323,9 @@ pub(super) fn filled(op: Op, placements: Vec<Vec<ServerId>>) -> ClientCommand {
             generation,
             seal,
         },
+        Op::MoveToTrash { path, recursive } => ClientCommand::MoveToTrash { path, recursive },
+        Op::Restore { what, to } => ClientCommand::Restore { what, to },
+        Op::EmptyTrash { entries } => ClientCommand::EmptyTrash { entries },
     }
 }
 

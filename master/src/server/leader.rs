@@ -23,8 +23,6 @@ use crate::state::{Bootstrap, Command, read};
 const TICKS_MAX: u32 = 3;
 /// A gap between two wake-ups that says that this process stood still.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Ticks in a row when more is due than one does; then others have their turn.
-const CATCH_UP_MAX: usize = 100;
 
 /// Follows who leads, and does the leader's work while it is this master. Ends with Raft, or when cancelled.
 pub(super) async fn follow(master: Arc<Master>) {
@@ -94,38 +92,54 @@ async fn lead(master: &Master, term: u64) {
     }
 }
 
-/// The first command of a cluster; does nothing if there was one.
+/// The first commands of a cluster; does nothing if there were any.
 async fn begin(master: &Master, term: u64) -> Result<(), WireError> {
     let view = master.view().await?;
-    if read::cluster(&view).map_err(super::shared::row_error)?.is_some() {
-        return Ok(());
+    let run = async |command: Command| {
+        master
+            .propose_in_term(term, &command)
+            .await?
+            .into_wire(&command.cannot())
+    };
+    if read::cluster(&view).map_err(super::shared::row_error)?.is_none() {
+        run(Command::Bootstrap(Bootstrap {
+            cluster: master.keys.cluster,
+            timeline: Timeline(1),
+            settings: master.settings.bootstrap,
+            wall_ms: wall_ms(),
+        }))
+        .await?;
+        tracing::info!(cluster = %master.keys.cluster, "the cluster's state begins");
     }
-    let command = Command::Bootstrap(Bootstrap {
-        cluster: master.keys.cluster,
-        timeline: Timeline(1),
-        settings: master.settings.bootstrap,
-        wall_ms: wall_ms(),
-    });
-    master
-        .propose_in_term(term, &command)
-        .await?
-        .into_wire(&command.cannot())?;
-    tracing::info!(cluster = %master.keys.cluster, "the cluster's state begins");
+    if read::trash_terms(&view).map_err(super::shared::row_error)?.is_none() {
+        let keep_ms = master.settings.trash_ms;
+        run(Command::BeginTrash { keep_ms }).await?;
+    }
     Ok(())
 }
 
+/// Lets state time pass, and does what is due. When that is more than one tick does, ticks follow each other until the
+/// next period begins, each after a rest as long as it took: reclaiming a big tree takes half of what the masters can
+/// do at most, and leaves the other half to everybody else.
 async fn tick(master: &Master, term: u64, advance: Duration) -> Result<(), WireError> {
     // A master whose machine slept gives no orders until it has proved itself, and perhaps no client asks it to.
     let proven = master.raft.prove_after_sleep().await;
     proven.map_err(|error| master.propose_error("cannot advance the clock", error))?;
     let mut advance_ms = u64::try_from(advance.as_millis()).unwrap_or(u64::MAX);
-    for _ in 0..CATCH_UP_MAX {
+    let began = monotonic();
+    loop {
+        let last = monotonic();
         let command = Command::Tick { advance_ms };
         let outcome = master.propose_in_term(term, &command).await?;
         let Outcome::Ticked { more: true, .. } = outcome.into_wire(&command.cannot())? else {
-            break;
+            return Ok(());
         };
         advance_ms = 0;
+        let now = monotonic();
+        let rest = now.saturating_sub(last);
+        if now.saturating_sub(began) + rest >= master.settings.tick {
+            return Ok(());
+        }
+        tokio::time::sleep(rest).await;
     }
-    Ok(())
 }

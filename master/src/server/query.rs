@@ -96,6 +96,23 @@ impl Master {
             }
             Query::Status => self.status(view).await,
             Query::StateHash { index } => self.state_hash(index),
+            Query::Trash { after, limit } => {
+                read_many(view, move |view| {
+                    let mut page = read::trash(view, after, limit).map_err(row_error)?;
+                    page.more |= cut(&mut page.entries);
+                    Ok(Response::Trash(page))
+                })
+                .await
+            }
+            Query::Trashed { what } => {
+                read_view(view, move |view| {
+                    let found = read::trashed(view, &what);
+                    found
+                        .map(Response::TrashEntry)
+                        .map_err(|error| refused(&format!("cannot find {what} in the trash"), error))
+                })
+                .await
+            }
         }
     }
 
@@ -226,17 +243,21 @@ impl Master {
 
 /// As much of the page as fits one message; the client asks for the rest.
 fn fitting(mut page: Page) -> Page {
+    page.more |= cut(&mut page.entries);
+    page
+}
+
+/// Cuts entries off that would not fit one message; whether there were any.
+fn cut<T: serde::Serialize>(entries: &mut Vec<T>) -> bool {
     let mut bytes = 0;
-    let fit = page.entries.iter().take_while(|entry| {
+    let fit = entries.iter().take_while(|entry| {
         bytes += encode(*entry).len();
         bytes <= PAGE_BYTES_MAX
     });
     let fit = fit.count();
-    if fit < page.entries.len() {
-        page.entries.truncate(fit);
-        page.more = true;
-    }
-    page
+    let is_cut = fit < entries.len();
+    entries.truncate(fit);
+    is_cut
 }
 
 fn masters(metrics: &Metrics) -> Vec<MasterInfo> {

@@ -218,6 +218,7 @@ fn settings(config: &Config) -> ShellSettings {
             upload_lease_ms: config.timing.upload_lease.millis(),
             token_ms: config.timing.token.millis(),
         },
+        trash_ms: config.cluster.trash.millis(),
     }
 }
 

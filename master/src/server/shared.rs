@@ -36,6 +36,8 @@ pub(super) struct ShellSettings {
     pub(super) placement_wait: Duration,
     /// What a new cluster begins with.
     pub(super) bootstrap: Settings,
+    /// How long a new cluster keeps what is removed, milliseconds.
+    pub(super) trash_ms: u64,
 }
 
 /// A running master.

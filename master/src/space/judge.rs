@@ -143,9 +143,16 @@ pub fn grows(op: &Op) -> bool {
         | Op::SealChunks { .. }
         | Op::Commit { .. }
         | Op::Rename { .. }
-        | Op::CreateFile { .. } => true,
+        | Op::CreateFile { .. }
+        // What can be restored stays, with rows that say how: removing for good makes room.
+        | Op::MoveToTrash { .. }
+        | Op::Restore { .. } => true,
         // A report is a row for each damaged copy at most, and integrity must not wait for room.
-        Op::AbortUpload { .. } | Op::Renew { .. } | Op::Remove { .. } | Op::ReportDamage { .. } => false,
+        Op::AbortUpload { .. }
+        | Op::Renew { .. }
+        | Op::Remove { .. }
+        | Op::ReportDamage { .. }
+        | Op::EmptyTrash { .. } => false,
     }
 }
 

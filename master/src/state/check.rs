@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gabion_protocol::checksum::Running;
-use gabion_protocol::ids::{ChunkId, Ino, ServerId};
+use gabion_protocol::ids::{ChunkId, Ino, ServerId, StateTime};
 
 use super::chunks;
 use super::key::chunk::{Chunk, ChunkKey, Phase, ReplicaState};
@@ -18,18 +18,23 @@ use super::key::extent::{Extent, ExtentKey};
 use super::key::garbage::GarbageKey;
 use super::key::history::HistoryKey;
 use super::key::inode::{Body, Inode, InodeKey, Parent};
-use super::key::meta::{Clock, ClockKey, ClusterKey, CountersKey, LevelKey};
+use super::key::kept::{Kept, KeptKey};
+use super::key::kept_path::KeptPathKey;
+use super::key::meta::{Clock, ClockKey, ClusterKey, CountersKey, LevelKey, TrashTermsKey, TrashTotal, TrashTotalKey};
 use super::key::replica::ReplicaKey;
 use super::key::reply::{Answered, ReplyKey};
 use super::key::server::{Server, ServerKey};
 use super::key::server_name::ServerNameKey;
 use super::key::session::SessionKey;
 use super::key::session_due::SessionDueKey;
+use super::key::taken_apart::TakenApartKey;
 use super::key::total::{Total, TotalKey};
 use super::key::trash::TrashKey;
 use super::key::upload_lease::UploadLeaseKey;
-use super::key::{Key, Kind, Value};
+use super::key::{Key, Kind, Moment, Value};
 use super::rows::{Rows, RowsError};
+
+mod trash;
 
 /// Findings kept: a broken state stays readable.
 const FINDINGS_MAX: usize = 1000;
@@ -64,6 +69,8 @@ pub fn row_decodes(key: &[u8], value: &[u8]) -> Result<Kind, String> {
             Some(1) => decodes::<ClusterKey>(key, value),
             Some(2) => decodes::<ClockKey>(key, value),
             Some(3) => decodes::<CountersKey>(key, value),
+            Some(8) => decodes::<TrashTermsKey>(key, value),
+            Some(9) => decodes::<TrashTotalKey>(key, value),
             _ => decodes::<LevelKey>(key, value),
         },
         Kind::Inode => decodes::<InodeKey>(key, value),
@@ -84,6 +91,9 @@ pub fn row_decodes(key: &[u8], value: &[u8]) -> Result<Kind, String> {
         Kind::Trash => decodes::<TrashKey>(key, value),
         Kind::UploadLease => decodes::<UploadLeaseKey>(key, value),
         Kind::History => decodes::<HistoryKey>(key, value),
+        Kind::Kept => decodes::<KeptKey>(key, value),
+        Kind::KeptPath => decodes::<KeptPathKey>(key, value),
+        Kind::TakenApart => decodes::<TakenApartKey>(key, value),
     }
     .map(|()| kind)
 }
@@ -105,6 +115,7 @@ pub fn check(rows: &dyn Rows) -> Result<Report, RowsError> {
     }
     state.check_names(&mut report);
     state.check_totals(&mut report);
+    state.check_trash(&mut report);
     state.check_extents(&mut report);
     state.check_chunks(&mut report);
     state.check_index(&mut report);
@@ -122,7 +133,12 @@ struct Loaded {
     extents: BTreeMap<(Ino, u64), Extent>,
     chunks: BTreeMap<ChunkId, Chunk>,
     totals: BTreeMap<Ino, Total>,
-    trash: BTreeSet<Ino>,
+    /// When each inode of the trash is due.
+    trash: BTreeMap<Ino, StateTime>,
+    kept: BTreeMap<Ino, Kept>,
+    kept_paths: BTreeMap<(String, Moment), Ino>,
+    trash_total: Option<TrashTotal>,
+    taken_apart: BTreeMap<Ino, Vec<u8>>,
     leases: BTreeSet<Ino>,
     /// Rows that follow from chunks, as they are.
     index: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -171,7 +187,16 @@ impl Loaded {
             }),
             Kind::Chunk => put(&key, &value, |ChunkKey(id), chunk| self.chunks.insert(id, chunk)),
             Kind::Total => put(&key, &value, |TotalKey(ino), total| self.totals.insert(ino, total)),
-            Kind::Trash => put(&key, &value, |key: TrashKey, _| self.trash.insert(key.ino)),
+            Kind::Trash => put(&key, &value, |key: TrashKey, _| {
+                self.trash.insert(key.ino, key.deadline)
+            }),
+            Kind::Kept => put(&key, &value, |KeptKey(ino), kept| self.kept.insert(ino, kept)),
+            Kind::KeptPath => put(&key, &value, |key: KeptPathKey, removed| {
+                self.kept_paths.insert((key.path, key.removed), removed.ino)
+            }),
+            Kind::TakenApart => put(&key, &value, |TakenApartKey(ino), apart| {
+                self.taken_apart.insert(ino, apart.last)
+            }),
             Kind::UploadLease => put(&key, &value, |key: UploadLeaseKey, _| self.leases.insert(key.ino)),
             Kind::Replica | Kind::Dropping | Kind::Degraded | Kind::Garbage => {
                 self.index.insert(key, value);
@@ -189,6 +214,7 @@ impl Loaded {
                 self.names.insert(name, named.server)
             }),
             Kind::Meta if ClockKey::decode(&key).is_some() => self.clock = Clock::decode(&value).ok(),
+            Kind::Meta if TrashTotalKey::decode(&key).is_some() => self.trash_total = TrashTotal::decode(&value).ok(),
             Kind::Meta | Kind::History => {}
         }
     }
@@ -220,7 +246,7 @@ impl Loaded {
             let placed = match &inode.body {
                 _ if *ino == Ino::ROOT => inode.is_directory() && inode.parent.ino == Ino::ROOT,
                 Body::Upload(_) => inode.parent.ino == Parent::NOWHERE && self.leases.contains(ino),
-                Body::Directory | Body::File(_) if inode.parent.ino == Parent::NOWHERE => self.trash.contains(ino),
+                Body::Directory | Body::File(_) if inode.parent.ino == Parent::NOWHERE => self.trash.contains_key(ino),
                 Body::Directory | Body::File(_) => {
                     let name = (inode.parent.ino, inode.parent.name.clone());
                     self.dentries.get(&name).is_some_and(|dentry| dentry.ino == *ino)
@@ -229,21 +255,22 @@ impl Loaded {
             if !placed {
                 report.find(format!("inode {ino} hangs nowhere: {inode:?}"));
             }
-            if self.trash.contains(ino) != (inode.parent.ino == Parent::NOWHERE && !is_upload(inode)) {
+            if self.trash.contains_key(ino) != (inode.parent.ino == Parent::NOWHERE && !is_upload(inode)) {
                 report.find(format!("inode {ino} is trash and has a name, or neither"));
             }
             if inode.is_directory() != self.totals.contains_key(ino) {
                 report.find(format!("inode {ino} has a total and is no directory, or the reverse"));
             }
         }
-        for ino in self.trash.iter().chain(self.totals.keys()) {
+        for ino in self.trash.keys().chain(self.totals.keys()) {
             if !self.inodes.contains_key(ino) {
                 report.find(format!("a trash or total row names inode {ino}, which is missing"));
             }
         }
     }
 
-    /// Totals of what hangs under the root equal a walk; depth and length are at least what they measure.
+    /// Totals of what hangs under the root, or is in the trash as a whole, equal a walk; depth and length are at least
+    /// what they measure.
     fn check_totals(&self, report: &mut Report) {
         let mut walked: BTreeMap<Ino, Total> = BTreeMap::new();
         let mut reached = BTreeSet::from([Ino::ROOT]);
@@ -260,7 +287,7 @@ impl Loaded {
                     None => break,
                 }
             }
-            if at != Ino::ROOT {
+            if at != Ino::ROOT && !self.is_whole_trash(at) {
                 continue;
             }
             reached.insert(*ino);
@@ -295,7 +322,7 @@ impl Loaded {
         let mut files: BTreeMap<Ino, (Running, u64)> = BTreeMap::new();
         for ((ino, offset), extent) in &self.extents {
             let (running, count) = files.entry(*ino).or_default();
-            if running.len() != *offset && !self.trash.contains(ino) {
+            if running.len() != *offset && !self.is_coming_apart(*ino) {
                 report.find(format!("file {ino} has a gap or overlap at {offset}"));
             }
             running.append(extent.crc.unwrap_or(0), extent.length);
@@ -335,7 +362,7 @@ impl Loaded {
                 content.extents,
                 content.crc.unwrap_or_else(|| running.crc()),
             );
-            if told != (running.len(), count, running.crc()) && !self.trash.contains(ino) {
+            if told != (running.len(), count, running.crc()) && !self.is_coming_apart(*ino) {
                 report.find(format!(
                     "file {ino} says {content:?}, its extents have {} bytes",
                     running.len()

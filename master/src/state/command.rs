@@ -6,7 +6,7 @@
 
 use gabion_protocol::ids::{ChunkId, ClusterId, Ino, ReplicaNumber, RequestId, ServerId, Timeline, UploadGeneration};
 use gabion_protocol::messages::DecodeError;
-use gabion_protocol::messages::master::{Damage, Registration, Seal, UploadOptions};
+use gabion_protocol::messages::master::{Damage, Registration, Seal, TrashId, TrashRef, UploadOptions};
 use gabion_protocol::path::FsPath;
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,11 @@ pub enum Command {
     SetLevel {
         /// The level.
         level: u32,
+    },
+    /// Sets how long removals can be undone, if that was not set before. Answer: `Done`.
+    BeginTrash {
+        /// Milliseconds of state time; 0 for not at all.
+        keep_ms: u64,
     },
 }
 
@@ -167,7 +172,7 @@ pub enum ClientCommand {
         /// Whether a file, or an empty directory by a directory, may be replaced.
         replace: bool,
     },
-    /// Removes. Answer: `Removed`.
+    /// Removes for good. Answer: `Removed`.
     Remove {
         /// What.
         path: FsPath,
@@ -212,6 +217,25 @@ pub enum ClientCommand {
         /// The chunk.
         seal: Seal,
     },
+    /// Moves to the trash. Answer: `Trashed`, or `Removed` if none is kept.
+    MoveToTrash {
+        /// What.
+        path: FsPath,
+        /// Whether a directory goes with all it holds.
+        recursive: bool,
+    },
+    /// Takes something back out of the trash. Answer: `Entry`.
+    Restore {
+        /// What.
+        what: TrashRef,
+        /// Where to; where it was if `None`.
+        to: Option<FsPath>,
+    },
+    /// Removes what is in the trash for good. Answer: `Removed`.
+    EmptyTrash {
+        /// Which; those that are there no more are passed over.
+        entries: Vec<TrashId>,
+    },
 }
 
 impl Command {
@@ -244,7 +268,8 @@ impl Command {
             | Self::ReplicasDropped { .. }
             | Self::DamageFound { .. }
             | Self::DamageCleared { .. }
-            | Self::MarkHash => 1,
+            | Self::MarkHash
+            | Self::BeginTrash { .. } => 1,
         }
     }
 
@@ -261,6 +286,7 @@ impl Command {
             Self::DamageCleared { server, .. } => format!("cannot take note of copies on c{server}"),
             Self::MarkHash => "cannot mark a state hash".to_owned(),
             Self::SetLevel { level } => format!("cannot set the feature level to {level}"),
+            Self::BeginTrash { .. } => "cannot set up the trash".to_owned(),
         }
     }
 }
@@ -283,6 +309,9 @@ impl ClientCommand {
             Self::CreateFile { path, .. } => format!("cannot create {path}"),
             Self::OpenStock { .. } => "cannot grant chunks for small files".to_owned(),
             Self::PutFile { path, .. } => format!("cannot write {path}"),
+            Self::MoveToTrash { path, .. } => format!("cannot remove {path}"),
+            Self::Restore { what, .. } => format!("cannot restore {what}"),
+            Self::EmptyTrash { .. } => "cannot empty the trash".to_owned(),
         }
     }
 }

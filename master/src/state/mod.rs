@@ -13,6 +13,7 @@
 //! | `uploads` | files on their way, until they appear |
 //! | `stocks` | chunks for small files to come |
 //! | `chunks` | allocation, seals, references, copies, garbage |
+//! | `kept` | the trash: removals that can be undone |
 //! | `trash` | taking unlinked trees apart |
 //! | `clock` | state time and what is due |
 //! | `servers` | chunkservers, their copies, damage |
@@ -30,6 +31,7 @@ pub mod check;
 mod chunks;
 mod clock;
 pub mod command;
+mod kept;
 pub mod key;
 mod names;
 pub mod read;
@@ -123,7 +125,8 @@ pub fn apply(batch: &mut Batch<'_>, at: LogAt, command: &Command) -> Result<Repl
             | Command::DamageFound { .. }
             | Command::DamageCleared { .. }
             | Command::MarkHash
-            | Command::SetLevel { .. } => Reply(Err(Refusal::NotReady)),
+            | Command::SetLevel { .. }
+            | Command::BeginTrash { .. } => Reply(Err(Refusal::NotReady)),
         });
     };
     known(world.level)?;
@@ -147,6 +150,7 @@ pub fn apply(batch: &mut Batch<'_>, at: LogAt, command: &Command) -> Result<Repl
         }
         Command::MarkHash => Ok(Reply(Ok(Outcome::Marked { index: at.index }))),
         Command::SetLevel { level } => run(batch, world, |tx| set_level(tx, *level)),
+        Command::BeginTrash { keep_ms } => run(batch, world, |tx| Ok(kept::begin(tx, *keep_ms)?)),
     }
 }
 
@@ -240,6 +244,9 @@ fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
             let owner = uploads::Owner::new(session, *stock, *generation);
             stocks::put_file(tx, owner, path, options, seal, request.wall_ms)
         }
+        ClientCommand::MoveToTrash { path, recursive } => kept::put(tx, path, *recursive, request.wall_ms),
+        ClientCommand::Restore { what, to } => kept::restore(tx, what, to.as_ref()),
+        ClientCommand::EmptyTrash { entries } => kept::empty(tx, entries),
     }
 }
 

@@ -220,16 +220,22 @@ fn make_way(tx: &mut Tx<'_>, source: Dentry, target: Dentry, to: &FsPath, replac
     Ok(())
 }
 
-/// Removes a file or directory.
-pub(super) fn remove(tx: &mut Tx<'_>, path: &FsPath, recursive: bool) -> Result<Outcome, Stop> {
+/// What may be removed at a path.
+pub(super) fn removable(rows: &dyn Rows, path: &FsPath, recursive: bool) -> Result<Ino, Stop> {
     if path.is_root() {
         return Err(Refusal::Root.into());
     }
-    let dentry = find(tx.rows(), path)?;
-    if dentry.directory && !recursive && !is_empty(tx.rows(), dentry.ino)? {
+    let dentry = find(rows, path)?;
+    if dentry.directory && !recursive && !is_empty(rows, dentry.ino)? {
         return Err(Refusal::NotEmpty { path: path.clone() }.into());
     }
-    let weight = discard(tx, dentry.ino)?;
+    Ok(dentry.ino)
+}
+
+/// Removes a file or directory for good.
+pub(super) fn remove(tx: &mut Tx<'_>, path: &FsPath, recursive: bool) -> Result<Outcome, Stop> {
+    let ino = removable(tx.rows(), path, recursive)?;
+    let weight = discard(tx, ino)?;
     Ok(Outcome::Removed {
         files: weight.files,
         directories: weight.directories,
@@ -237,11 +243,14 @@ pub(super) fn remove(tx: &mut Tx<'_>, path: &FsPath, recursive: bool) -> Result<
     })
 }
 
-/// Unlinks an inode for good: with all it holds it is taken apart later.
+/// Unlinks an inode for good: with all it holds it is taken apart later. So goes, too, a file that another one
+/// replaces: who replaces a file says so, and a job that rewrites its files every hour would fill the cluster with
+/// versions nobody asked to keep.
 pub(super) fn discard(tx: &mut Tx<'_>, ino: Ino) -> Result<Weight, RowsError> {
     let inode = tx.require(&InodeKey(ino))?;
     let weight = unlink(tx, ino, &inode)?;
-    trash::put(tx, ino, inode);
+    let deadline = tx.now();
+    trash::put(tx, ino, inode, deadline);
     Ok(weight)
 }
 

@@ -2,7 +2,10 @@
 
 use gabion_protocol::ids::{ChunkId, Ino, ReplicaNumber, RequestId, ServerId, StateTime};
 use gabion_protocol::limits::{GRANT_CHUNKS_MAX, LIST_PAGE_MAX};
-use gabion_protocol::messages::master::{ChunkInfo, ChunkState, Entry, EntryKind, Page, ReplicaState};
+use gabion_protocol::messages::master::{
+    ChunkInfo, ChunkState, Entry, EntryKind, Page, ReplicaState, TrashAfter, TrashEntry, TrashId, TrashPage, TrashRef,
+    TrashTotals,
+};
 use gabion_protocol::path::FsPath;
 
 use super::key::chunk::{self, Chunk, ChunkKey, Phase};
@@ -12,15 +15,17 @@ use super::key::dentry::DentryKey;
 use super::key::dropping::DroppingKey;
 use super::key::extent::{Extent, ExtentKey};
 use super::key::inode::{Body, Inode, InodeKey, Upload};
-use super::key::meta::{ClockKey, Cluster, ClusterKey, LevelKey};
+use super::key::kept::{Kept, KeptKey};
+use super::key::meta::{ClockKey, Cluster, ClusterKey, LevelKey, TrashTerms, TrashTermsKey};
 use super::key::replica::{Held, ReplicaKey};
 use super::key::reply::ReplyKey;
 use super::key::server::{Server, ServerKey};
 use super::key::total::{Total, TotalKey};
+use super::key::trash::TrashKey;
 use super::key::{self, Key, Kind};
 use super::reply::Refusal;
 use super::rows::{Rows, RowsError};
-use super::{names, tx::Stop};
+use super::{kept, names, tx::Stop};
 
 /// Chunkservers a query names: far more than one Raft group serves.
 const SERVERS_MAX: usize = 1 << 16;
@@ -168,6 +173,77 @@ pub fn list(rows: &dyn Rows, path: &FsPath, after: Option<&str>, limit: u32) -> 
         entries.push(entry(rows, &name, dentry.ino, &inode)?);
     }
     Ok(Page { entries, more })
+}
+
+/// A page of the trash after `after`, what goes first in front.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn trash(rows: &dyn Rows, after: Option<TrashAfter>, limit: u32) -> Result<TrashPage, RowsError> {
+    let limit = usize::try_from(limit).map_or(LIST_PAGE_MAX, |limit| limit.clamp(1, LIST_PAGE_MAX));
+    let now = now(rows)?;
+    // What is due is gone, whether a tick has begun with it or not.
+    let first = TrashKey {
+        deadline: now.plus(1),
+        ino: Ino(0),
+    };
+    let mut from = first.encode();
+    if let Some(TrashAfter { goes, ino }) = after {
+        let mut next = TrashKey { deadline: goes, ino }.encode();
+        next.push(0);
+        from = from.max(next);
+    }
+    let mut found = key::scan::<TrashKey>(rows, &from, &key::prefix_end(&[Kind::Trash as u8]), limit + 1)?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let mut entries = Vec::with_capacity(found.len());
+    for (row, _) in found {
+        entries.push(trash_entry(rows, row.ino, key::require(rows, &KeptKey(row.ino))?)?);
+    }
+    let total = kept::total(rows)?;
+    Ok(TrashPage {
+        entries,
+        more,
+        now,
+        keep_ms: kept::terms(rows)?.keep_ms,
+        totals: TrashTotals {
+            entries: total.entries,
+            files: total.files,
+            directories: total.directories,
+            bytes: total.bytes,
+        },
+    })
+}
+
+/// One removal.
+///
+/// # Errors
+/// [`Refusal::NotInTrash`].
+pub fn trashed(rows: &dyn Rows, what: &TrashRef) -> Result<TrashEntry, ReadError> {
+    let (ino, kept) = kept::find(rows, what)?;
+    Ok(trash_entry(rows, ino, kept)?)
+}
+
+fn trash_entry(rows: &dyn Rows, ino: Ino, kept: Kept) -> Result<TrashEntry, RowsError> {
+    let inode = key::require(rows, &InodeKey(ino))?;
+    Ok(TrashEntry {
+        id: TrashId {
+            ino,
+            removed: kept.removed.0,
+        },
+        entry: entry(rows, kept.path.name().unwrap_or("/"), ino, &inode)?,
+        path: kept.path,
+        removed_ms: kept.removed_ms,
+        goes: kept.deadline,
+    })
+}
+
+/// How long removals can be undone; `None` before that was set.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn trash_terms(rows: &dyn Rows) -> Result<Option<TrashTerms>, RowsError> {
+    key::get(rows, &TrashTermsKey)
 }
 
 /// A range of a file and the chunk that holds it.

@@ -6,7 +6,7 @@
 use gabion_protocol::error::{ErrorCode, WireError};
 use gabion_protocol::ids::{ChunkId, Generation, Ino, ReplicaNumber, ServerId, StateTime, UploadGeneration};
 use gabion_protocol::limits;
-use gabion_protocol::messages::master::Entry;
+use gabion_protocol::messages::master::{Entry, TrashRef};
 use gabion_protocol::path::FsPath;
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +95,19 @@ pub enum Outcome {
         now: StateTime,
         /// Whether more was due than one tick does: tick again soon.
         more: bool,
+    },
+    /// What went into the trash.
+    Trashed {
+        /// Its number there.
+        ino: Ino,
+        /// Files.
+        files: u64,
+        /// Directories.
+        directories: u64,
+        /// Bytes of the files.
+        bytes: u64,
+        /// How long it is kept, milliseconds.
+        keep_ms: u64,
     },
 }
 
@@ -354,6 +367,24 @@ pub enum Refusal {
         /// Copies of the file.
         asked: u8,
     },
+    /// It was never removed, restored already, or its time is over.
+    #[error("it is not in the trash: it was never removed, was restored already, or is gone for good")]
+    NotInTrash {
+        /// What was asked for.
+        what: TrashRef,
+    },
+    /// The directory it was in is gone.
+    #[error("the directory {directory} does not exist")]
+    NoPlaceToRestore {
+        /// The directory.
+        directory: FsPath,
+    },
+    /// Something else has its name.
+    #[error("something else is at {path} now")]
+    PlaceTaken {
+        /// Where.
+        path: FsPath,
+    },
 }
 
 impl Refusal {
@@ -383,8 +414,11 @@ impl Refusal {
             Self::Level { .. } => ErrorCode::WrongVersion,
             Self::SessionExpired | Self::AnsweredBefore => ErrorCode::OutcomeUnknown,
             Self::WindowExceeded { .. } | Self::TooMany { .. } | Self::FileTooLong => ErrorCode::LimitExceeded,
-            Self::NotFound { .. } | Self::ServerUnknown { .. } => ErrorCode::NotFound,
-            Self::Exists { .. } => ErrorCode::Exists,
+            Self::NotFound { .. }
+            | Self::ServerUnknown { .. }
+            | Self::NotInTrash { .. }
+            | Self::NoPlaceToRestore { .. } => ErrorCode::NotFound,
+            Self::Exists { .. } | Self::PlaceTaken { .. } => ErrorCode::Exists,
             Self::IsDirectory { .. } => ErrorCode::IsDirectory,
             Self::NotDirectory { .. } => ErrorCode::NotDirectory,
             Self::NotEmpty { .. } => ErrorCode::NotEmpty,
@@ -417,6 +451,11 @@ impl Refusal {
     /// What a person may do next.
     fn help(&self) -> Option<&'static str> {
         let text = match self.code() {
+            _ if matches!(self, Self::NotInTrash { .. }) => "see what is there: gabion trash list",
+            _ if matches!(self, Self::NoPlaceToRestore { .. }) => {
+                "restore it to another place with --to PATH, or make the directory first"
+            }
+            _ if matches!(self, Self::PlaceTaken { .. }) => "restore it under another name: --to PATH",
             ErrorCode::Exists => "ask for replacement, or choose another name",
             ErrorCode::NotEmpty => "ask for recursive removal, or empty it first",
             ErrorCode::OutcomeUnknown => "look at the path to see what happened, then decide",

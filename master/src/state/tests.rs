@@ -3,7 +3,7 @@
 use gabion_protocol::checksum::Running;
 use gabion_protocol::error::ErrorCode;
 use gabion_protocol::ids::*;
-use gabion_protocol::messages::master::{Entry, Registration, Seal, UploadOptions};
+use gabion_protocol::messages::master::{Entry, Registration, Seal, TrashId, TrashRef, UploadOptions};
 use gabion_protocol::path::FsPath;
 
 use super::check::check;
@@ -18,6 +18,7 @@ mod lifecycle;
 mod limits;
 mod model;
 mod stocks;
+mod trash;
 
 /// Short periods, so that tests need few ticks.
 pub(super) const SETTINGS: Settings = Settings {
@@ -27,6 +28,9 @@ pub(super) const SETTINGS: Settings = Settings {
     upload_lease_ms: 5_000,
     token_ms: 1_000,
 };
+
+/// How long removals can be undone.
+pub(super) const TRASH_MS: u64 = 4_000;
 
 pub(super) const CLUSTER: ClusterId = ClusterId([7; 16]);
 
@@ -51,7 +55,9 @@ impl Machine {
             settings: SETTINGS,
             wall_ms: 1,
         };
-        assert_eq!(machine.apply(&Command::Bootstrap(bootstrap)), Reply(Ok(Outcome::Done)));
+        for first in [Command::Bootstrap(bootstrap), Command::BeginTrash { keep_ms: TRASH_MS }] {
+            assert_eq!(machine.apply(&first), Reply(Ok(Outcome::Done)));
+        }
         for server in 1..=4 {
             let registered = machine.register(&format!("c{server}"), None, server, 1).unwrap();
             assert_eq!(
@@ -296,6 +302,21 @@ pub(super) fn remove(at: &str, recursive: bool) -> ClientCommand {
     ClientCommand::Remove {
         path: path(at),
         recursive,
+    }
+}
+
+pub(super) fn discard(at: &str) -> ClientCommand {
+    ClientCommand::MoveToTrash {
+        path: path(at),
+        recursive: true,
+    }
+}
+
+/// Takes what was removed last from a path back.
+pub(super) fn restore(at: &str, to: Option<&str>) -> ClientCommand {
+    ClientCommand::Restore {
+        what: TrashRef::Path(path(at)),
+        to: to.map(path),
     }
 }
 

@@ -422,7 +422,8 @@ fn end(tx: &mut Tx<'_>, ino: Ino, mut inode: Inode, upload: Upload) -> Result<()
         chunks::abandon(tx, *chunk)?;
     }
     inode.body = Body::File(upload.content);
-    trash::put(tx, ino, inode);
+    let deadline = tx.now();
+    trash::put(tx, ino, inode, deadline);
     Ok(())
 }
 

@@ -203,7 +203,35 @@ fn ops() -> Vec<master::Op> {
             generation: UploadGeneration(1),
             seal: seal(),
         },
+        Op::MoveToTrash {
+            path: path(),
+            recursive: true,
+        },
+        Op::Restore {
+            what: master::TrashRef::Ino(Ino(2)),
+            to: Some(path()),
+        },
+        Op::EmptyTrash {
+            entries: vec![trash_id()],
+        },
     ]
+}
+
+fn trash_id() -> master::TrashId {
+    master::TrashId {
+        ino: Ino(2),
+        removed: 300,
+    }
+}
+
+fn trash_entry() -> master::TrashEntry {
+    master::TrashEntry {
+        id: trash_id(),
+        path: path(),
+        entry: entry(),
+        removed_ms: -1,
+        goes: StateTime(7),
+    }
 }
 
 fn queries() -> Vec<master::Query> {
@@ -225,6 +253,16 @@ fn queries() -> Vec<master::Query> {
         Query::Chunk { chunk: chunk() },
         Query::Status,
         Query::StateHash { index: 1 },
+        Query::Trash {
+            after: Some(master::TrashAfter {
+                goes: StateTime(7),
+                ino: Ino(2),
+            }),
+            limit: 9,
+        },
+        Query::Trashed {
+            what: master::TrashRef::Path(path()),
+        },
     ]
 }
 
@@ -366,6 +404,26 @@ fn master_responses() -> Vec<master::Response> {
             }],
             masters: vec!["m1:7001".to_owned()],
         },
+        Response::Trashed {
+            ino: Ino(2),
+            files: 1,
+            directories: 2,
+            bytes: 3,
+            keep_ms: 4,
+        },
+        Response::Trash(TrashPage {
+            entries: vec![trash_entry()],
+            more: true,
+            now: StateTime(5),
+            keep_ms: 6,
+            totals: TrashTotals {
+                entries: 1,
+                files: 2,
+                directories: 3,
+                bytes: 4,
+            },
+        }),
+        Response::TrashEntry(trash_entry()),
     ]
 }
 
@@ -516,10 +574,10 @@ fn covers<T: serde::Serialize>(samples: &[T], last: u8) {
 #[test]
 fn golden_messages() {
     covers(&master_requests(), 6);
-    covers(&ops(), 12);
-    covers(&queries(), 5);
+    covers(&ops(), 15);
+    covers(&queries(), 7);
     covers(&admins(), 4);
-    covers(&master_responses(), 14);
+    covers(&master_responses(), 17);
     covers(&data_requests(), 4);
     covers(&data_responses(), 4);
     covers(&to_server(), 2);

@@ -4,6 +4,10 @@
 //! sources and a remote target last, `download` takes remote sources and a local target last, everything else takes
 //! remote paths. Remote paths are absolute; `gabion:/path` says the same.
 
+mod find;
+mod trash;
+mod usage;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -11,6 +15,10 @@ use gabion_client::terminal::Format;
 use gabion_protocol::FsPath;
 use gabion_protocol::config::{Size, Span};
 use gabion_protocol::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, REPLICAS_MAX};
+
+pub(crate) use find::{Find, Sort, Tree, with_two_dashes};
+pub(crate) use trash::{Trash, TrashEmpty, TrashList, TrashRestore};
+pub(crate) use usage::{Space, Usage};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -20,6 +28,9 @@ Examples:
   gabion list -l /reports                     show what is there
   gabion download -r /photos .                fetch a tree into this directory
   gabion download /backup.tar - | tar x       fetch into a pipe
+
+Remote paths may be patterns, where a path is to be read or removed: gabion rm '/logs/*.old' (quoted, or the local shell
+takes them for its own).
 
 Settings, first found wins: option, environment, ~/.config/gabion/config.toml, /etc/gabion/client.toml.
 
@@ -83,8 +94,19 @@ pub(crate) enum Verb {
     Stat(Stat),
     /// Move or rename files and directories
     Mv(Move),
-    /// Remove files, and directories with -r
+    /// Move files, and directories with -r, to the trash
     Rm(Remove),
+    /// Look at what was removed, restore it, or remove it for good
+    #[command(subcommand)]
+    Trash(Trash),
+    /// Find files and directories by name, kind, size and age
+    Find(Find),
+    /// Show a directory and all below it as a tree
+    Tree(Tree),
+    /// Show what files and directories hold, at once however much it is
+    Du(Usage),
+    /// Show how much space there is
+    Df(Space),
     /// Write files to standard output
     Cat(Cat),
     /// Show the checksums of files as the masters hold them
@@ -241,6 +263,9 @@ pub(crate) struct Move {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+What is removed stays in the trash for a while: `gabion trash list` shows it, `gabion trash restore PATH` puts it back,
+a tree of any size in one step. It takes space until it goes; --now removes at once and for good.")]
 pub(crate) struct Remove {
     /// Files and directories
     #[arg(value_name = "PATH", required = true, value_parser = remote_path)]
@@ -251,6 +276,9 @@ pub(crate) struct Remove {
     /// Take what does not exist as removed
     #[arg(short, long)]
     pub(crate) force: bool,
+    /// Remove for good, past the trash
+    #[arg(long)]
+    pub(crate) now: bool,
     /// Show what would be removed, and remove nothing
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
@@ -436,6 +464,16 @@ mod tests {
             "gabion stat -o jsonl /a",
             "gabion mv -f /a /b",
             "gabion rm -rf /a",
+            "gabion rm -r --now /a",
+            "gabion find /a /b --name x --type f --size +1M --mtime -3 --maxdepth 2 -o jsonl",
+            "gabion find / --size -4k -0",
+            "gabion tree -L 2 -d /a",
+            "gabion trash list -l -o json",
+            "gabion trash ls",
+            "gabion trash restore 12 /a --to /b",
+            "gabion trash empty",
+            "gabion trash empty -f 12 13",
+            "gabion trash empty --yes",
             "gabion cat gabion:/a",
             "gabion checksum --deep /a",
             "gabion chunks /a",

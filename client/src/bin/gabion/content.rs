@@ -10,13 +10,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::args::{Cat, Checksum, Chunks};
 use crate::context::Context;
+use crate::glob;
 use crate::records::{self, Totals};
 
 pub(crate) async fn cat(context: &Context, cat: Cat) -> Result<(), Failure> {
     let mut tally = Tally::default();
     // No bars: standard output is most likely the same terminal.
-    let progress = Progress::new(true, cat.paths.len() as u64, 0);
-    for path in &cat.paths {
+    let paths = glob::expand(context, &cat.paths, &mut tally).await;
+    let progress = Progress::new(true, paths.len() as u64, 0);
+    for path in &paths {
         if tally.is_hopeless() {
             tally.skipped();
             continue;

@@ -40,6 +40,15 @@ impl Context {
         }
     }
 
+    /// As [`Self::find`]; below a file there is nothing, too.
+    pub(crate) async fn find_or_nothing(&self, path: &FsPath) -> Result<Option<Entry>, Failure> {
+        match self.client.stat(path).await {
+            Ok(entry) => Ok(Some(entry)),
+            Err(error) if matches!(error.code(), ErrorCode::NotFound | ErrorCode::NotDirectory) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Says a line on standard error, unless the user wants to hear of errors only.
     pub(crate) fn say(&self, line: &str) {
         if !self.quiet {

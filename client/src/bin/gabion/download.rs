@@ -36,7 +36,7 @@ pub(crate) async fn run(context: &Context, download: Download) -> Result<(), Fai
     };
     let mut sources = Vec::new();
     for argument in arguments {
-        sources.push(Source::parse(argument)?);
+        sources.extend(Source::parse(argument)?.expand(context).await?);
     }
     if target == Path::new("-") {
         return download_to_stdout(context, &download, &sources).await;

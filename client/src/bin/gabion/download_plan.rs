@@ -12,6 +12,7 @@ use gabion_protocol::{ErrorCode, FsPath};
 
 use crate::args;
 use crate::context::Context;
+use crate::glob;
 use crate::local;
 
 /// One file to fetch.
@@ -62,6 +63,13 @@ impl Source {
             contents_only: whole.is_some() || path.is_root(),
             path,
         })
+    }
+
+    /// What the source stands for, if it is a pattern.
+    pub(crate) async fn expand(self, context: &Context) -> Result<Vec<Self>, Failure> {
+        let contents_only = self.contents_only;
+        let paths = glob::expand_one(context, &self.path).await?.into_iter();
+        Ok(paths.map(|path| Self { path, contents_only }).collect())
     }
 }
 

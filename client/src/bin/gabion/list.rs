@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::args::List;
 use crate::context::Context;
+use crate::glob;
 use crate::records::{self, EntryRecord};
 
 /// A file or directory to show, and the name to show it under.
@@ -30,6 +31,8 @@ pub(crate) async fn run(context: &Context, list: List) -> Result<(), Failure> {
     let mut output = Output::stdout();
     let mut tally = Tally::default();
     let mut found = Vec::new();
+    let paths = glob::expand(context, &list.paths, &mut tally).await;
+    let list = List { paths, ..list };
     for path in &list.paths {
         if tally.is_hopeless() {
             tally.skipped();

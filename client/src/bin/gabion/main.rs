@@ -12,12 +12,16 @@ mod content;
 mod context;
 mod download;
 mod download_plan;
+mod find;
+mod glob;
 mod list;
 mod local;
 mod names;
 mod records;
+mod trash;
 mod upload;
 mod upload_plan;
+mod usage;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,7 +31,7 @@ use gabion_client::terminal::Failure;
 use gabion_protocol::process;
 use tokio_util::sync::CancellationToken;
 
-use args::{Admin, Arguments, Raft, Verb};
+use args::{Admin, Arguments, Raft, Trash, Verb};
 use context::Context;
 
 /// How long a stopped command may take to clear up after itself.
@@ -36,7 +40,7 @@ const GRACE: Duration = Duration::from_secs(3);
 const LINGER: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(args::with_two_dashes(std::env::args_os()));
     if arguments.connection.verbose {
         process::init_logging();
     }
@@ -70,6 +74,11 @@ fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
         | Verb::Stat(_)
         | Verb::Mv(_)
         | Verb::Rm(_)
+        | Verb::Trash(_)
+        | Verb::Du(_)
+        | Verb::Find(_)
+        | Verb::Tree(_)
+        | Verb::Df(_)
         | Verb::Chunks(_)
         | Verb::Admin(_) => tokio::runtime::Builder::new_current_thread(),
     };
@@ -105,6 +114,13 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
         Verb::Stat(stat) => names::stat(&context, stat).await,
         Verb::Mv(moves) => names::move_all(&context, moves).await,
         Verb::Rm(remove) => names::remove(&context, remove).await,
+        Verb::Trash(Trash::List(list)) => trash::list(&context, list).await,
+        Verb::Trash(Trash::Restore(restore)) => trash::restore(&context, restore).await,
+        Verb::Trash(Trash::Empty(empty)) => trash::empty(&context, empty).await,
+        Verb::Find(find) => find::find(&context, find).await,
+        Verb::Tree(tree) => find::tree(&context, tree).await,
+        Verb::Du(du) => usage::usage(&context, du).await,
+        Verb::Df(df) => usage::space(&context, df).await,
         Verb::Cat(cat) => content::cat(&context, cat).await,
         Verb::Checksum(checksum) => content::checksum(&context, checksum).await,
         Verb::Chunks(chunks) => content::chunks(&context, chunks).await,

@@ -1,13 +1,16 @@
 //! Verbs on names: `mkdir`, `stat`, `mv`, `rm`.
 
-use gabion_client::Walk;
+use std::time::Duration;
+
 use gabion_client::terminal::{Failure, Format, Output, Tally, text};
+use gabion_client::{Removed, Trashed, Walk};
 use gabion_protocol::messages::master::{Entry, EntryKind};
 use gabion_protocol::{ErrorCode, FsPath};
 use serde::Serialize;
 
 use crate::args::{self, Mkdir, Move, Remove, Stat};
 use crate::context::Context;
+use crate::glob;
 use crate::records::{self, EntryRecord};
 
 /// Ends a verb that worked on several paths.
@@ -42,7 +45,8 @@ struct Entries {
 pub(crate) async fn stat(context: &Context, stat: Stat) -> Result<(), Failure> {
     let mut tally = Tally::default();
     let mut found = Vec::new();
-    for path in &stat.paths {
+    let paths = glob::expand(context, &stat.paths, &mut tally).await;
+    for path in &paths {
         if tally.is_hopeless() {
             tally.skipped();
             continue;
@@ -187,8 +191,9 @@ async fn move_one(context: &Context, source: &FsPath, target: &FsPath, into: boo
 
 pub(crate) async fn remove(context: &Context, remove: Remove) -> Result<(), Failure> {
     let mut tally = Tally::default();
-    let mut removed = gabion_client::Removed::default();
-    for path in &remove.paths {
+    let mut removed = Removed::default();
+    let mut keep = None;
+    for path in &removable(context, &remove, &mut tally).await {
         if tally.is_hopeless() {
             tally.skipped();
             continue;
@@ -196,21 +201,43 @@ pub(crate) async fn remove(context: &Context, remove: Remove) -> Result<(), Fail
         match remove_one(context, path, &remove).await {
             Ok(gone) => {
                 tally.succeeded();
-                removed.files += gone.files;
-                removed.directories += gone.directories;
-                removed.bytes += gone.bytes;
+                removed.files += gone.removed.files;
+                removed.directories += gone.removed.directories;
+                removed.bytes += gone.removed.bytes;
+                keep = keep.or_else(|| gone.id.map(|_| gone.keep));
             }
             Err(failure) => tally.failed(path.as_str(), failure),
         }
     }
     let verb = if remove.dry_run { "would remove" } else { "removed" };
     if remove.dry_run || tally.done > 0 {
-        context.say(&removed_summary(verb, &removed));
+        let trash = keep.map_or_else(String::new, |keep| {
+            format!("; in the trash for {}: gabion trash list", text::span(keep))
+        });
+        context.say(&(removed_summary(verb, &removed) + &trash));
     }
     end(tally, "removed")
 }
 
-fn removed_summary(verb: &str, removed: &gabion_client::Removed) -> String {
+/// The paths to remove. A pattern that matches nothing is fine where a missing path is.
+async fn removable(context: &Context, remove: &Remove, tally: &mut Tally) -> Vec<FsPath> {
+    let mut all = Vec::new();
+    for path in &remove.paths {
+        if tally.is_hopeless() {
+            tally.skipped();
+            continue;
+        }
+        match glob::expand_one(context, path).await {
+            Ok(mut found) => all.append(&mut found),
+            Err(failure) if remove.force && failure.name() == ErrorCode::NotFound.name() => tally.succeeded(),
+            Err(failure) => tally.failed(path.as_str(), failure),
+        }
+    }
+    all
+}
+
+/// What went, in a line.
+pub(crate) fn removed_summary(verb: &str, removed: &Removed) -> String {
     let directories = match removed.directories {
         0 => String::new(),
         number => format!(" and {}", text::count(number, "directory")),
@@ -222,7 +249,7 @@ fn removed_summary(verb: &str, removed: &gabion_client::Removed) -> String {
     )
 }
 
-async fn remove_one(context: &Context, path: &FsPath, remove: &Remove) -> Result<gabion_client::Removed, Failure> {
+async fn remove_one(context: &Context, path: &FsPath, remove: &Remove) -> Result<Trashed, Failure> {
     if path.is_root() {
         return Err(Failure::code(
             ErrorCode::InvalidArgument,
@@ -230,30 +257,40 @@ async fn remove_one(context: &Context, path: &FsPath, remove: &Remove) -> Result
             "name what is in it: gabion list /",
         ));
     }
-    let result = if remove.dry_run {
-        look_at(context, path, remove.recursive).await
-    } else {
+    let for_good = |removed| Trashed {
+        removed,
+        id: None,
+        keep: Duration::ZERO,
+    };
+    let help = |error: gabion_client::Error| {
         let help = "remove it with all it holds: -r";
+        Failure::from(error)
+            .advise(ErrorCode::NotEmpty, help)
+            .advise(ErrorCode::IsDirectory, help)
+    };
+    let result = if remove.dry_run {
+        look_at(context, path, remove.recursive).await.map(for_good)
+    } else if remove.now {
         let removed = context.client.remove(path, remove.recursive).await;
-        removed.map_err(|error| {
-            Failure::from(error)
-                .advise(ErrorCode::NotEmpty, help)
-                .advise(ErrorCode::IsDirectory, help)
-        })
+        removed.map(for_good).map_err(help)
+    } else {
+        let trashed = context.client.trash(path, remove.recursive).await;
+        let room = "make room on the disks named above; the trash needs some, removing for good does not: --now";
+        trashed.map_err(|error| help(error).advise(ErrorCode::NoSpace, room))
     };
     match result {
         Err(Failure::Cluster(error)) if remove.force && error.code == ErrorCode::NotFound => {
-            Ok(gabion_client::Removed::default())
+            Ok(for_good(Removed::default()))
         }
         other => other,
     }
 }
 
 /// What a removal would take away; says each path on standard output.
-async fn look_at(context: &Context, path: &FsPath, recursive: bool) -> Result<gabion_client::Removed, Failure> {
+async fn look_at(context: &Context, path: &FsPath, recursive: bool) -> Result<Removed, Failure> {
     let mut output = Output::stdout();
     let entry = context.client.stat(path).await?;
-    let mut found = gabion_client::Removed::default();
+    let mut found = Removed::default();
     let mut add = |path: &FsPath, entry: &Entry| {
         match entry.kind {
             EntryKind::File => {
@@ -313,7 +350,7 @@ inode     7
 
     #[test]
     fn removals_are_summed_up() {
-        let removed = gabion_client::Removed {
+        let removed = Removed {
             files: 2000,
             directories: 1,
             bytes: 4096,
@@ -323,7 +360,7 @@ inode     7
             "removed 2000 files and 1 directory, 4.0 KiB"
         );
         assert_eq!(
-            removed_summary("would remove", &gabion_client::Removed::default()),
+            removed_summary("would remove", &Removed::default()),
             "would remove 0 files, 0 B"
         );
     }

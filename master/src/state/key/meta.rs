@@ -45,6 +45,14 @@ meta!(
     /// Key of [`Level`].
     LevelKey = 4 => Level
 );
+meta!(
+    /// Key of [`TrashTerms`].
+    TrashTermsKey = 8 => TrashTerms
+);
+meta!(
+    /// Key of [`TrashTotal`].
+    TrashTotalKey = 9 => TrashTotal
+);
 
 /// Which cluster this is, and its settings. Written by the first command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,4 +136,32 @@ pub struct Counters {
 pub struct Level {
     /// The level.
     pub level: u32,
+}
+
+/// What the trash is like. Written right after the first command; until then the default counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrashTerms {
+    /// How long what is removed can be restored, milliseconds of state time; 0 for not at all.
+    pub keep_ms: u64,
+}
+
+impl Default for TrashTerms {
+    fn default() -> Self {
+        Self {
+            keep_ms: limits::TRASH_MS,
+        }
+    }
+}
+
+/// What can be restored in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TrashTotal {
+    /// Removals.
+    pub entries: u64,
+    /// Files, those in trees too.
+    pub files: u64,
+    /// Directories, those in trees too.
+    pub directories: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
 }

@@ -23,6 +23,9 @@
 //! | [`Reply`](reply) | session, slot | the answer to a command of the window |
 //! | [`Total`](total) | ino | what a directory holds in all |
 //! | [`Trash`](trash) | deadline, ino | unlinked inodes to be taken apart |
+//! | [`Kept`](kept) | ino | unlinked inodes that can be restored |
+//! | [`KeptPath`](kept_path) | path, removed | index: what was removed from a path |
+//! | [`TakenApart`](taken_apart) | ino | how far a large inode is taken apart |
 //! | [`UploadLease`](upload_lease) | deadline, ino | index: when to look at an upload |
 //! | [`History`](history) | key, until | old values a snapshot still sees |
 //!
@@ -43,6 +46,8 @@ pub mod extent;
 pub mod garbage;
 pub mod history;
 pub mod inode;
+pub mod kept;
+pub mod kept_path;
 pub mod meta;
 pub mod replica;
 pub mod reply;
@@ -50,6 +55,7 @@ pub mod server;
 pub mod server_name;
 pub mod session;
 pub mod session_due;
+pub mod taken_apart;
 pub mod total;
 pub mod trash;
 pub mod upload_lease;
@@ -96,11 +102,17 @@ pub enum Kind {
     UploadLease = 18,
     /// Old values.
     History = 19,
+    /// Removals that can be undone.
+    Kept = 24,
+    /// The same by path.
+    KeptPath = 25,
+    /// Inodes half taken apart.
+    TakenApart = 26,
 }
 
 impl Kind {
     /// Every kind, in the order of numbers.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::Meta,
         Self::Inode,
         Self::Dentry,
@@ -120,6 +132,9 @@ impl Kind {
         Self::Trash,
         Self::UploadLease,
         Self::History,
+        Self::Kept,
+        Self::KeptPath,
+        Self::TakenApart,
     ];
 
     /// The kind of a key, by its first byte.

@@ -17,13 +17,16 @@ use crate::state::key::extent::{Extent, ExtentKey};
 use crate::state::key::garbage::{GarbageKey, Waiting};
 use crate::state::key::history::{HistoryKey, Past};
 use crate::state::key::inode::{Content, Upload};
-use crate::state::key::meta::Swept;
+use crate::state::key::kept::{Kept, KeptKey};
+use crate::state::key::kept_path::{KeptPathKey, RemovedFrom};
+use crate::state::key::meta::{Swept, TrashTerms, TrashTermsKey, TrashTotal, TrashTotalKey};
 use crate::state::key::replica::{Held, ReplicaKey};
 use crate::state::key::reply::{Answered, ReplyKey};
 use crate::state::key::server::{Server, ServerKey};
 use crate::state::key::server_name::{Named, ServerNameKey};
 use crate::state::key::session::{Session, SessionKey};
 use crate::state::key::session_due::{Due, SessionDueKey};
+use crate::state::key::taken_apart::{TakenApart, TakenApartKey};
 use crate::state::key::trash::{TrashKey, Trashed};
 use crate::state::key::upload_lease::{LeaseDue, UploadLeaseKey};
 use crate::state::key::{Moment, Value};
@@ -454,6 +457,49 @@ fn replies(golden: &mut Golden) {
     }
 }
 
+/// Everything of the trash: rows, commands and replies.
+fn trash(golden: &mut Golden) {
+    golden.row("meta.trash_terms", &TrashTermsKey, &TrashTerms { keep_ms: 300 });
+    let total = TrashTotal {
+        entries: 1,
+        files: 2,
+        directories: 3,
+        bytes: 300,
+    };
+    golden.row("meta.trash_total", &TrashTotalKey, &total);
+    let kept = Kept {
+        path: path("/a/ü"),
+        removed: Moment(300),
+        removed_ms: -2,
+        deadline: StateTime(0x55),
+    };
+    golden.row("kept", &KeptKey(Ino(2)), &kept);
+    let at = KeptPathKey {
+        path: "/a/ü".to_owned(),
+        removed: Moment(300),
+    };
+    golden.row("kept_path", &at, &RemovedFrom { ino: Ino(2) });
+    golden.row("taken_apart", &TakenApartKey(Ino(2)), &TakenApart { last: vec![3, 0] });
+    golden.command("begin_trash", &Command::BeginTrash { keep_ms: 300 });
+    golden.client("move_to_trash", discard("/a"));
+    golden.client("restore.path", restore("/a", Some("/b")));
+    let what = TrashRef::Ino(Ino(2));
+    golden.client("restore.ino", ClientCommand::Restore { what, to: None });
+    let entries = vec![TrashId {
+        ino: Ino(2),
+        removed: 300,
+    }];
+    golden.client("empty_trash", ClientCommand::EmptyTrash { entries });
+    let trashed = Outcome::Trashed {
+        ino: Ino(2),
+        files: 1,
+        directories: 2,
+        bytes: 3,
+        keep_ms: 300,
+    };
+    golden.reply("trashed", Ok(trashed));
+}
+
 /// One of each, in the order of their numbers.
 fn refusals() -> Vec<Refusal> {
     use Refusal::*;
@@ -516,13 +562,18 @@ fn refusals() -> Vec<Refusal> {
         },
         ServerName,
         StockCopies { granted: 3, asked: 2 },
+        NotInTrash {
+            what: TrashRef::Ino(upload),
+        },
+        NoPlaceToRestore { directory: path() },
+        PlaceTaken { path: path() },
     ]
 }
 
 #[test]
 fn bytes_are_frozen() {
     let mut golden = Golden::default();
-    for part in [names, chunks, cluster, commands, client_commands, replies] {
+    for part in [names, chunks, cluster, commands, client_commands, replies, trash] {
         part(&mut golden);
     }
     let frozen = include_str!("golden.txt");
@@ -549,12 +600,12 @@ fn refusals_are_numbered_in_order_and_say_what_to_do() {
         assert!(error.message.starts_with("cannot do it: "), "{error}");
         assert!(error.message.len() > 20 && !error.message.contains('{'), "{error}");
     }
-    assert_eq!(refusals().len(), 39);
+    assert_eq!(refusals().len(), 42);
 }
 
 proptest! {
     #[test]
-    fn any_bytes_decode_or_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..22) {
+    fn any_bytes_decode_or_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..30) {
         let mut framed = vec![1];
         framed.extend(&bytes);
         for bytes in [&bytes, &framed] {

@@ -1,6 +1,6 @@
 //! Random programs against a naive model: paths lead to contents, nothing else is known.
 //!
-//! The model knows no inodes, chunks, totals or trash. After every command the answers must be equal; after every
+//! The model knows no inodes, chunks or totals. After every command the answers must be equal; after every
 //! program the trees must be equal, the invariants must hold, and when all has been removed nothing may be left.
 
 use std::collections::BTreeMap;
@@ -29,6 +29,18 @@ struct Draft {
     open: Vec<GrantedChunk>,
     whole: Running,
     chunks: u64,
+}
+
+/// A removal the model remembers, also after it can be undone no more.
+#[derive(Debug, Clone)]
+struct Removal {
+    id: TrashId,
+    path: FsPath,
+    /// What was removed, by where it was.
+    tree: BTreeMap<FsPath, Node>,
+    goes: u64,
+    /// Restored, or emptied.
+    is_over: bool,
 }
 
 /// What a program does next.
@@ -92,6 +104,19 @@ enum Step {
         path: FsPath,
         recursive: bool,
     },
+    Discard {
+        path: FsPath,
+        recursive: bool,
+    },
+    Restore {
+        back: usize,
+        by_path: bool,
+        to: Option<FsPath>,
+    },
+    Empty {
+        back: usize,
+        entries: usize,
+    },
     Tick {
         ms: u64,
     },
@@ -132,6 +157,10 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (any_path(), any_path(), any::<bool>())
             .prop_map(|(from, to, replace)| Step::Rename { from, to, replace }),
         2 => (any_path(), any::<bool>()).prop_map(|(path, recursive)| Step::Remove { path, recursive }),
+        3 => (any_path(), any::<bool>()).prop_map(|(path, recursive)| Step::Discard { path, recursive }),
+        3 => (0usize..4, any::<bool>(), proptest::option::of(any_path()))
+            .prop_map(|(back, by_path, to)| Step::Restore { back, by_path, to }),
+        1 => (0usize..4, 0usize..3).prop_map(|(back, entries)| Step::Empty { back, entries }),
         2 => prop_oneof![0u64..500, 1000u64..7000, Just(21_000u64)].prop_map(|ms| Step::Tick { ms }),
         1 => Just(Step::Obey),
         2 => (0usize..5).prop_map(|back| Step::Again { back }),
@@ -154,6 +183,7 @@ struct Model {
     tree: BTreeMap<FsPath, Node>,
     drafts: Vec<Draft>,
     stocks: Vec<Draft>,
+    removals: Vec<Removal>,
     clients: Vec<Known>,
     active: usize,
     crc: u32,
@@ -171,6 +201,7 @@ impl Model {
             tree: BTreeMap::from([(FsPath::root(), Node::Directory)]),
             drafts: Vec::new(),
             stocks: Vec::new(),
+            removals: Vec::new(),
             clients: Vec::new(),
             active: 0,
             crc: 0,
@@ -255,6 +286,9 @@ impl Model {
             Step::EndStock { stock } => self.end_stock(stock),
             Step::Rename { from, to, replace } => self.rename(from, to, replace),
             Step::Remove { path, recursive } => self.remove(path, recursive),
+            Step::Discard { path, recursive } => self.discard(path, recursive),
+            Step::Restore { back, by_path, to } => self.restore(back, by_path, to),
+            Step::Empty { back, entries } => self.empty(back, entries),
             Step::Tick { ms } => self.tick(ms),
             Step::Obey => self.machine.obey(),
             Step::Again { back } => self.again(back),
@@ -667,13 +701,24 @@ impl Model {
         Ok(tree.into_iter().map(|(at, node)| (moved(&at), node)).collect())
     }
 
-    fn remove(&mut self, at: FsPath, recursive: bool) {
-        let expected = match self.walk(&at) {
+    fn removable(&self, at: &FsPath, recursive: bool) -> Expected<()> {
+        match self.walk(at) {
             _ if at.is_root() => Err(ErrorCode::InvalidArgument),
             Err(code) => Err(code),
-            Ok(_) if !recursive && !self.below(&at).is_empty() => Err(ErrorCode::NotEmpty),
+            Ok(_) if !recursive && !self.below(at).is_empty() => Err(ErrorCode::NotEmpty),
             Ok(_) => Ok(()),
-        };
+        }
+    }
+
+    /// Takes a tree away.
+    fn cut(&mut self, at: &FsPath) -> BTreeMap<FsPath, Node> {
+        let paths = self.below(at).into_iter().chain([at.clone()]);
+        let cut: Vec<_> = paths.map(|path| self.tree.remove_entry(&path).unwrap()).collect();
+        cut.into_iter().collect()
+    }
+
+    fn remove(&mut self, at: FsPath, recursive: bool) {
+        let expected = self.removable(&at, recursive);
         let command = ClientCommand::Remove {
             path: at.clone(),
             recursive,
@@ -681,20 +726,147 @@ impl Model {
         let Some((outcome, ())) = self.compare(command, expected) else {
             return;
         };
-        let mut gone = (0, 0, 0);
-        for path in self.below(&at).into_iter().chain([at]) {
-            match self.tree.remove(&path).unwrap() {
-                Node::Directory => gone.1 += 1,
-                Node::File { length, .. } => (gone.0, gone.2) = (gone.0 + 1, gone.2 + length),
-            }
-        }
-        let (files, directories, bytes) = gone;
+        let (files, directories, bytes) = weight(&self.cut(&at));
         let removed = Outcome::Removed {
             files,
             directories,
             bytes,
         };
         assert_eq!(outcome, removed);
+    }
+
+    fn discard(&mut self, at: FsPath, recursive: bool) {
+        let expected = self.removable(&at, recursive);
+        let command = ClientCommand::MoveToTrash {
+            path: at.clone(),
+            recursive,
+        };
+        let Some((outcome, ())) = self.compare(command, expected) else {
+            return;
+        };
+        let tree = self.cut(&at);
+        let Outcome::Trashed {
+            ino,
+            files,
+            directories,
+            bytes,
+            keep_ms,
+        } = outcome
+        else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!((files, directories, bytes), weight(&tree));
+        assert_eq!(keep_ms, TRASH_MS);
+        self.removals.push(Removal {
+            id: TrashId {
+                ino,
+                removed: self.machine.index,
+            },
+            path: at,
+            tree,
+            goes: self.now + keep_ms,
+            is_over: false,
+        });
+    }
+
+    /// A removal by number, counted from the newest, and whether it can be undone.
+    fn removal(&self, back: usize) -> Option<(usize, bool)> {
+        let at = self.removals.len().checked_sub(back + 1)?;
+        let removal = &self.removals[at];
+        Some((at, !removal.is_over && removal.goes > self.now))
+    }
+
+    fn restore(&mut self, back: usize, by_path: bool, to: Option<FsPath>) {
+        let Some((mut at, mut is_there)) = self.removal(back) else {
+            return;
+        };
+        let path = self.removals[at].path.clone();
+        let what = match by_path {
+            true => TrashRef::Path(path.clone()),
+            false => TrashRef::Ino(self.removals[at].id.ino),
+        };
+        // The newest removal of the path, or the only one of the inode, is meant.
+        let is_meant = |removal: &Removal| match &what {
+            TrashRef::Path(path) => removal.path == *path,
+            TrashRef::Ino(ino) => removal.id.ino == *ino,
+        };
+        let open = |removal: &Removal| !removal.is_over && removal.goes > self.now;
+        if let Some(newest) = self
+            .removals
+            .iter()
+            .rposition(|removal| is_meant(removal) && open(removal))
+        {
+            (at, is_there) = (newest, true);
+        }
+        let removal = self.removals[at].clone();
+        let place = to.clone().unwrap_or_else(|| removal.path.clone());
+        let expected = if is_there {
+            self.put_back(&removal, &place)
+        } else {
+            Err(ErrorCode::NotFound)
+        };
+        let command = ClientCommand::Restore { what, to };
+        if let Some((outcome, tree)) = self.compare(command, expected) {
+            assert_eq!(Some(entry(Ok(outcome)).name.as_str()), place.name());
+            self.tree = tree;
+            self.removals[at].is_over = true;
+        }
+    }
+
+    fn put_back(&self, removal: &Removal, to: &FsPath) -> Expected<BTreeMap<FsPath, Node>> {
+        let Some((parent, _)) = to.parent_and_name() else {
+            return Err(ErrorCode::InvalidArgument);
+        };
+        if *self.walk(&parent)? != Node::Directory {
+            return Err(ErrorCode::NotDirectory);
+        }
+        if self.tree.contains_key(to) {
+            return Err(ErrorCode::Exists);
+        }
+        let moved = |at: &FsPath| path(&format!("{to}{}", &at.as_str()[removal.path.as_str().len()..]));
+        let mut tree = self.tree.clone();
+        tree.extend(removal.tree.iter().map(|(at, node)| (moved(at), node.clone())));
+        Ok(tree)
+    }
+
+    /// Empties some removals, of which some may be over.
+    fn empty(&mut self, back: usize, entries: usize) {
+        let chosen: Vec<_> = (back..back + entries).filter_map(|back| self.removal(back)).collect();
+        let command = ClientCommand::EmptyTrash {
+            entries: chosen.iter().map(|(at, _)| self.removals[*at].id).collect(),
+        };
+        let Some((outcome, ())) = self.compare(command, Ok(())) else {
+            return;
+        };
+        let (mut files, mut directories, mut bytes) = (0, 0, 0);
+        for (at, is_there) in chosen {
+            if is_there {
+                let gone = weight(&self.removals[at].tree);
+                (files, directories, bytes) = (files + gone.0, directories + gone.1, bytes + gone.2);
+                self.removals[at].is_over = true;
+            }
+        }
+        let removed = Outcome::Removed {
+            files,
+            directories,
+            bytes,
+        };
+        assert_eq!(outcome, removed);
+    }
+
+    /// The trash as the state machine lists it is what can be undone.
+    fn compare_trash(&self) {
+        let there = |removal: &&Removal| !removal.is_over && removal.goes > self.now;
+        let mut expected: Vec<_> = self.removals.iter().filter(there).collect();
+        expected.sort_by_key(|removal| (removal.goes, removal.id.ino));
+        let page = read::trash(&self.machine.rows, None, 1000).unwrap();
+        let listed: Vec<_> = page
+            .entries
+            .iter()
+            .map(|entry| (entry.id, entry.path.clone()))
+            .collect();
+        let expected: Vec<_> = expected.into_iter().map(|r| (r.id, r.path.clone())).collect();
+        assert_eq!(listed, expected);
     }
 
     fn tick(&mut self, ms: u64) {
@@ -775,6 +947,15 @@ impl Model {
     }
 }
 
+/// Files, directories and bytes of a tree.
+fn weight(tree: &BTreeMap<FsPath, Node>) -> (u64, u64, u64) {
+    tree.values()
+        .fold((0, 0, 0), |(files, directories, bytes), node| match node {
+            Node::Directory => (files, directories + 1, bytes),
+            Node::File { length, .. } => (files + 1, directories, bytes + length),
+        })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
     #[test]
@@ -783,6 +964,7 @@ proptest! {
         for step in steps {
             model.step(step);
             model.machine.check();
+            model.compare_trash();
         }
         prop_assert_eq!(model.shown(), model.tree.clone());
         model.clear();

@@ -3,11 +3,12 @@
 //! A [`Request::Command`] changes the namespace and goes through the Raft log; it carries a [`RequestId`] and is
 //! sent again, the same, after a lost answer. A [`Request::Query`] is linearizable unless it asks for less.
 //!
-//! [`Request`] and [`Response`] are here; `namespace`, `fleet` and `cluster` hold what they are made of.
+//! [`Request`] and [`Response`] are here; `namespace`, `trash`, `fleet` and `cluster` hold what they are made of.
 
 mod cluster;
 mod fleet;
 mod namespace;
+mod trash;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,7 @@ use crate::ids::{Epoch, Ino, MasterId, RequestId, ServerId, StateTime, UploadGen
 pub use cluster::{Admin, ChunkInfo, ChunkState, Defaults, Health, MasterInfo, ReplicaState, ServerInfo, Status};
 pub use fleet::{Beat, Damage, Load, Order, OrderDone, Registration, ServerAccess};
 pub use namespace::{ChunkGrant, Entry, EntryKind, Extent, Located, Op, Page, Query, Replica, Seal, UploadOptions};
+pub use trash::{TrashAfter, TrashEntry, TrashId, TrashPage, TrashRef, TrashTotals};
 
 /// A request; answered with `Result<`[`Response`]`, WireError>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,4 +148,21 @@ pub enum Response {
         /// master that was added after its configuration was written.
         masters: Vec<String>,
     },
+    /// What went into the trash.
+    Trashed {
+        /// Its number there.
+        ino: Ino,
+        /// Files.
+        files: u64,
+        /// Directories.
+        directories: u64,
+        /// Bytes of the files.
+        bytes: u64,
+        /// How long it is kept, milliseconds.
+        keep_ms: u64,
+    },
+    /// A page of the trash.
+    Trash(TrashPage),
+    /// One thing in the trash.
+    TrashEntry(TrashEntry),
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ServerAccess;
+use super::{ServerAccess, TrashAfter, TrashId, TrashRef};
 use crate::ids::{ChunkId, Generation, Ino, ReplicaNumber, ServerId, UploadGeneration};
 use crate::path::FsPath;
 use crate::token::Token;
@@ -120,7 +120,7 @@ pub enum Op {
         /// Whether a file (or an empty directory, by a directory) may be replaced.
         replace: bool,
     },
-    /// Removes a file or directory. Answer: `Response::Removed`.
+    /// Removes a file or directory for good. Answer: `Response::Removed`.
     Remove {
         /// What.
         path: FsPath,
@@ -170,6 +170,27 @@ pub enum Op {
         /// The chunk, at offset 0: its length and CRC are the file's.
         seal: Seal,
     },
+    /// Moves a file or directory to the trash, or removes it for good if the cluster keeps none. Answer:
+    /// `Response::Trashed`, or `Response::Removed`.
+    MoveToTrash {
+        /// What.
+        path: FsPath,
+        /// Whether a directory goes with all it holds.
+        recursive: bool,
+    },
+    /// Takes a file or whole tree back out of the trash, in one step. Answer: `Response::Entry`.
+    Restore {
+        /// What.
+        what: TrashRef,
+        /// Where to; where it was if `None`.
+        to: Option<FsPath>,
+    },
+    /// Removes things in the trash for good, at most [`crate::limits::BATCH_ROWS_MAX`]. Those that are there no more
+    /// are passed over. Answer: `Response::Removed`.
+    EmptyTrash {
+        /// Which.
+        entries: Vec<TrashId>,
+    },
 }
 
 /// A read of the masters' state.
@@ -213,6 +234,18 @@ pub enum Query {
     StateHash {
         /// The log index of a mark (`Admin::MarkHash`).
         index: u64,
+    },
+    /// A page of the trash, what goes first in front. Answer: `Response::Trash`.
+    Trash {
+        /// After this entry.
+        after: Option<TrashAfter>,
+        /// At most so many entries, and at most [`crate::limits::LIST_PAGE_MAX`].
+        limit: u32,
+    },
+    /// One thing in the trash. Answer: `Response::TrashEntry`.
+    Trashed {
+        /// Which.
+        what: TrashRef,
     },
 }
 
