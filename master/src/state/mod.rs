@@ -12,6 +12,7 @@
 //! | `names`, `totals` | directories, links, subtotals |
 //! | `uploads` | files on their way, until they appear |
 //! | `chunks` | allocation, seals, references, copies, garbage |
+//! | [`repair`] | background copies of sealed chunks, and which copies may be dropped |
 //! | `trash` | taking unlinked trees apart |
 //! | `clock` | state time and what is due |
 //! | `servers` | chunkservers, their copies, damage |
@@ -32,6 +33,7 @@ pub mod command;
 pub mod key;
 mod names;
 pub mod read;
+pub mod repair;
 pub mod reply;
 pub mod rows;
 mod servers;
@@ -121,7 +123,12 @@ pub fn apply(batch: &mut Batch<'_>, at: LogAt, command: &Command) -> Result<Repl
             | Command::DamageFound { .. }
             | Command::DamageCleared { .. }
             | Command::MarkHash
-            | Command::SetLevel { .. } => Reply(Err(Refusal::NotReady)),
+            | Command::SetLevel { .. }
+            | Command::AddCopies { .. }
+            | Command::CopiesMade { .. }
+            | Command::CopiesGivenUp { .. }
+            | Command::DropCopies { .. }
+            | Command::DamageSuspected { .. } => Reply(Err(Refusal::NotReady)),
         });
     };
     known(world.level)?;
@@ -145,6 +152,11 @@ pub fn apply(batch: &mut Batch<'_>, at: LogAt, command: &Command) -> Result<Repl
         }
         Command::MarkHash => Ok(Reply(Ok(Outcome::Marked { index: at.index }))),
         Command::SetLevel { level } => run(batch, world, |tx| set_level(tx, *level)),
+        Command::AddCopies { plans } => run(batch, world, |tx| repair::add(tx, plans)),
+        Command::CopiesMade { server, made } => run(batch, world, |tx| repair::made(tx, *server, made)),
+        Command::CopiesGivenUp { copies } => run(batch, world, |tx| repair::give_up(tx, copies)),
+        Command::DropCopies { drops } => run(batch, world, |tx| repair::drop_surplus(tx, drops)),
+        Command::DamageSuspected { found } => run(batch, world, |tx| servers::damage_suspected(tx, found)),
     }
 }
 
@@ -308,4 +320,4 @@ fn known(level: u32) -> Result<(), RowsError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
