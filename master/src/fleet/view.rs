@@ -99,9 +99,13 @@ impl View {
         better
     }
 
-    /// This master leads from `now` on: every server gets one full period before it is judged.
+    /// This master leads from `now` on: every server gets one full period before it is judged, and gaps in what was
+    /// heard before are nobody's fault.
     pub fn lead(&mut self, now: Duration) {
         self.leads_since = Some(now);
+        for seen in self.servers.values_mut() {
+            seen.returns = [None; FLAPS];
+        }
     }
 
     /// A chunk was placed on these servers.

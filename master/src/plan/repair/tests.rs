@@ -205,7 +205,7 @@ fn a_dead_or_slow_target_is_replaced_and_one_that_failed_is_avoided() {
     let left = view(2, &[(1, Live)]);
     progress.avoid.insert((left.id, ServerId(2)));
     for seed in 0..20 {
-        let plan = plan(&fleet, &[left.clone()], &progress, seed);
+        let plan = plan(&fleet, std::slice::from_ref(&left), &progress, seed);
         assert_eq!(plan.adds[0].targets, chain(&[3]));
     }
     let dropping = view(2, &[(1, Live), (2, Dropping)]);

@@ -44,7 +44,7 @@ pub(super) fn any_step() -> impl Strategy<Value = Step> {
         1 => proptest::collection::vec(1u32..7, 0..4)
     ];
     prop_oneof![
-        3 => (chunk.clone(), targets, stale.clone())
+        3 => (chunk.clone(), targets, stale)
             .prop_map(|(chunk, targets, stale)| Step::Add { chunk, targets, stale }),
         3 => (0usize..4, prop::bool::weighted(0.2)).prop_map(|(copy, wrong)| Step::Made { copy, wrong }),
         1 => (0usize..4).prop_map(|copy| Step::GiveUp { copy }),
