@@ -114,8 +114,8 @@ pub struct Progress {
     pub avoid: BTreeSet<(ChunkId, ServerId)>,
 }
 
-/// Which server each copy in progress reads from first.
-pub type Assigned = BTreeMap<(ChunkId, ReplicaNumber), ServerId>;
+/// Which server each copy in progress, by its chunk and target, reads from first.
+pub type Assigned = BTreeMap<(ChunkId, ServerId), ServerId>;
 
 impl Progress {
     /// Counts the copies in progress of these chunks, and gives each a source: the one it had, or the least busy. Copies
@@ -141,12 +141,12 @@ impl Progress {
                 *self.targets.entry(copy.server).or_default() += weight(length);
                 self.cluster += weight(length);
                 let had = before
-                    .remove(&(view.id, copy.number))
+                    .remove(&(view.id, copy.server))
                     .filter(|had| sources.contains(had));
                 let used = |of: &ServerId| self.sources.get(of).copied().unwrap_or(0);
                 if let Some(from) = had.or_else(|| sources.iter().copied().min_by_key(used)) {
                     *self.sources.entry(from).or_default() += weight(length);
-                    assigned.insert((view.id, copy.number), from);
+                    assigned.insert((view.id, copy.server), from);
                 }
             }
         }
@@ -159,6 +159,8 @@ impl Progress {
 pub struct Plan {
     /// Copies to add.
     pub adds: Vec<CopyPlan>,
+    /// Which server each of them shall read from first: the one whose budget it was taken from.
+    pub sources: Assigned,
     /// Copies in progress to give up.
     pub give_ups: Vec<(ChunkId, ServerId, ReplicaNumber)>,
     /// Copies to drop.
@@ -406,6 +408,7 @@ impl Planner<'_> {
         if self.progress.cluster > 0 && self.progress.cluster + weight(length) > cluster {
             return false;
         }
+        self.plan.sources.insert((view.id, target), from);
         *self.progress.sources.entry(from).or_default() += weight(length);
         *self.progress.targets.entry(target).or_default() += weight(length);
         self.progress.cluster += weight(length);

@@ -175,7 +175,13 @@ impl Master {
 
     /// Proposes a plan in this leader's term.
     async fn carry_out(&self, term: u64, plan: Plan) -> Result<(), WireError> {
-        let Plan { adds, give_ups, drops } = plan;
+        let Plan {
+            adds,
+            sources,
+            give_ups,
+            drops,
+        } = plan;
+        self.repairs.memory.lock().assigned.extend(sources);
         if adds.len() + give_ups.len() + drops.len() > 0 {
             let (added, given_up, dropped) = (adds.len(), give_ups.len(), drops.len());
             tracing::info!(added, given_up, dropped, "chunks are repaired");
@@ -391,7 +397,7 @@ impl CopyOrders {
         let mut copies = signer.copies_of(key.chunk, &view.chunk, &reported, judge)?;
         // A copy its own server calls damaged is none. One that is only said to be is still better than nothing.
         copies.retain(|copy| !view.damaged.contains(&copy.server));
-        let first = self.assigned.get(&(key.chunk, key.number));
+        let first = self.assigned.get(&(key.chunk, self.target));
         copies.sort_by_key(|copy| (!copy.healthy, Some(&copy.server) != first));
         let order = CopyOrder {
             chunk: key.chunk,

@@ -403,7 +403,13 @@ impl Sim {
         let plan = plan(&fleet, &chunks, &progress, self.seed);
         let before = self.good();
         let before_sources = progress.sources.clone();
-        let Plan { adds, give_ups, drops } = plan.clone();
+        let Plan {
+            adds,
+            sources,
+            give_ups,
+            drops,
+        } = plan.clone();
+        self.assigned.extend(sources);
         for (command, what) in [
             (Command::AddCopies { plans: adds }, "add"),
             (Command::DropCopies { drops }, "drop"),
