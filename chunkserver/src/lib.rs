@@ -7,6 +7,7 @@
 //! | `serve` | one connection: requests and streams, none of which waits for another |
 //! | [`masters`] | registration, heartbeats, orders, state time |
 //! | [`peers`] | connections to other chunkservers |
+//! | `repair` | background copies, pulled from other chunkservers |
 //! | [`server`] | the whole |
 //! | [`offline`] | checking the directory of a stopped server |
 //! | [`config`], [`output`] | settings; standard output |
@@ -21,5 +22,6 @@ pub mod offline;
 pub mod output;
 pub mod peers;
 mod pipeline;
+mod repair;
 mod serve;
 pub mod server;

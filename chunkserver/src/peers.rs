@@ -51,6 +51,18 @@ impl Peers {
     /// # Errors
     /// [`WireError`] of the masters or the server.
     pub async fn connection(&self, server: ServerId) -> Result<Connection, WireError> {
+        self.connection_with(server, None).await
+    }
+
+    /// A live connection to the server a master has just told how to reach.
+    ///
+    /// # Errors
+    /// [`WireError`] of the server.
+    pub async fn connection_by(&self, access: &ServerAccess) -> Result<Connection, WireError> {
+        self.connection_with(access.server, Some(access)).await
+    }
+
+    async fn connection_with(&self, server: ServerId, told: Option<&ServerAccess>) -> Result<Connection, WireError> {
         let slot = {
             let mut slots = self.slots.lock();
             if slots.len() >= PEERS_MAX && !slots.contains_key(&server) {
@@ -66,7 +78,8 @@ impl Peers {
         if let Some(connection) = slot.connection.as_ref().filter(|connection| !connection.is_closed()) {
             return Ok(connection.clone());
         }
-        let access = match slot.access.take().filter(|access| self.is_fresh(access)) {
+        let kept = slot.access.take().filter(|access| self.is_fresh(access));
+        let access = match told.cloned().or(kept) {
             Some(access) => access,
             None => self.masters.access(server).await?,
         };

@@ -155,6 +155,19 @@ impl Session {
                     verdict.map(Response::Verified).map_err(|e| e.to_wire())
                 });
             }
+            Request::Describe { token } => {
+                self.spawn(room, stream, async move {
+                    let grant = reading(&pipeline, &token)?;
+                    let described = pipeline.store.describe(grant.chunk, grant.replica).await;
+                    let (owner, file_offset, length, crc) = described.map_err(|e| e.to_wire())?;
+                    Ok(Response::Described {
+                        owner,
+                        file_offset,
+                        length,
+                        crc,
+                    })
+                });
+            }
             Request::Probe => self.spawn(room, stream, async { Ok(Response::Alive) }),
         }
         Ok(())

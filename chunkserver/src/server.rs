@@ -146,6 +146,9 @@ impl Server {
             }
             result
         });
+        let copies = self.masters.copies();
+        let copying = copies.run(self.store.clone(), self.pipeline.peers.clone());
+        let copying = tokio::spawn(stop.clone().run_until_cancelled_owned(copying));
         let connections = CancellationToken::new();
         self.listen(&stop, &connections, &tasks).await;
         tasks.close();
@@ -155,6 +158,8 @@ impl Server {
         connections.cancel();
         silent.cancel();
         let talked = talk.await.unwrap_or(Ok(()));
+        // It ended with `stop`, and its copies with it: they begin anew after a start.
+        let _ = copying.await;
         drop(self.pipeline);
         self.store.close().await;
         talked

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use gabion_protocol::frame::Kind;
 use gabion_protocol::ids::{ChunkId, MasterId, ReplicaNumber, ServerId};
 use gabion_protocol::messages::data;
-use gabion_protocol::messages::master::{Admin, Extent, Op, Query, Replica, Response, Status};
+use gabion_protocol::messages::master::{
+    Admin, ChunkTrouble, Extent, Op, Query, Replica, Response, Status, TroubledChunk,
+};
 use gabion_protocol::{Action, ErrorCode, WireError};
 
 use crate::client::unexpected;
@@ -44,6 +46,36 @@ impl Client {
         let answer = self.inner.masters.query_one(master, Query::Status).await;
         match answer.context(what)? {
             Response::Status(status) => Ok(*status),
+            _ => Err(unexpected()).context(what),
+        }
+    }
+
+    /// A page of the chunks after `after` that are in this trouble, and after which one to ask for more; `None` at the
+    /// end.
+    ///
+    /// # Errors
+    /// If no leader answers.
+    pub async fn troubled(
+        &self,
+        trouble: ChunkTrouble,
+        after: Option<ChunkId>,
+    ) -> Result<(Vec<TroubledChunk>, Option<ChunkId>), Error> {
+        let what = || "cannot list chunks";
+        let query = Query::Troubled { trouble, after };
+        match self.inner.masters.query(query).await.context(what)? {
+            Response::ChunkPage { chunks, next } => Ok((chunks, next)),
+            _ => Err(unexpected()).context(what),
+        }
+    }
+
+    /// Copies that are being made because others were lost.
+    ///
+    /// # Errors
+    /// If no leader answers.
+    pub async fn copies_in_progress(&self) -> Result<u64, Error> {
+        let what = || "cannot ask what repair does";
+        match self.inner.masters.query(Query::Repairs).await.context(what)? {
+            Response::Repairs { copying } => Ok(copying),
             _ => Err(unexpected()).context(what),
         }
     }

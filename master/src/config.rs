@@ -56,6 +56,9 @@ pub struct Config {
     /// The log.
     #[serde(default)]
     pub raft: RaftSettings,
+    /// Making lost copies anew.
+    #[serde(default)]
+    pub repair: RepairSettings,
     /// Memory of RocksDB.
     #[serde(default)]
     pub memory: MemorySettings,
@@ -150,6 +153,33 @@ impl Default for RaftSettings {
         Self {
             snapshot_every: 100_000,
             keep_log: 20_000,
+        }
+    }
+}
+
+/// Making lost copies anew. Each byte of a copy is read on one server and written on another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RepairSettings {
+    /// How long after the other servers became suspect the last copy of a chunk waits for them. Also how long a server
+    /// must have been back before a copy elsewhere is dropped because of its own.
+    pub urgent: Span,
+    /// Bytes of copies under way that are read from one server: two chunks of the default size keep its disk busy, and
+    /// leave room for readers.
+    pub source: Size,
+    /// Bytes of copies under way that are written to one server.
+    pub target: Size,
+    /// Bytes of copies under way in the whole cluster: what a few dozen servers do at the limits above.
+    pub cluster: Size,
+}
+
+impl Default for RepairSettings {
+    fn default() -> Self {
+        Self {
+            urgent: Span::from_millis(5_000),
+            source: Size(128 << 20),
+            target: Size(128 << 20),
+            cluster: Size(8 << 30),
         }
     }
 }
@@ -446,6 +476,7 @@ impl Config {
             ("timing.upload_lease", timing.upload_lease, 1_000),
             ("timing.session", timing.session, 1_000),
             ("timing.tick", timing.tick, 100),
+            ("repair.urgent", self.repair.urgent, 500),
         ] {
             if span.millis() < least {
                 return out(key, &span, format!("at least {}", Span::from_millis(least)));
@@ -460,6 +491,16 @@ impl Config {
         }
         if timing.tick.0 > Duration::from_secs(10) {
             return out("timing.tick", &timing.tick, "at most 10s".to_owned());
+        }
+        let repair = &self.repair;
+        for (key, size) in [
+            ("repair.source", repair.source),
+            ("repair.target", repair.target),
+            ("repair.cluster", repair.cluster),
+        ] {
+            if size.0 == 0 {
+                return out(key, &size, "at least 1".to_owned());
+            }
         }
         if self.raft.snapshot_every == 0 {
             return out(

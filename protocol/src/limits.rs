@@ -43,6 +43,10 @@ pub const READ_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
 
 /// Rows changed by one batch command (extents, seals): keeps one log entry below [`MESSAGE_BYTES_MAX`].
 pub const BATCH_ROWS_MAX: usize = 1000;
+/// Servers a copy order names to copy from: if none of so many gives the chunk, another order will name others.
+pub const COPY_SOURCES_MAX: usize = 4;
+/// Copy orders in one beat's answer: with their sources they fit a message beside the drop orders.
+pub const COPY_ORDERS_MAX: usize = 64;
 /// Chunks granted by one command.
 pub const GRANT_CHUNKS_MAX: usize = 16;
 /// Commands of one session in flight **[format]**: its reply slots.

@@ -22,6 +22,7 @@
 //!
 //! Start reading at [`Store`].
 
+mod copy;
 mod directory;
 mod durable;
 mod error;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gabion_protocol::frame::Kind;
 use gabion_protocol::limits::BATCH_ROWS_MAX;
-use gabion_protocol::messages::master::{Beat, Order, OrderDone, Registration, Request, Response};
+use gabion_protocol::messages::master::{Beat, CopyOrder, Order, OrderDone, Registration, Request, Response};
 use gabion_protocol::net::{Connection, dial};
 use gabion_protocol::{Action, ChunkId, Epoch, ReplicaNumber, ServerId, WireError};
 use tokio::sync::mpsc;
@@ -149,6 +149,7 @@ impl Masters {
         let inner = &self.0;
         let identity = inner.store.identity().map_err(|e| e.to_wire())?;
         let done: Vec<_> = inner.done.lock().iter().copied().collect();
+        let copied = inner.copies.reports();
         let damaged = inner.store.damage();
         let mut load = inner.store.load();
         load.streams = inner.streams.load(Ordering::Relaxed);
@@ -163,6 +164,7 @@ impl Masters {
                     chunk: *chunk,
                     replica: *replica,
                 })
+                .chain(copied.iter().cloned())
                 .collect(),
             damaged: damaged.clone(),
         });
@@ -194,11 +196,9 @@ impl Masters {
             self.hear_of(masters, true);
             inner.done.lock().retain(|one| !done.contains(one));
             inner.store.damage_taken(&damaged);
-            let drops: Orders = ordered
-                .iter()
-                .take(BATCH_ROWS_MAX)
-                .map(|Order::Drop { chunk, replica }| (*chunk, *replica))
-                .collect();
+            inner.copies.confirmed(&copied);
+            let (drops, copies) = sort_out(ordered);
+            inner.copies.hear(copies);
             if !drops.is_empty() {
                 // While a batch is under way the next is not taken: the master repeats it.
                 let _ = orders.try_send(drops);
@@ -222,6 +222,19 @@ impl Masters {
         }
         Ok(true)
     }
+}
+
+/// Orders by what is done about them.
+fn sort_out(ordered: Vec<Order>) -> (Orders, Vec<CopyOrder>) {
+    let (mut drops, mut copies) = (Orders::new(), Vec::new());
+    for order in ordered {
+        match order {
+            Order::Drop { chunk, replica } if drops.len() < BATCH_ROWS_MAX => drops.push((chunk, replica)),
+            Order::Drop { .. } => {}
+            Order::Copy(copy) => copies.push(copy),
+        }
+    }
+    (drops, copies)
 }
 
 fn unexpected(address: &str) -> WireError {

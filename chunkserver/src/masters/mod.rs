@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::disk::Store;
+use crate::repair::Copies;
 
 pub use clock::StateClock;
 
@@ -66,6 +67,7 @@ struct Inner {
     accepting: tokio::sync::Mutex<()>,
     /// Drops carried out that no leader has acknowledged yet; a master's batch at most.
     done: Mutex<BTreeSet<(ChunkId, ReplicaNumber)>>,
+    copies: Copies,
     streams: Arc<std::sync::atomic::AtomicU32>,
 }
 
@@ -90,6 +92,7 @@ impl Masters {
             epoch: Mutex::new(epoch),
             accepting: tokio::sync::Mutex::default(),
             done: Mutex::default(),
+            copies: Copies::default(),
             streams,
         })))
     }
@@ -128,6 +131,11 @@ impl Masters {
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.0.options.dialer.key
+    }
+
+    /// The background copies the masters order.
+    pub(crate) fn copies(&self) -> Copies {
+        self.0.copies.clone()
     }
 
     /// How this server introduces itself.

@@ -21,7 +21,7 @@ use gabion_protocol::keys::{
 };
 use gabion_protocol::limits::PACKET_BYTES;
 use gabion_protocol::messages::data::{FromServer, Hop, Request, Response, ToServer, WriteSpec};
-use gabion_protocol::messages::master::{self, Order, OrderDone, ServerAccess};
+use gabion_protocol::messages::master::{self, CopyOrder, CopySource, Order, OrderDone, ServerAccess};
 use gabion_protocol::messages::{Answer, decode};
 use gabion_protocol::net::{Acceptor, Connection, Dialer, Stream, accept, dial};
 use gabion_protocol::token::{Grant, Mode, Token};
@@ -271,6 +271,27 @@ impl TestCluster {
     pub(crate) async fn connect(&self, node: usize) -> Connection {
         let node = &self.nodes[node];
         connect(&node.address, node.number).await.unwrap()
+    }
+
+    /// The order for node `target` to copy a chunk from the nodes `sources`; nodes are counted from 1.
+    pub(crate) fn copy_order(&self, counter: u64, bytes: &Bytes, target: u32, sources: &[u32]) -> CopyOrder {
+        let chunk = super::chunk(counter);
+        let bearer = identity(Role::Chunkserver, &format!("c{target}"));
+        let source = |number: &u32| {
+            let address = self.nodes[*number as usize - 1].address.clone();
+            CopySource {
+                access: access(&bearer, ServerId(*number), address),
+                token: token(chunk, *number, Mode::Read),
+            }
+        };
+        CopyOrder {
+            chunk,
+            generation: Generation(1),
+            replica: grant(chunk, target, Mode::Read).replica,
+            length: bytes.len() as u64,
+            crc: crc(bytes),
+            sources: sources.iter().map(source).collect(),
+        }
     }
 
     pub(crate) fn spec(&self, counter: u64) -> WriteSpec {

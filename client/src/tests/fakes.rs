@@ -643,6 +643,7 @@ fn data_answer(
     let refused = |error| Some((Err(error), Bytes::new()));
     match request {
         data::Request::Probe => Some((Ok(data::Response::Alive), Bytes::new())),
+        data::Request::Describe { .. } => panic!("a client copies nothing in the background"),
         data::Request::OpenWrite(spec) => {
             if let Some(error) = chain_trouble(&state, &spec)? {
                 return refused(error);

@@ -26,6 +26,24 @@ pub struct Seen {
     pub load: Load,
     /// Chunks placed on it since. Their bytes are not foretold: most chunks stay far below their limit.
     pub placed: u32,
+    /// Since when it beats without a gap that made it suspect.
+    pub steady_since: Duration,
+    /// When it last came back from such gaps, the latest last.
+    returns: [Option<Duration>; FLAPS],
+}
+
+/// So many returns within [`FLAP_WINDOW`] make a server one that comes and goes.
+const FLAPS: usize = 3;
+/// A server that came back [`FLAPS`] times within this time is not relied upon until it has been steady for as long:
+/// work done because it was away would be undone each time it shows up, and never end.
+const FLAP_WINDOW: Duration = Duration::from_secs(120);
+
+impl Seen {
+    /// Whether the server comes and goes, so that its copies are no copies to rely on.
+    #[must_use]
+    pub fn is_flapping(&self, now: Duration) -> bool {
+        self.returns[0].is_some_and(|first| now.saturating_sub(first) < FLAP_WINDOW)
+    }
 }
 
 /// All servers' beats, as one master heard them.
@@ -57,19 +75,37 @@ impl View {
             }
             None => true,
         };
+        let known = self.servers.get(&server).filter(|old| old.incarnation == incarnation);
+        let (mut steady_since, mut returns) = (now, [None; FLAPS]);
+        if let Some(old) = known {
+            (steady_since, returns) = (old.steady_since, old.returns);
+            // A master that stood still heard nobody, which is nobody's gap.
+            let heard = Some(old.last).max(self.leads_since).unwrap_or(old.last);
+            if now.saturating_sub(heard) >= self.periods.suspect {
+                steady_since = now;
+                returns.rotate_left(1);
+                returns[FLAPS - 1] = Some(now);
+            }
+        }
         let seen = Seen {
             incarnation,
             last: now,
             load,
             placed: 0,
+            steady_since,
+            returns,
         };
         self.servers.insert(server, seen);
         better
     }
 
-    /// This master leads from `now` on: every server gets one full period before it is judged.
+    /// This master leads from `now` on: every server gets one full period before it is judged, and gaps in what was
+    /// heard before are nobody's fault.
     pub fn lead(&mut self, now: Duration) {
         self.leads_since = Some(now);
+        for seen in self.servers.values_mut() {
+            seen.returns = [None; FLAPS];
+        }
     }
 
     /// A chunk was placed on these servers.
@@ -103,6 +139,14 @@ impl View {
         } else {
             Health::Alive
         }
+    }
+
+    /// How long nothing was heard of a server, counted from when this master began to lead at the earliest; `None` if
+    /// this master neither leads nor ever heard it.
+    #[must_use]
+    pub fn silence(&self, server: ServerId, incarnation: Incarnation, now: Duration) -> Option<Duration> {
+        let last = self.seen(server, incarnation).map(|seen| seen.last);
+        last.max(self.leads_since).map(|since| now.saturating_sub(since))
     }
 
     /// Whether a server can be expected to answer. One this master never heard gets the credit of [`Self::health`].
@@ -207,6 +251,32 @@ mod tests {
             None,
             "it fell silent before"
         );
+    }
+
+    #[test]
+    fn a_server_that_comes_and_goes_is_not_relied_upon_until_it_stays() {
+        let mut view = View::new(PERIODS);
+        view.lead(at(0));
+        let mut now = 0;
+        for gap in [1000, 5000, 1000, 20_000, 1000, 3000] {
+            now += gap;
+            view.beat(SERVER, LIFE, Load::default(), at(now));
+        }
+        let seen = *view.seen(SERVER, LIFE).unwrap();
+        assert_eq!(seen.steady_since, at(now));
+        assert!(seen.is_flapping(at(now)), "three gaps in half a minute");
+        assert!(!seen.is_flapping(at(6000 + 120_000)), "the first is long ago");
+        let mut steady = View::new(PERIODS);
+        steady.lead(at(0));
+        for second in 1..100 {
+            steady.beat(SERVER, LIFE, Load::default(), at(second * 1000));
+        }
+        let seen = *steady.seen(SERVER, LIFE).unwrap();
+        assert_eq!((seen.steady_since, seen.is_flapping(at(100_000))), (at(1000), false));
+        // This master stood still, and the server did not.
+        steady.lead(at(200_000));
+        steady.beat(SERVER, LIFE, Load::default(), at(200_500));
+        assert_eq!(steady.seen(SERVER, LIFE).unwrap().steady_since, at(1000));
     }
 
     #[test]

@@ -2,6 +2,10 @@
 //!
 //! | file | plans |
 //! |---|---|
-//! | [`placement`] | which servers get the copies of a new chunk |
+//! | [`placement`] | which servers get the copies of a new chunk, or one more copy of an old one |
+//! | [`repair`] | which copies of sealed chunks are made, given up and dropped |
+//! | [`search`] | finds the chunks that need it, in bounded steps |
 
 pub mod placement;
+pub mod repair;
+pub mod search;

@@ -118,6 +118,17 @@ pub fn place(request: &Placement, candidates: &[Candidate]) -> Result<Vec<Vec<Se
     Ok(chains)
 }
 
+/// Chooses up to `request.wanted` servers for more copies of one chunk: none of `taken`, and in more than one rack
+/// together with `good`, the servers whose copies stay. Fewer, or none, if no more can take one.
+#[must_use]
+pub fn extend(request: &Placement, good: &[ServerId], taken: &[ServerId], candidates: &[Candidate]) -> Vec<ServerId> {
+    let (mut usable, _) = sift(request, candidates);
+    usable.retain(|choice| !taken.contains(&choice.candidate.server));
+    let holders = candidates.iter().filter(|candidate| good.contains(&candidate.server));
+    let racks: BTreeSet<&str> = holders.map(|candidate| candidate.rack.as_str()).collect();
+    grow(request, racks, &mut usable, &mut Random(request.seed))
+}
+
 /// A usable server, and what earlier chunks of the request took of it.
 #[derive(Debug)]
 struct Choice<'a> {
@@ -206,11 +217,22 @@ fn failure(usable: usize, needed: usize, passed_over: Vec<PassedOver>) -> Placem
 
 /// One chunk's chain. Choices are counted against its servers, so that the next chunk goes elsewhere.
 fn chain(request: &Placement, usable: &mut [Choice<'_>], random: &mut Random) -> Vec<ServerId> {
+    grow(request, BTreeSet::new(), usable, random)
+}
+
+/// Servers beside those that hold copies in `racks` already.
+fn grow<'a>(
+    request: &Placement,
+    mut racks: BTreeSet<&'a str>,
+    usable: &mut [Choice<'a>],
+    random: &mut Random,
+) -> Vec<ServerId> {
     let mut chain: Vec<usize> = Vec::new();
     while chain.len() < usize::from(request.wanted) {
-        let Some(next) = pick(request, usable, &chain, random) else {
+        let Some(next) = pick(request, usable, &chain, &racks, random) else {
             break;
         };
+        racks.insert(usable[next].candidate.rack.as_str());
         usable[next].bytes_free = usable[next].bytes_free.saturating_sub(request.chunk_bytes);
         usable[next].streams = usable[next].streams.saturating_add(1);
         chain.push(next);
@@ -218,15 +240,20 @@ fn chain(request: &Placement, usable: &mut [Choice<'_>], random: &mut Random) ->
     chain.into_iter().map(|at| usable[at].candidate.server).collect()
 }
 
-fn pick(request: &Placement, usable: &[Choice<'_>], chain: &[usize], random: &mut Random) -> Option<usize> {
-    let racks: BTreeSet<&str> = chain.iter().map(|at| usable[*at].candidate.rack.as_str()).collect();
+fn pick(
+    request: &Placement,
+    usable: &[Choice<'_>],
+    chain: &[usize],
+    racks: &BTreeSet<&str>,
+    random: &mut Random,
+) -> Option<usize> {
     let free: Vec<usize> = (0..usable.len()).filter(|at| !chain.contains(at)).collect();
     // The second copy leaves the first one's rack; after that two racks hold copies, and any server will do.
     let leave_rack = racks.len() == 1;
-    let best = free.iter().map(|at| rank(&usable[*at], &racks, leave_rack)).min()?;
+    let best = free.iter().map(|at| rank(&usable[*at], racks, leave_rack)).min()?;
     let equals: Vec<usize> = free
         .into_iter()
-        .filter(|at| rank(&usable[*at], &racks, leave_rack) == best)
+        .filter(|at| rank(&usable[*at], racks, leave_rack) == best)
         .collect();
     let first = equals[random.below(equals.len())];
     let second = equals[random.below(equals.len())];

@@ -1,11 +1,12 @@
 //! Signs what lets a client reach chunkservers: tokens for chunks, tickets for connections.
 //!
 //! Nothing here is stored: every key is derived from the root key when needed. Invariant: a token expires no later
-//! than the masters keep the chunk's copies, so that a copy is never removed under a valid token.
+//! than the masters keep the chunk, so that it never goes away under a valid token. A single copy may, when others make
+//! it superfluous: its reader goes on with one of those.
 
 use std::collections::BTreeMap;
 
-use gabion_protocol::ids::{ClusterId, ServerId, SessionId, StateTime};
+use gabion_protocol::ids::{ChunkId, ClusterId, ServerId, SessionId, StateTime};
 use gabion_protocol::keys::{Identity, Key, Role, Ticket, wrap_connection_key};
 use gabion_protocol::limits::TICKET_MS;
 use gabion_protocol::messages::master::{ChunkGrant, Replica, ServerAccess};
@@ -145,13 +146,24 @@ impl<'a> Signer<'a> {
 
     /// The live copies of a sealed chunk with read tokens, those that can be expected to serve first.
     pub(super) fn copies(&mut self, extent: &FileExtent, health: Judge<'_>) -> Result<Vec<Replica>, RowsError> {
+        self.copies_of(extent.extent.chunk, &extent.chunk, &extent.damaged, health)
+    }
+
+    /// As [`Self::copies`]: of a chunk, some of whose copies were reported `damaged`.
+    pub(super) fn copies_of(
+        &mut self,
+        id: ChunkId,
+        chunk: &Chunk,
+        damaged: &[ServerId],
+        health: Judge<'_>,
+    ) -> Result<Vec<Replica>, RowsError> {
         let Chunk {
             generation, replicas, ..
-        } = &extent.chunk;
+        } = chunk;
         let mut copies = Vec::with_capacity(replicas.len());
         for copy in replicas.iter().filter(|copy| copy.state == ReplicaState::Live) {
             let grant = Grant {
-                chunk: extent.extent.chunk,
+                chunk: id,
                 generation: *generation,
                 replica: copy.number,
                 server: copy.server,
@@ -163,7 +175,7 @@ impl<'a> Signer<'a> {
                 copies.push(Replica {
                     server: copy.server,
                     token: Token::sign(grant, key),
-                    healthy: health.is_alive(copy.server, row) && !extent.damaged.contains(&copy.server),
+                    healthy: health.is_alive(copy.server, row) && !damaged.contains(&copy.server),
                 });
             }
         }

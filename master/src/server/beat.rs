@@ -14,7 +14,7 @@ use gabion_protocol::process::monotonic;
 use super::shared::{Master, read_view, row_error};
 use crate::state::key::server::Server;
 use crate::state::reply::Outcome;
-use crate::state::{Command, read};
+use crate::state::{Command, read, repair};
 
 impl Master {
     /// Registers a chunkserver under the name it has proven.
@@ -65,7 +65,7 @@ impl Master {
             return Ok(self.beat_answer(None, now, Vec::new()));
         }
         self.take_note(server, &beat).await?;
-        let orders = self.orders(server).await?;
+        let orders = self.orders(server, identity).await?;
         Ok(self.beat_answer(epoch, now, orders))
     }
 
@@ -80,11 +80,15 @@ impl Master {
 
     /// Logs what a server removed, and what it found damaged.
     async fn take_note(&self, server: ServerId, beat: &Beat) -> Result<(), WireError> {
-        let removed = |OrderDone::Dropped { chunk, replica }: &OrderDone| (*chunk, *replica);
-        for done in beat.done.chunks(BATCH_ROWS_MAX) {
-            let done = done.iter().map(removed).collect();
+        let removed = |done: &OrderDone| match done {
+            OrderDone::Dropped { chunk, replica } => Some((*chunk, *replica)),
+            OrderDone::Copied { .. } | OrderDone::CopyFailed { .. } | OrderDone::SourceDiffers { .. } => None,
+        };
+        let removed: Vec<_> = beat.done.iter().filter_map(removed).collect();
+        for done in removed.chunks(BATCH_ROWS_MAX).map(<[_]>::to_vec) {
             self.note(Command::ReplicasDropped { server, done }).await?;
         }
+        self.take_copies(server, &beat.done).await?;
         for found in beat.damaged.chunks(BATCH_ROWS_MAX) {
             for Damage { chunk, what, .. } in found {
                 tracing::warn!(%server, %chunk, what, "a chunkserver found a damaged copy");
@@ -100,18 +104,24 @@ impl Master {
         Ok(())
     }
 
-    /// What a server is to remove. Most of the time nothing, which needs no barrier to know.
-    async fn orders(&self, server: ServerId) -> Result<Vec<Order>, WireError> {
-        let any = self.read_stale(move |view| Ok(!read::drop_orders(view, server, 1)?.is_empty()));
+    /// What a server is to remove and to copy. Most of the time nothing, which needs no barrier to know.
+    async fn orders(&self, server: ServerId, identity: &Identity) -> Result<Vec<Order>, WireError> {
+        let any = self.read_stale(move |view| {
+            Ok(!read::drop_orders(view, server, 1)?.is_empty() || !repair::copying_on(view, server, 1)?.is_empty())
+        });
         if !any.await? {
             return Ok(Vec::new());
         }
         let view = self.proven_view().await?;
+        let copies = self.copy_orders(server, identity);
         let orders = read_view(view, move |view| {
-            read::drop_orders(view, server, BATCH_ROWS_MAX).map_err(row_error)
+            let drops = read::drop_orders(view, server, BATCH_ROWS_MAX).map_err(row_error)?;
+            let drop = |(chunk, replica)| Order::Drop { chunk, replica };
+            let mut orders: Vec<Order> = drops.into_iter().map(drop).collect();
+            orders.extend(copies.of(view).map_err(row_error)?);
+            Ok(orders)
         });
-        let order = |(chunk, replica)| Order::Drop { chunk, replica };
-        Ok(orders.await?.into_iter().map(order).collect())
+        orders.await
     }
 }
 

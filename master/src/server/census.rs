@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gabion_protocol::ids::ServerId;
+use gabion_protocol::ids::{ChunkId, ServerId};
 use gabion_protocol::messages::master::Health;
 use gabion_protocol::process::monotonic;
 use parking_lot::Mutex;
@@ -28,10 +28,13 @@ const REUSE: u32 = 20;
 /// Damage reports counted at most.
 const DAMAGE_MAX: usize = 1_000_000;
 
+/// Copies their own servers call damaged.
+type Damaged = BTreeSet<(ChunkId, ServerId)>;
+
 /// What a walk found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Count {
-    /// Sealed chunks by live copies on servers that are not lost.
+    /// Sealed chunks by good live copies on servers that are not lost.
     pub(super) copies: Vec<u64>,
     /// Sealed chunks with fewer of them than wanted.
     pub(super) under_replicated: u64,
@@ -122,26 +125,32 @@ fn tally(rows: &dyn Rows, fleet: &fleet::View, now: Duration) -> Result<Count, R
             serving.insert(id);
         }
     }
-    let mut count = Count::default();
+    let reports = read::damage_reports(rows, DAMAGE_MAX)?;
+    let confirmed = reports.iter().filter(|(_, damage)| damage.confirmed);
+    let damaged: Damaged = confirmed.map(|(key, _)| (key.chunk, key.server)).collect();
+    let mut count = Count {
+        damaged: reports.len() as u64,
+        ..Count::default()
+    };
     let mut after = None;
     loop {
         let page = read::chunks(rows, after, PAGE)?;
         let Some((last, _)) = page.last() else { break };
         after = Some(*last);
-        for (_, chunk) in &page {
-            add(&mut count, chunk, &serving);
+        for (id, chunk) in &page {
+            let good = |server: ServerId| serving.contains(&server) && !damaged.contains(&(*id, server));
+            add(&mut count, chunk, good);
         }
     }
-    count.damaged = read::damage_reports(rows, DAMAGE_MAX)?.len() as u64;
     Ok(count)
 }
 
-fn add(count: &mut Count, chunk: &Chunk, serving: &BTreeSet<ServerId>) {
+fn add(count: &mut Count, chunk: &Chunk, good: impl Fn(ServerId) -> bool) {
     if chunk.phase != Phase::Sealed {
         return;
     }
     let live = chunk.replicas.iter().filter(|copy| copy.state == ReplicaState::Live);
-    let copies = live.filter(|copy| serving.contains(&copy.server)).count();
+    let copies = live.filter(|copy| good(copy.server)).count();
     if count.copies.len() <= copies {
         count.copies.resize(copies + 1, 0);
     }
@@ -178,12 +187,12 @@ mod tests {
 
     #[test]
     fn copies_on_lost_servers_do_not_count() {
-        let serving = BTreeSet::from([1, 2, 3].map(ServerId));
+        let serving = |server: ServerId| (1..=3).contains(&server.0);
         let mut count = Count::default();
-        add(&mut count, &chunk(Phase::Sealed, &[1, 2, 3]), &serving);
-        add(&mut count, &chunk(Phase::Sealed, &[1, 2, 9]), &serving);
-        add(&mut count, &chunk(Phase::Sealed, &[9]), &serving);
-        add(&mut count, &chunk(Phase::Open, &[1]), &serving);
+        add(&mut count, &chunk(Phase::Sealed, &[1, 2, 3]), serving);
+        add(&mut count, &chunk(Phase::Sealed, &[1, 2, 9]), serving);
+        add(&mut count, &chunk(Phase::Sealed, &[9]), serving);
+        add(&mut count, &chunk(Phase::Open, &[1]), serving);
         assert_eq!(count.copies, [1, 0, 1, 1]);
         assert_eq!(count.under_replicated, 2);
     }

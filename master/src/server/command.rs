@@ -145,7 +145,7 @@ impl Master {
     /// The answer that travels: grants are signed now, also those of a command that ran long ago.
     async fn respond(&self, asker: &Identity, request: RequestId, outcome: Outcome) -> Result<Response, WireError> {
         Ok(match outcome {
-            Outcome::Done | Outcome::Ticked { .. } => Response::Done,
+            Outcome::Done | Outcome::Ticked { .. } | Outcome::Repaired { .. } => Response::Done,
             Outcome::Entry(entry) => Response::Entry(entry),
             Outcome::Removed {
                 files,

@@ -15,6 +15,7 @@ use gabion_protocol::process::monotonic;
 use tokio::time::MissedTickBehavior;
 
 use super::command::wall_ms;
+use super::repair;
 use super::shared::Master;
 use crate::state::reply::Outcome;
 use crate::state::{Bootstrap, Command, read};
@@ -40,6 +41,7 @@ pub(super) async fn follow(master: Arc<Master>) {
         tokio::select! {
             () = lead(&master, now.term) => {}
             () = notice_pauses(&master) => {}
+            () = repair::lead(&master, now.term) => {}
             ended = deposed => if ended.is_err() {
                 return;
             },

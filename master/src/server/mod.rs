@@ -14,6 +14,8 @@
 //! | `beat` | chunkservers' registrations, beats and orders |
 //! | `admin` | operators' requests |
 //! | `leader` | what only the leader does: first command, state time |
+//! | `repair` | the leader's search for lost copies, and its copy orders |
+//! | `troubled` | chunks that are not as they should be, for operators |
 //! | `space` | room on the masters' disks: watched, and what grows refused |
 //! | `access` | tokens and tickets |
 //! | `shared` | what all of these need |
@@ -32,10 +34,12 @@ mod leader;
 mod listen;
 mod placement;
 mod query;
+mod repair;
 mod roles;
 mod run;
 mod shared;
 mod space;
+mod troubled;
 
 pub use run::{Running, StartError, start};
 

@@ -103,7 +103,7 @@ impl Master {
     }
 
     /// The registered servers as the planner sees them: fit for writes only by proof of a beat.
-    fn candidates(&self, servers: &[(ServerId, Server)], now: Duration) -> Vec<Candidate> {
+    pub(super) fn candidates(&self, servers: &[(ServerId, Server)], now: Duration) -> Vec<Candidate> {
         self.fleet.read(|fleet| {
             let candidate = |(id, server): &(ServerId, Server)| {
                 let seen = fleet.seen(*id, server.incarnation);

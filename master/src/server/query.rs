@@ -15,9 +15,11 @@ use gabion_protocol::process::monotonic;
 
 use super::access::{Judge, Signer};
 use super::shared::{Master, read_many, read_view, row_error};
+use crate::plan::search::COPYING_MAX;
 use crate::raft::{MasterNode, Metrics};
 use crate::state::key::inode::Body;
 use crate::state::read::{self, ReadError};
+use crate::state::repair;
 use crate::store::state_db::View;
 
 /// Longest wait of a status for a fresh count of copies.
@@ -110,6 +112,14 @@ impl Master {
                     found
                         .map(Response::TrashEntry)
                         .map_err(|error| refused(&format!("cannot find {what} in the trash"), error))
+                })
+                .await
+            }
+            Query::Troubled { trouble, after } => self.troubled(view, trouble, after).await,
+            Query::Repairs => {
+                read_many(view, |view| {
+                    let copying = repair::copying(view, COPYING_MAX).map_err(row_error)?.len() as u64;
+                    Ok(Response::Repairs { copying })
                 })
                 .await
             }

@@ -14,11 +14,13 @@ use tokio_util::task::TaskTracker;
 
 use super::access::Keys;
 use super::connection::Limits;
+use super::repair::Repairs;
 use super::shared::{Master, ShellSettings};
 use super::space::Rooms;
 use super::{leader, listen, space};
 use crate::config::Config;
 use crate::fleet::{Periods, Watched};
+use crate::plan::repair::Budget;
 use crate::raft::directory::DirectoryError;
 use crate::raft::{self, Applied, Machine, MasterNode, RaftHandle, RaftOptions, STALE_HELP, STALE_WHY, Tuning};
 use crate::space::is_full;
@@ -142,6 +144,7 @@ pub(super) async fn start_with(config: &Config, seats: SeatCounts) -> Result<Run
         census: Arc::default(),
         limits: Limits::default(),
         rooms: Rooms::default(),
+        repairs: Repairs::default(),
         stopping: CancellationToken::new(),
         requests: TaskTracker::new(),
         connections: TaskTracker::new(),
@@ -211,6 +214,13 @@ fn settings(config: &Config) -> ShellSettings {
     ShellSettings {
         tick: config.timing.tick.0,
         placement_wait: config.timing.placement_wait.0,
+        suspect: config.timing.suspect.0,
+        urgent: config.repair.urgent.0,
+        budget: Budget {
+            source: config.repair.source.0,
+            target: config.repair.target.0,
+            cluster: config.repair.cluster.0,
+        },
         bootstrap: Settings {
             replicas: config.cluster.replicas,
             chunk_bytes: config.cluster.chunk_size.0,

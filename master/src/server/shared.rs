@@ -14,8 +14,10 @@ use tokio_util::task::TaskTracker;
 use super::access::Keys;
 use super::census::Census;
 use super::connection::Limits;
+use super::repair::Repairs;
 use super::space::Rooms;
 use crate::fleet::Watched;
+use crate::plan::repair::Budget;
 use crate::raft::{MasterNode, ProposeError, RaftHandle};
 use crate::state::rows::RowsError;
 use crate::state::{Command, Reply, Settings, read};
@@ -34,6 +36,12 @@ pub(super) struct ShellSettings {
     pub(super) tick: Duration,
     /// How long an upload waits for servers.
     pub(super) placement_wait: Duration,
+    /// Silence after which a chunkserver is suspect.
+    pub(super) suspect: Duration,
+    /// How long after that the last copy of a chunk waits for the others.
+    pub(super) urgent: Duration,
+    /// Bytes of copies under way.
+    pub(super) budget: Budget,
     /// What a new cluster begins with.
     pub(super) bootstrap: Settings,
     /// How long a new cluster keeps what is removed, milliseconds.
@@ -56,6 +64,8 @@ pub(super) struct Master {
     pub(super) limits: Limits,
     /// Room on the masters' disks.
     pub(super) rooms: Rooms,
+    /// What this leader remembers of repair.
+    pub(super) repairs: Repairs,
     /// No new requests are taken.
     pub(super) stopping: CancellationToken,
     /// Requests under way.

@@ -10,6 +10,7 @@ use gabion_protocol::ids::{ChunkId, Ino, ServerId, StateTime};
 
 use super::chunks;
 use super::key::chunk::{Chunk, ChunkKey, Phase, ReplicaState};
+use super::key::copying::CopyingKey;
 use super::key::damage::{Damage, DamageKey};
 use super::key::degraded::DegradedKey;
 use super::key::dentry::{Dentry, DentryKey};
@@ -27,6 +28,7 @@ use super::key::server::{Server, ServerKey};
 use super::key::server_name::ServerNameKey;
 use super::key::session::SessionKey;
 use super::key::session_due::SessionDueKey;
+use super::key::surplus::SurplusKey;
 use super::key::taken_apart::TakenApartKey;
 use super::key::total::{Total, TotalKey};
 use super::key::trash::TrashKey;
@@ -94,6 +96,8 @@ pub fn row_decodes(key: &[u8], value: &[u8]) -> Result<Kind, String> {
         Kind::Kept => decodes::<KeptKey>(key, value),
         Kind::KeptPath => decodes::<KeptPathKey>(key, value),
         Kind::TakenApart => decodes::<TakenApartKey>(key, value),
+        Kind::Copying => decodes::<CopyingKey>(key, value),
+        Kind::Surplus => decodes::<SurplusKey>(key, value),
     }
     .map(|()| kind)
 }
@@ -117,6 +121,7 @@ pub fn check(rows: &dyn Rows) -> Result<Report, RowsError> {
     state.check_totals(&mut report);
     state.check_trash(&mut report);
     state.check_extents(&mut report);
+    state.check_degraded(&mut report);
     state.check_chunks(&mut report);
     state.check_index(&mut report);
     state.check_sessions(&mut report);
@@ -198,7 +203,7 @@ impl Loaded {
                 self.taken_apart.insert(ino, apart.last)
             }),
             Kind::UploadLease => put(&key, &value, |key: UploadLeaseKey, _| self.leases.insert(key.ino)),
-            Kind::Replica | Kind::Dropping | Kind::Degraded | Kind::Garbage => {
+            Kind::Replica | Kind::Dropping | Kind::Degraded | Kind::Garbage | Kind::Copying | Kind::Surplus => {
                 self.index.insert(key, value);
             }
             Kind::Damage => put(&key, &value, |key: DamageKey, damage| self.damage.push((key, damage))),
@@ -371,6 +376,31 @@ impl Loaded {
         }
         for ino in files.keys() {
             report.find(format!("extents belong to inode {ino}, which is no file"));
+        }
+    }
+
+    /// A file counts as degraded exactly the chunks written for it that have too few copies.
+    fn check_degraded(&self, report: &mut Report) {
+        let mut degraded: BTreeMap<Ino, u64> = BTreeMap::new();
+        for ((ino, _), extent) in &self.extents {
+            let chunk = self.chunks.get(&extent.chunk);
+            if chunk.is_some_and(|chunk| chunk.owner == *ino && chunk.is_degraded()) {
+                *degraded.entry(*ino).or_default() += 1;
+            }
+        }
+        for (ino, inode) in self.inodes.iter().filter(|(ino, _)| !self.trash.contains(ino)) {
+            let content = match &inode.body {
+                Body::File(content) => content,
+                Body::Upload(upload) => &upload.content,
+                Body::Directory => continue,
+            };
+            let found = degraded.get(ino).copied().unwrap_or(0);
+            if content.degraded != found {
+                report.find(format!(
+                    "file {ino} counts {} degraded chunks, {found} are",
+                    content.degraded
+                ));
+            }
         }
     }
 

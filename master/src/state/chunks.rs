@@ -9,12 +9,14 @@ use gabion_protocol::messages::master::Seal;
 
 use super::clock;
 use super::key::chunk::{Chunk, ChunkKey, Phase, Replica, ReplicaState};
+use super::key::copying::{self, CopyingKey};
 use super::key::damage::DamageKey;
 use super::key::degraded::{DegradedKey, Wanting};
 use super::key::dropping::{DroppingKey, Order};
 use super::key::garbage::{GarbageKey, Waiting};
 use super::key::replica::{Held, ReplicaKey};
 use super::key::server::ServerKey;
+use super::key::surplus::{Excess, SurplusKey};
 use super::key::{self, Key, Kind, Value};
 use super::reply::{GrantedChunk, Refusal};
 use super::rows::RowsError;
@@ -48,13 +50,21 @@ pub(super) fn index(id: ChunkId, chunk: &Chunk) -> BTreeMap<Vec<u8>, Vec<u8>> {
             }
         };
         rows.insert(key, value);
+        if chunk.phase == Phase::Sealed && state == ReplicaState::Copying {
+            let key = CopyingKey {
+                server,
+                chunk: id,
+                number,
+            };
+            rows.insert(key.encode(), copying::Order.encode());
+        }
     }
+    let (live, wanted) = (u8::try_from(chunk.live()).unwrap_or(u8::MAX), chunk.wanted);
     if chunk.is_degraded() {
-        let key = DegradedKey {
-            live: u8::try_from(chunk.live()).unwrap_or(u8::MAX),
-            chunk: id,
-        };
-        rows.insert(key.encode(), Wanting { wanted: chunk.wanted }.encode());
+        rows.insert(DegradedKey { live, chunk: id }.encode(), Wanting { wanted }.encode());
+    }
+    if chunk.phase == Phase::Sealed && live > wanted {
+        rows.insert(SurplusKey(id).encode(), Excess { live, wanted }.encode());
     }
     if let Phase::Garbage { tokens_end } = chunk.phase
         && chunk
@@ -68,7 +78,7 @@ pub(super) fn index(id: ChunkId, chunk: &Chunk) -> BTreeMap<Vec<u8>, Vec<u8>> {
 }
 
 /// Writes a chunk and its index rows; `None` removes them.
-fn store(tx: &mut Tx<'_>, id: ChunkId, old: Option<&Chunk>, new: Option<&Chunk>) -> Result<(), RowsError> {
+pub(super) fn store(tx: &mut Tx<'_>, id: ChunkId, old: Option<&Chunk>, new: Option<&Chunk>) -> Result<(), RowsError> {
     let before = old.map(|chunk| index(id, chunk)).unwrap_or_default();
     let after = new.map(|chunk| index(id, chunk)).unwrap_or_default();
     for key in before.keys().filter(|key| !after.contains_key(*key)) {

@@ -11,6 +11,7 @@ use gabion_protocol::path::FsPath;
 use serde::{Deserialize, Serialize};
 
 use super::key::meta::Settings;
+use super::repair::{CopyDrop, CopyPlan, MadeCopy};
 
 /// The version byte of an encoded command.
 pub const COMMAND_VERSION: u8 = 1;
@@ -68,6 +69,33 @@ pub enum Command {
     BeginTrash {
         /// Milliseconds of state time; 0 for not at all.
         keep_ms: u64,
+    },
+    /// Adds background copies of sealed chunks. Answer: `Repaired`.
+    AddCopies {
+        /// The copies, at most [`super::repair::REPAIR_BATCH_MAX`] chunks.
+        plans: Vec<CopyPlan>,
+    },
+    /// A chunkserver has made and verified background copies. Answer: `Repaired`.
+    CopiesMade {
+        /// The server.
+        server: ServerId,
+        /// The copies, at most [`gabion_protocol::limits::BATCH_ROWS_MAX`].
+        made: Vec<MadeCopy>,
+    },
+    /// Background copies that failed, or that nobody needs any more, are removed. Answer: `Done`.
+    CopiesGivenUp {
+        /// The copies, at most [`gabion_protocol::limits::BATCH_ROWS_MAX`].
+        copies: Vec<(ChunkId, ServerId, ReplicaNumber)>,
+    },
+    /// Orders copies removed that others make superfluous. Answer: `Repaired`.
+    DropCopies {
+        /// The copies, at most [`super::repair::REPAIR_BATCH_MAX`].
+        drops: Vec<CopyDrop>,
+    },
+    /// A chunkserver that copied from others found their copies wrong. Answer: `Done`.
+    DamageSuspected {
+        /// Whose copies, and what was found; at most [`gabion_protocol::limits::BATCH_ROWS_MAX`].
+        found: Vec<(ServerId, Damage)>,
     },
 }
 
@@ -269,7 +297,12 @@ impl Command {
             | Self::DamageFound { .. }
             | Self::DamageCleared { .. }
             | Self::MarkHash
-            | Self::BeginTrash { .. } => 1,
+            | Self::BeginTrash { .. }
+            | Self::AddCopies { .. }
+            | Self::CopiesMade { .. }
+            | Self::CopiesGivenUp { .. }
+            | Self::DropCopies { .. }
+            | Self::DamageSuspected { .. } => 1,
         }
     }
 
@@ -287,6 +320,11 @@ impl Command {
             Self::MarkHash => "cannot mark a state hash".to_owned(),
             Self::SetLevel { level } => format!("cannot set the feature level to {level}"),
             Self::BeginTrash { .. } => "cannot set up the trash".to_owned(),
+            Self::AddCopies { .. } => "cannot add copies".to_owned(),
+            Self::CopiesMade { server, .. } => format!("cannot take note of what c{server} copied"),
+            Self::CopiesGivenUp { .. } => "cannot give up copies".to_owned(),
+            Self::DropCopies { .. } => "cannot drop copies".to_owned(),
+            Self::DamageSuspected { .. } => "cannot take note of copies that are suspected".to_owned(),
         }
     }
 }

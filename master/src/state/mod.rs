@@ -14,6 +14,7 @@
 //! | `stocks` | chunks for small files to come |
 //! | `chunks` | allocation, seals, references, copies, garbage |
 //! | `kept` | the trash: removals that can be undone |
+//! | [`repair`] | background copies of sealed chunks, and which copies may be dropped |
 //! | `trash` | taking unlinked trees apart |
 //! | `clock` | state time and what is due |
 //! | `servers` | chunkservers, their copies, damage |
@@ -35,6 +36,7 @@ mod kept;
 pub mod key;
 mod names;
 pub mod read;
+pub mod repair;
 pub mod reply;
 pub mod rows;
 mod servers;
@@ -126,7 +128,12 @@ pub fn apply(batch: &mut Batch<'_>, at: LogAt, command: &Command) -> Result<Repl
             | Command::DamageCleared { .. }
             | Command::MarkHash
             | Command::SetLevel { .. }
-            | Command::BeginTrash { .. } => Reply(Err(Refusal::NotReady)),
+            | Command::BeginTrash { .. }
+            | Command::AddCopies { .. }
+            | Command::CopiesMade { .. }
+            | Command::CopiesGivenUp { .. }
+            | Command::DropCopies { .. }
+            | Command::DamageSuspected { .. } => Reply(Err(Refusal::NotReady)),
         });
     };
     known(world.level)?;
@@ -151,6 +158,11 @@ pub fn apply(batch: &mut Batch<'_>, at: LogAt, command: &Command) -> Result<Repl
         Command::MarkHash => Ok(Reply(Ok(Outcome::Marked { index: at.index }))),
         Command::SetLevel { level } => run(batch, world, |tx| set_level(tx, *level)),
         Command::BeginTrash { keep_ms } => run(batch, world, |tx| Ok(kept::begin(tx, *keep_ms)?)),
+        Command::AddCopies { plans } => run(batch, world, |tx| repair::add(tx, plans)),
+        Command::CopiesMade { server, made } => run(batch, world, |tx| repair::made(tx, *server, made)),
+        Command::CopiesGivenUp { copies } => run(batch, world, |tx| repair::give_up(tx, copies)),
+        Command::DropCopies { drops } => run(batch, world, |tx| repair::drop_surplus(tx, drops)),
+        Command::DamageSuspected { found } => run(batch, world, |tx| servers::damage_suspected(tx, found)),
     }
 }
 
@@ -328,4 +340,4 @@ fn known(level: u32) -> Result<(), RowsError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -109,6 +109,11 @@ pub enum Outcome {
         /// How long it is kept, milliseconds.
         keep_ms: u64,
     },
+    /// Copies were added, made or dropped, except those that are named.
+    Repaired {
+        /// Chunks that stayed as they were, each with the reason.
+        refused: Vec<(ChunkId, Refusal)>,
+    },
 }
 
 /// A chunk granted for writing. The server shell adds tokens.
@@ -385,6 +390,44 @@ pub enum Refusal {
         /// Where.
         path: FsPath,
     },
+    /// Only sealed chunks get or lose single copies.
+    #[error("chunk {chunk} is not sealed, or gone")]
+    ChunkNotSealed {
+        /// The chunk.
+        chunk: ChunkId,
+    },
+    /// The chunk's copies are others than those the plan was made for.
+    #[error("the copies of chunk {chunk} are others than those the plan was made for")]
+    CopiesChanged {
+        /// The chunk.
+        chunk: ChunkId,
+    },
+    /// The server cannot get a copy.
+    #[error(
+        "c{server} cannot get a copy of chunk {chunk}: it has one, is named twice, is retired, or is not registered"
+    )]
+    CopyTarget {
+        /// The chunk.
+        chunk: ChunkId,
+        /// The server.
+        server: ServerId,
+    },
+    /// Dropping the copy would leave too few good ones.
+    #[error("{left} good copies of chunk {chunk} would be left, {needed} are needed")]
+    CopiesNeeded {
+        /// The chunk.
+        chunk: ChunkId,
+        /// Live copies nobody calls damaged, without the one to drop.
+        left: u8,
+        /// How many there must be.
+        needed: u8,
+    },
+    /// What a server made is not the chunk.
+    #[error("the copy of chunk {chunk} has another length or CRC than the chunk")]
+    CopyDiffers {
+        /// The chunk.
+        chunk: ChunkId,
+    },
 }
 
 impl Refusal {
@@ -439,9 +482,13 @@ impl Refusal {
             | Self::UploadCommitted { .. }
             | Self::UploadFenced { .. }
             | Self::ChunkFenced { .. } => ErrorCode::Fenced,
-            Self::Length { .. } | Self::Crc { .. } => ErrorCode::ChecksumMismatch,
+            Self::Length { .. } | Self::Crc { .. } | Self::CopyDiffers { .. } => ErrorCode::ChecksumMismatch,
             Self::Bootstrapped => ErrorCode::WrongCluster,
-            Self::LevelDown { .. } => ErrorCode::Conflict,
+            Self::LevelDown { .. }
+            | Self::ChunkNotSealed { .. }
+            | Self::CopiesChanged { .. }
+            | Self::CopyTarget { .. }
+            | Self::CopiesNeeded { .. } => ErrorCode::Conflict,
             Self::ServerForeign { .. } | Self::ServerStale { .. } | Self::ServerRetired { .. } => {
                 ErrorCode::StaleDirectory
             }
@@ -456,6 +503,7 @@ impl Refusal {
                 "restore it to another place with --to PATH, or make the directory first"
             }
             _ if matches!(self, Self::PlaceTaken { .. }) => "restore it under another name: --to PATH",
+            _ if matches!(self, Self::CopyDiffers { .. }) => "it is copied again by itself; check that server's disk",
             ErrorCode::Exists => "ask for replacement, or choose another name",
             ErrorCode::NotEmpty => "ask for recursive removal, or empty it first",
             ErrorCode::OutcomeUnknown => "look at the path to see what happened, then decide",

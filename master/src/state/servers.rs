@@ -115,6 +115,15 @@ pub(super) fn damage_cleared(
     Ok(Outcome::Done)
 }
 
+/// Keeps what servers that copied from others say about the others' copies, until these have read again themselves.
+pub(super) fn damage_suspected(tx: &mut Tx<'_>, found: &[(ServerId, Found)]) -> Result<Outcome, Stop> {
+    bound(found.len())?;
+    for (server, damage) in found {
+        note(tx, damage.chunk, *server, damage.replica, &damage.what, false)?;
+    }
+    Ok(Outcome::Done)
+}
+
 /// Keeps what a reader says about a copy. About a copy that is not held (any more) there is nothing to keep.
 pub(super) fn report_damage(
     tx: &mut Tx<'_>,
@@ -158,7 +167,7 @@ fn clip(text: &str) -> String {
     text[..end.unwrap_or(0)].to_owned()
 }
 
-fn bound(asked: usize) -> Result<(), Refusal> {
+pub(super) fn bound(asked: usize) -> Result<(), Refusal> {
     if asked > BATCH_ROWS_MAX {
         return Err(Refusal::TooMany {
             asked: asked as u64,

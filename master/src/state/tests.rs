@@ -17,11 +17,12 @@ mod hostile;
 mod lifecycle;
 mod limits;
 mod model;
+mod repair;
 mod stocks;
 mod trash;
 
 /// Short periods, so that tests need few ticks.
-pub(super) const SETTINGS: Settings = Settings {
+pub(crate) const SETTINGS: Settings = Settings {
     replicas: 3,
     chunk_bytes: 64 << 20,
     session_ms: 20_000,
@@ -32,18 +33,18 @@ pub(super) const SETTINGS: Settings = Settings {
 /// How long removals can be undone.
 pub(super) const TRASH_MS: u64 = 4_000;
 
-pub(super) const CLUSTER: ClusterId = ClusterId([7; 16]);
+pub(crate) const CLUSTER: ClusterId = ClusterId([7; 16]);
 
 /// A state machine alone, driven as the Raft adaptor drives it.
-pub(super) struct Machine {
-    pub(super) rows: MemoryRows,
-    pub(super) index: u64,
+pub(crate) struct Machine {
+    pub(crate) rows: MemoryRows,
+    pub(crate) index: u64,
     /// What was applied, and how it was answered.
-    pub(super) log: Vec<(Command, Reply)>,
+    pub(crate) log: Vec<(Command, Reply)>,
 }
 
 impl Machine {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut machine = Self {
             rows: MemoryRows::default(),
             index: 0,
@@ -70,7 +71,7 @@ impl Machine {
         machine
     }
 
-    pub(super) fn apply(&mut self, command: &Command) -> Reply {
+    pub(crate) fn apply(&mut self, command: &Command) -> Reply {
         self.index += 1;
         let at = LogAt {
             index: self.index,
@@ -85,7 +86,7 @@ impl Machine {
         reply
     }
 
-    pub(super) fn register(
+    pub(crate) fn register(
         &mut self,
         name: &str,
         server: Option<u32>,
@@ -105,7 +106,7 @@ impl Machine {
         .0
     }
 
-    pub(super) fn tick(&mut self, advance_ms: u64) -> bool {
+    pub(crate) fn tick(&mut self, advance_ms: u64) -> bool {
         match self.apply(&Command::Tick { advance_ms }).0 {
             Ok(Outcome::Ticked { more, .. }) => more,
             other => panic!("{other:?}"),
@@ -113,7 +114,7 @@ impl Machine {
     }
 
     /// Ticks without moving time until nothing is due.
-    pub(super) fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         for _ in 0..100 {
             if !self.tick(0) {
                 return;
@@ -123,7 +124,7 @@ impl Machine {
     }
 
     /// Plays all chunkservers: carries out every drop order.
-    pub(super) fn obey(&mut self) {
+    pub(crate) fn obey(&mut self) {
         for server in 1..=4 {
             let server = ServerId(server);
             let done = read::drop_orders(&self.rows, server, 1000).unwrap();
@@ -132,25 +133,25 @@ impl Machine {
         }
     }
 
-    pub(super) fn now(&self) -> StateTime {
+    pub(crate) fn now(&self) -> StateTime {
         read::now(&self.rows).unwrap()
     }
 
     #[track_caller]
-    pub(super) fn check(&self) {
+    pub(crate) fn check(&self) {
         let report = check(&self.rows).unwrap();
         assert!(report.findings.is_empty(), "{:#?}", report.findings);
     }
 }
 
 /// A client of a [`Machine`].
-pub(super) struct Client {
-    pub(super) session: SessionId,
-    pub(super) sequence: u64,
+pub(crate) struct Client {
+    pub(crate) session: SessionId,
+    pub(crate) sequence: u64,
 }
 
 impl Client {
-    pub(super) fn new(machine: &Machine, random: u64) -> Self {
+    pub(crate) fn new(machine: &Machine, random: u64) -> Self {
         Self {
             session: SessionId {
                 opened: machine.now(),
@@ -160,12 +161,12 @@ impl Client {
         }
     }
 
-    pub(super) fn command(&mut self, op: ClientCommand) -> Command {
+    pub(crate) fn command(&mut self, op: ClientCommand) -> Command {
         self.sequence += 1;
         self.request(self.sequence, self.sequence, op)
     }
 
-    pub(super) fn request(&self, sequence: u64, answered_below: u64, op: ClientCommand) -> Command {
+    pub(crate) fn request(&self, sequence: u64, answered_below: u64, op: ClientCommand) -> Command {
         Command::Client(ClientRequest {
             request: RequestId {
                 session: self.session,
@@ -177,17 +178,17 @@ impl Client {
         })
     }
 
-    pub(super) fn run(&mut self, machine: &mut Machine, op: ClientCommand) -> Result<Outcome, Refusal> {
+    pub(crate) fn run(&mut self, machine: &mut Machine, op: ClientCommand) -> Result<Outcome, Refusal> {
         machine.apply(&self.command(op)).0
     }
 
     /// The code a command is refused with.
     #[track_caller]
-    pub(super) fn refused(&mut self, machine: &mut Machine, op: ClientCommand) -> ErrorCode {
+    pub(crate) fn refused(&mut self, machine: &mut Machine, op: ClientCommand) -> ErrorCode {
         self.run(machine, op).unwrap_err().code()
     }
 
-    pub(super) fn open(&mut self, machine: &mut Machine, path: &str, chunks: usize) -> Upload {
+    pub(crate) fn open(&mut self, machine: &mut Machine, path: &str, chunks: usize) -> Upload {
         match self.run(machine, open(path, chunks)).unwrap() {
             Outcome::Upload {
                 upload,
@@ -205,7 +206,7 @@ impl Client {
     }
 
     /// Uploads a file of `chunks` chunks of 10 bytes.
-    pub(super) fn put(&mut self, machine: &mut Machine, path: &str, chunks: usize) -> Entry {
+    pub(crate) fn put(&mut self, machine: &mut Machine, path: &str, chunks: usize) -> Entry {
         let mut upload = self.open(machine, path, chunks);
         let seals = (0..chunks).map(|i| upload.seal(10, i as u32)).collect();
         entry(self.run(machine, upload.commit(seals)))
@@ -213,16 +214,16 @@ impl Client {
 }
 
 /// A client's side of an upload.
-pub(super) struct Upload {
-    pub(super) ino: Ino,
-    pub(super) generation: UploadGeneration,
-    pub(super) chunks: std::collections::VecDeque<GrantedChunk>,
-    pub(super) whole: Running,
+pub(crate) struct Upload {
+    pub(crate) ino: Ino,
+    pub(crate) generation: UploadGeneration,
+    pub(crate) chunks: std::collections::VecDeque<GrantedChunk>,
+    pub(crate) whole: Running,
 }
 
 impl Upload {
     /// The seal of the next granted chunk, acknowledged by all its servers.
-    pub(super) fn seal(&mut self, length: u64, crc: u32) -> Seal {
+    pub(crate) fn seal(&mut self, length: u64, crc: u32) -> Seal {
         let granted = self.chunks.pop_front().unwrap();
         let seal = Seal {
             chunk: granted.chunk,
@@ -236,7 +237,7 @@ impl Upload {
         seal
     }
 
-    pub(super) fn commit(&self, seals: Vec<Seal>) -> ClientCommand {
+    pub(crate) fn commit(&self, seals: Vec<Seal>) -> ClientCommand {
         ClientCommand::Commit {
             upload: self.ino,
             generation: self.generation,
@@ -246,7 +247,7 @@ impl Upload {
         }
     }
 
-    pub(super) fn seal_chunks(&self, seals: Vec<Seal>) -> ClientCommand {
+    pub(crate) fn seal_chunks(&self, seals: Vec<Seal>) -> ClientCommand {
         ClientCommand::SealChunks {
             upload: self.ino,
             generation: self.generation,
@@ -254,7 +255,7 @@ impl Upload {
         }
     }
 
-    pub(super) fn abort(&self) -> ClientCommand {
+    pub(crate) fn abort(&self) -> ClientCommand {
         ClientCommand::AbortUpload {
             upload: self.ino,
             generation: self.generation,
@@ -263,11 +264,11 @@ impl Upload {
 }
 
 #[track_caller]
-pub(super) fn path(text: &str) -> FsPath {
+pub(crate) fn path(text: &str) -> FsPath {
     FsPath::parse(text).unwrap()
 }
 
-pub(super) fn options() -> UploadOptions {
+pub(crate) fn options() -> UploadOptions {
     UploadOptions {
         replicas: None,
         chunk_bytes: None,
@@ -278,11 +279,11 @@ pub(super) fn options() -> UploadOptions {
     }
 }
 
-pub(super) fn chain(servers: &[u32]) -> Vec<ServerId> {
+pub(crate) fn chain(servers: &[u32]) -> Vec<ServerId> {
     servers.iter().copied().map(ServerId).collect()
 }
 
-pub(super) fn open(at: &str, chunks: usize) -> ClientCommand {
+pub(crate) fn open(at: &str, chunks: usize) -> ClientCommand {
     ClientCommand::OpenUpload {
         path: path(at),
         options: options(),
@@ -290,7 +291,7 @@ pub(super) fn open(at: &str, chunks: usize) -> ClientCommand {
     }
 }
 
-pub(super) fn mkdir(at: &str) -> ClientCommand {
+pub(crate) fn mkdir(at: &str) -> ClientCommand {
     ClientCommand::Mkdir {
         path: path(at),
         parents: false,
@@ -298,7 +299,7 @@ pub(super) fn mkdir(at: &str) -> ClientCommand {
     }
 }
 
-pub(super) fn remove(at: &str, recursive: bool) -> ClientCommand {
+pub(crate) fn remove(at: &str, recursive: bool) -> ClientCommand {
     ClientCommand::Remove {
         path: path(at),
         recursive,
@@ -320,7 +321,7 @@ pub(super) fn restore(at: &str, to: Option<&str>) -> ClientCommand {
     }
 }
 
-pub(super) fn rename(from: &str, to: &str, replace: bool) -> ClientCommand {
+pub(crate) fn rename(from: &str, to: &str, replace: bool) -> ClientCommand {
     ClientCommand::Rename {
         from: path(from),
         to: path(to),
@@ -329,7 +330,7 @@ pub(super) fn rename(from: &str, to: &str, replace: bool) -> ClientCommand {
 }
 
 #[track_caller]
-pub(super) fn entry(outcome: Result<Outcome, Refusal>) -> Entry {
+pub(crate) fn entry(outcome: Result<Outcome, Refusal>) -> Entry {
     match outcome.unwrap() {
         Outcome::Entry(entry) => entry,
         other => panic!("{other:?}"),

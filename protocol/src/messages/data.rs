@@ -68,6 +68,11 @@ pub enum Request {
     },
     /// Whether the server is alive; answered with [`Response::Alive`]. A writer probes a hop that makes no progress.
     Probe,
+    /// What the index says about a sealed chunk; answered with [`Response::Described`]. Who copies it keeps it, too.
+    Describe {
+        /// The right to read.
+        token: Token,
+    },
 }
 
 /// The answer to a [`Request`].
@@ -100,6 +105,17 @@ pub enum Response {
     Verified(Verdict),
     /// The server is alive.
     Alive,
+    /// What the index says about a sealed chunk.
+    Described {
+        /// The file it was written for.
+        owner: Ino,
+        /// Where in that file it begins.
+        file_offset: u64,
+        /// Its length.
+        length: u64,
+        /// Its CRC.
+        crc: u32,
+    },
 }
 
 /// What re-reading a chunk found.

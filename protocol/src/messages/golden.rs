@@ -548,6 +548,82 @@ fn from_server() -> Vec<data::FromServer> {
     ]
 }
 
+/// What repair says, after all that was frozen before it.
+fn repair() -> Vec<String> {
+    use data::{Request, Response};
+    use master::{ChunkTrouble, CopyOrder, CopySource, Order, OrderDone, Query};
+    let (chunk, replica) = (chunk(), ReplicaNumber(2));
+    let source = CopySource {
+        access: access(),
+        token: token(),
+    };
+    let copy = CopyOrder {
+        chunk,
+        generation: Generation(1),
+        replica,
+        length: 300,
+        crc: 5,
+        sources: vec![source],
+    };
+    let copied = OrderDone::Copied {
+        chunk,
+        replica,
+        length: 300,
+        crc: 5,
+    };
+    let failed = OrderDone::CopyFailed {
+        chunk,
+        replica,
+        why: "w".into(),
+    };
+    let differs = OrderDone::SourceDiffers {
+        chunk,
+        server: ServerId(3),
+        replica,
+        what: "w".into(),
+    };
+    let mut queries = vec![Query::Repairs];
+    for trouble in [ChunkTrouble::Under, ChunkTrouble::Damaged, ChunkTrouble::Missing] {
+        let after = Some(chunk);
+        queries.push(Query::Troubled { trouble, after });
+    }
+    let info = master::ChunkInfo {
+        chunk,
+        state: master::ChunkState::Sealed,
+        generation: Generation(1),
+        length: 300,
+        crc: 5,
+        references: 1,
+        wanted: 3,
+        replicas: vec![(ServerId(3), replica, master::ReplicaState::Copying)],
+    };
+    let troubled = master::TroubledChunk {
+        info,
+        reachable: vec![ServerId(4)],
+        damaged: vec![(ServerId(3), "w".into())],
+    };
+    let page = master::Response::ChunkPage {
+        chunks: vec![troubled],
+        next: Some(chunk),
+    };
+    let described = Response::Described {
+        owner: Ino(2),
+        file_offset: 3,
+        length: 300,
+        crc: 5,
+    };
+    let mut all = lines("order", &[Order::Copy(copy)]);
+    all.extend(lines("order done", &[copied, failed, differs]));
+    all.extend(lines("query", &queries));
+    all.extend(lines(
+        "master response",
+        &[page, master::Response::Repairs { copying: 7 }],
+    ));
+    all.extend(lines("data request", &[Request::Describe { token: token() }]));
+    all.extend(lines("data response", &[described]));
+    all
+}
+
 /// Every sample as a line, and a check that each survives decoding.
 fn lines<T>(family: &str, samples: &[T]) -> Vec<String>
 where
@@ -592,6 +668,7 @@ fn golden_messages() {
         "answer",
         &[Answer::<master::Response>::Err(WireError::redirect("h:1"))],
     ));
+    all.extend(repair());
     let frozen: Vec<&str> = include_str!("../golden/messages.txt").lines().collect();
     for (now, frozen) in all.iter().zip(&frozen) {
         assert_eq!(now, frozen);

@@ -36,6 +36,14 @@ struct StatusRecord {
     servers: Vec<ServerRecord>,
 }
 
+/// The status and what repair does.
+#[derive(Serialize)]
+struct FullStatusRecord {
+    #[serde(flatten)]
+    status: StatusRecord,
+    copies_in_progress: u64,
+}
+
 #[derive(Serialize)]
 struct MasterRecord {
     id: u64,
@@ -138,8 +146,8 @@ impl StatusRecord {
 pub(crate) async fn status(context: &Context, arguments: args::Status) -> Result<(), Failure> {
     let mut output = Output::stdout();
     let Some(pause) = arguments.watch else {
-        let status = context.client.status().await?;
-        show_status(&mut output, &arguments, &status)?;
+        let (status, copying) = ask_status(context).await?;
+        show_status(&mut output, &arguments, &status, copying)?;
         return output.flush();
     };
     // A moment at least: a pause of nothing would be a denial of service.
@@ -151,12 +159,12 @@ pub(crate) async fn status(context: &Context, arguments: args::Status) -> Result
             _ = beats.tick() => {}
             () = context.stop.cancelled() => return Err(Failure::interrupted()),
         }
-        let status = context.client.status().await;
+        let status = ask_status(context).await;
         if redraw {
             output.bytes(CLEAR.as_bytes())?;
         }
         match status {
-            Ok(status) => show_status(&mut output, &arguments, &status)?,
+            Ok((status, copying)) => show_status(&mut output, &arguments, &status, copying)?,
             // Watching is for the bad days: it goes on.
             Err(error) => eprintln!("{}", error.report()),
         }
@@ -164,10 +172,32 @@ pub(crate) async fn status(context: &Context, arguments: args::Status) -> Result
     }
 }
 
-fn show_status(output: &mut Output, arguments: &args::Status, status: &Status) -> Result<(), Failure> {
+/// The status, and the number of copies being made.
+async fn ask_status(context: &Context) -> Result<(Status, u64), gabion_client::Error> {
+    tokio::try_join!(context.client.status(), context.client.copies_in_progress())
+}
+
+fn show_status(output: &mut Output, arguments: &args::Status, status: &Status, copying: u64) -> Result<(), Failure> {
     match arguments.printing.output {
-        format @ (Format::Json | Format::Jsonl) => output.object(format, &StatusRecord::new(status)),
-        Format::Table => output.bytes(render(status, arguments.bytes).as_bytes()),
+        format @ (Format::Json | Format::Jsonl) => {
+            let status = StatusRecord::new(status);
+            let copies_in_progress = copying;
+            output.object(
+                format,
+                &FullStatusRecord {
+                    status,
+                    copies_in_progress,
+                },
+            )
+        }
+        Format::Table => {
+            output.bytes(render(status, arguments.bytes).as_bytes())?;
+            if copying > 0 {
+                let copies = text::count(copying, "copy");
+                output.line(&format!("\nrepair    {copies} in progress"))?;
+            }
+            Ok(())
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use gabion_client::terminal::Format;
 use gabion_protocol::FsPath;
 use gabion_protocol::config::{Size, Span};
 use gabion_protocol::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, REPLICAS_MAX};
+use gabion_protocol::messages::master::ChunkTrouble;
 
 pub(crate) use find::{Find, Sort, Tree, with_two_dashes};
 pub(crate) use trash::{Trash, TrashEmpty, TrashList, TrashRestore};
@@ -322,6 +323,37 @@ pub(crate) enum Admin {
     /// Look at and change the group of masters
     #[command(subcommand)]
     Raft(Raft),
+    /// Look at single chunks
+    #[command(subcommand)]
+    Chunk(Chunk),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Chunk {
+    /// List the chunks that are not as they should be
+    List(ChunkList),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChunkList {
+    /// Which: under (fewer good copies than wanted), damaged (a copy was reported damaged), missing (no good copy on a
+    /// server that answers)
+    #[arg(long, value_name = "STATE", value_parser = trouble)]
+    pub(crate) state: ChunkTrouble,
+    /// Sizes in exact bytes
+    #[arg(long)]
+    pub(crate) bytes: bool,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
+fn trouble(text: &str) -> Result<ChunkTrouble, String> {
+    match text {
+        "under" => Ok(ChunkTrouble::Under),
+        "damaged" => Ok(ChunkTrouble::Damaged),
+        "missing" => Ok(ChunkTrouble::Missing),
+        _ => Err("expected under, damaged or missing".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]
@@ -479,6 +511,7 @@ mod tests {
             "gabion chunks /a",
             "gabion admin status --watch",
             "gabion admin status --watch 1s -o jsonl",
+            "gabion admin chunk list --state under -o jsonl",
             "gabion admin raft status",
             "gabion admin raft add 4 --raft h:1 --client h:2 --replaces 2 --apply",
             "gabion admin raft remove 2",
@@ -506,6 +539,10 @@ mod tests {
             ("gabion mkdir -m 999 /a", "octal"),
             ("gabion list --wait never", "span of time"),
             ("gabion cat", "required"),
+            (
+                "gabion admin chunk list --state bad",
+                "expected under, damaged or missing",
+            ),
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

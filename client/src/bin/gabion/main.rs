@@ -8,6 +8,7 @@
 
 mod admin;
 mod args;
+mod chunk_list;
 mod content;
 mod context;
 mod download;
@@ -31,7 +32,7 @@ use gabion_client::terminal::Failure;
 use gabion_protocol::process;
 use tokio_util::sync::CancellationToken;
 
-use args::{Admin, Arguments, Raft, Trash, Verb};
+use args::{Admin, Arguments, Chunk, Raft, Trash, Verb};
 use context::Context;
 
 /// How long a stopped command may take to clear up after itself.
@@ -132,5 +133,6 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
             Raft::TransferLeader(transfer) => admin::transfer_leader(&context, transfer).await,
             Raft::Snapshot => admin::snapshot(&context).await,
         },
+        Verb::Admin(Admin::Chunk(Chunk::List(list))) => chunk_list::run(&context, list).await,
     }
 }

@@ -64,6 +64,7 @@ impl Cluster {
                 cluster: ClusterSettings::default(),
                 timing: Default::default(),
                 raft: Default::default(),
+                repair: Default::default(),
                 memory: Default::default(),
                 members: members.clone(),
             };

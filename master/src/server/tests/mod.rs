@@ -5,6 +5,7 @@ mod fake;
 mod files;
 mod operators;
 mod reads;
+mod repair;
 mod room;
 mod seats;
 mod servers;

@@ -28,8 +28,10 @@
 //! | [`TakenApart`](taken_apart) | ino | how far a large inode is taken apart |
 //! | [`UploadLease`](upload_lease) | deadline, ino | index: when to look at an upload |
 //! | [`History`](history) | key, until | old values a snapshot still sees |
+//! | [`Copying`](copying) | server, chunk, replica | index: the background copies a server is told to make |
+//! | [`Surplus`](surplus) | chunk | index: sealed chunks with more live copies than wanted |
 //!
-//! The chunk row is the one truth about replicas; the three indexes by server and by need are written together with
+//! The chunk row is the one truth about replicas; the indexes by server and by need are written together with
 //! it, in one function (`state::chunks`), and compared with it by [`super::check`].
 
 use serde::Serialize;
@@ -38,6 +40,7 @@ use serde::de::DeserializeOwned;
 use super::rows::{Row, Rows, RowsError};
 
 pub mod chunk;
+pub mod copying;
 pub mod damage;
 pub mod degraded;
 pub mod dentry;
@@ -55,6 +58,7 @@ pub mod server;
 pub mod server_name;
 pub mod session;
 pub mod session_due;
+pub mod surplus;
 pub mod taken_apart;
 pub mod total;
 pub mod trash;
@@ -102,6 +106,10 @@ pub enum Kind {
     UploadLease = 18,
     /// Old values.
     History = 19,
+    /// Background copies to be made, by server.
+    Copying = 20,
+    /// Chunks with more copies than wanted.
+    Surplus = 21,
     /// Removals that can be undone.
     Kept = 24,
     /// The same by path.
@@ -112,7 +120,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of numbers.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::Meta,
         Self::Inode,
         Self::Dentry,
@@ -132,6 +140,8 @@ impl Kind {
         Self::Trash,
         Self::UploadLease,
         Self::History,
+        Self::Copying,
+        Self::Surplus,
         Self::Kept,
         Self::KeptPath,
         Self::TakenApart,

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::state::check::row_decodes;
 use crate::state::key::chunk::{Chunk, ChunkKey, Phase, Replica, ReplicaState};
+use crate::state::key::copying::{self, CopyingKey};
 use crate::state::key::damage::{Damage, DamageKey};
 use crate::state::key::degraded::{DegradedKey, Wanting};
 use crate::state::key::dentry::{Dentry, DentryKey};
@@ -26,10 +27,12 @@ use crate::state::key::server::{Server, ServerKey};
 use crate::state::key::server_name::{Named, ServerNameKey};
 use crate::state::key::session::{Session, SessionKey};
 use crate::state::key::session_due::{Due, SessionDueKey};
+use crate::state::key::surplus::{Excess, SurplusKey};
 use crate::state::key::taken_apart::{TakenApart, TakenApartKey};
 use crate::state::key::trash::{TrashKey, Trashed};
 use crate::state::key::upload_lease::{LeaseDue, UploadLeaseKey};
 use crate::state::key::{Moment, Value};
+use crate::state::repair::{CopyDrop, CopyPlan, MadeCopy};
 
 const CHUNK: ChunkId = ChunkId {
     volume: VolumeId(0),
@@ -500,6 +503,52 @@ fn trash(golden: &mut Golden) {
     golden.reply("trashed", Ok(trashed));
 }
 
+fn repairs(golden: &mut Golden) {
+    let copying = CopyingKey {
+        server: SERVER,
+        chunk: CHUNK,
+        number: NUMBER,
+    };
+    golden.row("copying", &copying, &copying::Order);
+    golden.row("surplus", &SurplusKey(CHUNK), &Excess { live: 4, wanted: 3 });
+    let planned = vec![Replica {
+        server: SERVER,
+        number: NUMBER,
+        state: ReplicaState::Live,
+    }];
+    let plans = vec![CopyPlan {
+        chunk: CHUNK,
+        planned: planned.clone(),
+        targets: chain(&[4, 5]),
+    }];
+    golden.command("add_copies", &Command::AddCopies { plans });
+    let made = vec![MadeCopy {
+        chunk: CHUNK,
+        number: NUMBER,
+        length: 300,
+        crc: 5,
+    }];
+    golden.command("copies_made", &Command::CopiesMade { server: SERVER, made });
+    let copies = vec![(CHUNK, SERVER, NUMBER)];
+    golden.command("copies_given_up", &Command::CopiesGivenUp { copies });
+    let drops = vec![CopyDrop {
+        chunk: CHUNK,
+        planned,
+        server: SERVER,
+    }];
+    golden.command("drop_copies", &Command::DropCopies { drops });
+    let what = "x".to_owned();
+    let damage = Found {
+        chunk: CHUNK,
+        replica: NUMBER,
+        what,
+    };
+    let found = vec![(SERVER, damage)];
+    golden.command("damage_suspected", &Command::DamageSuspected { found });
+    let refused = vec![(CHUNK, Refusal::CopiesChanged { chunk: CHUNK })];
+    golden.reply("repaired", Ok(Outcome::Repaired { refused }));
+}
+
 /// One of each, in the order of their numbers.
 fn refusals() -> Vec<Refusal> {
     use Refusal::*;
@@ -567,13 +616,31 @@ fn refusals() -> Vec<Refusal> {
         },
         NoPlaceToRestore { directory: path() },
         PlaceTaken { path: path() },
+        ChunkNotSealed { chunk },
+        CopiesChanged { chunk },
+        CopyTarget { chunk, server },
+        CopiesNeeded {
+            chunk,
+            left: 1,
+            needed: 2,
+        },
+        CopyDiffers { chunk },
     ]
 }
 
 #[test]
 fn bytes_are_frozen() {
     let mut golden = Golden::default();
-    for part in [names, chunks, cluster, commands, client_commands, replies, trash] {
+    for part in [
+        names,
+        chunks,
+        cluster,
+        commands,
+        client_commands,
+        replies,
+        trash,
+        repairs,
+    ] {
         part(&mut golden);
     }
     let frozen = include_str!("golden.txt");
@@ -600,7 +667,7 @@ fn refusals_are_numbered_in_order_and_say_what_to_do() {
         assert!(error.message.starts_with("cannot do it: "), "{error}");
         assert!(error.message.len() > 20 && !error.message.contains('{'), "{error}");
     }
-    assert_eq!(refusals().len(), 42);
+    assert_eq!(refusals().len(), 47);
 }
 
 proptest! {

@@ -146,14 +146,19 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
     #[test]
     fn anything_goes_and_nothing_breaks(
-        commands in proptest::collection::vec((0u8..4, op(), internal(), prop_oneof![4 => Just(0u64), 1 => 0u64..4]), 1..60),
+        commands in proptest::collection::vec(
+            (0u8..6, op(), internal(), prop_oneof![4 => Just(0u64), 1 => 0u64..4], repair::any_step()),
+            1..60,
+        ),
     ) {
         let mut machine = Machine::new();
         let session = Client::new(&machine, 1);
         let mut sequence = 0;
-        for (sort, op, internal, back) in commands {
+        for (sort, op, internal, back, repair) in commands {
             if sort == 0 {
                 machine.apply(&internal);
+            } else if sort == 1 {
+                repair::run(&mut machine, &repair);
             } else {
                 sequence += 1;
                 let _ = machine.apply(&session.request(sequence - back.min(sequence), sequence.saturating_sub(5), op));

@@ -125,6 +125,7 @@ enum Step {
         back: usize,
     },
     OtherClient,
+    Repair(repair::Step),
 }
 
 fn any_path() -> impl Strategy<Value = FsPath> {
@@ -165,6 +166,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Obey),
         2 => (0usize..5).prop_map(|back| Step::Again { back }),
         1 => Just(Step::OtherClient),
+        8 => repair::any_step().prop_map(Step::Repair),
     ]
 }
 
@@ -293,6 +295,7 @@ impl Model {
             Step::Obey => self.machine.obey(),
             Step::Again { back } => self.again(back),
             Step::OtherClient => self.active = 1 - self.active,
+            Step::Repair(step) => repair::run(&mut self.machine, &step),
         }
     }
 

@@ -78,6 +78,28 @@ pub struct ChunkInfo {
     pub replicas: Vec<(ServerId, ReplicaNumber, ReplicaState)>,
 }
 
+/// How a chunk is not as it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChunkTrouble {
+    /// It has fewer good copies on servers that are not lost than wanted.
+    Under,
+    /// Somebody reported a copy of it as damaged.
+    Damaged,
+    /// It has no good copy on a server that answers.
+    Missing,
+}
+
+/// A chunk that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TroubledChunk {
+    /// The chunk.
+    pub info: ChunkInfo,
+    /// Servers that answer and whose copy nobody calls damaged.
+    pub reachable: Vec<ServerId>,
+    /// Servers whose copy was reported damaged, and what was found.
+    pub damaged: Vec<(ServerId, String)>,
+}
+
 /// What the leader thinks of a chunkserver's beats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Health {

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ChunkId, Epoch, Incarnation, ReplicaNumber, ServerId};
+use crate::ids::{ChunkId, Epoch, Generation, Incarnation, ReplicaNumber, ServerId};
 use crate::keys::Ticket;
+use crate::token::Token;
 
 /// A chunkserver's introduction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,10 +76,38 @@ pub enum Order {
         /// The copy; another copy of the same chunk stays.
         replica: ReplicaNumber,
     },
+    /// Make this copy: the Raft log has its row. Repeated with each beat until it is reported made or failed.
+    Copy(CopyOrder),
 }
 
-/// An order that was carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// A copy to be made of a sealed chunk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyOrder {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// Its generation.
+    pub generation: Generation,
+    /// The copy.
+    pub replica: ReplicaNumber,
+    /// The chunk's bytes, as the masters know them.
+    pub length: u64,
+    /// Their CRC.
+    pub crc: u32,
+    /// Whom to copy it from, in this order; at most [`crate::limits::COPY_SOURCES_MAX`].
+    pub sources: Vec<CopySource>,
+}
+
+/// A server that holds a chunk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopySource {
+    /// How to reach it.
+    pub access: ServerAccess,
+    /// The right to read its copy.
+    pub token: Token,
+}
+
+/// What became of an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OrderDone {
     /// The copy is gone (or was never there).
     Dropped {
@@ -86,6 +115,37 @@ pub enum OrderDone {
         chunk: ChunkId,
         /// The copy.
         replica: ReplicaNumber,
+    },
+    /// The copy is on disk, synced, with this length and CRC.
+    Copied {
+        /// The chunk.
+        chunk: ChunkId,
+        /// The copy.
+        replica: ReplicaNumber,
+        /// Its bytes.
+        length: u64,
+        /// Their CRC.
+        crc: u32,
+    },
+    /// The copy could not be made.
+    CopyFailed {
+        /// The chunk.
+        chunk: ChunkId,
+        /// The copy.
+        replica: ReplicaNumber,
+        /// Why.
+        why: String,
+    },
+    /// Another server's copy is sound in itself and not the chunk the masters know.
+    SourceDiffers {
+        /// The chunk.
+        chunk: ChunkId,
+        /// Whose copy.
+        server: ServerId,
+        /// Which copy.
+        replica: ReplicaNumber,
+        /// What was found.
+        what: String,
     },
 }
 

@@ -14,8 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, Ino, MasterId, RequestId, ServerId, StateTime, UploadGeneration};
 
-pub use cluster::{Admin, ChunkInfo, ChunkState, Defaults, Health, MasterInfo, ReplicaState, ServerInfo, Status};
-pub use fleet::{Beat, Damage, Load, Order, OrderDone, Registration, ServerAccess};
+pub use cluster::{
+    Admin, ChunkInfo, ChunkState, ChunkTrouble, Defaults, Health, MasterInfo, ReplicaState, ServerInfo, Status,
+    TroubledChunk,
+};
+pub use fleet::{Beat, CopyOrder, CopySource, Damage, Load, Order, OrderDone, Registration, ServerAccess};
 pub use namespace::{ChunkGrant, Entry, EntryKind, Extent, Located, Op, Page, Query, Replica, Seal, UploadOptions};
 pub use trash::{TrashAfter, TrashEntry, TrashId, TrashPage, TrashRef, TrashTotals};
 
@@ -165,4 +168,16 @@ pub enum Response {
     Trash(TrashPage),
     /// One thing in the trash.
     TrashEntry(TrashEntry),
+    /// A page of chunks that are not as they should be.
+    ChunkPage {
+        /// The chunks.
+        chunks: Vec<TroubledChunk>,
+        /// Ask again for those after this one; `None` at the end. A page may be empty and yet not the last.
+        next: Option<crate::ids::ChunkId>,
+    },
+    /// What repair does.
+    Repairs {
+        /// Copies being made.
+        copying: u64,
+    },
 }

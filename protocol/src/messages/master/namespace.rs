@@ -247,6 +247,15 @@ pub enum Query {
         /// Which.
         what: TrashRef,
     },
+    /// A page of the chunks that are not as they should be, in the order of ids. Answer: `Response::ChunkPage`.
+    Troubled {
+        /// How.
+        trouble: super::ChunkTrouble,
+        /// Chunks after this one.
+        after: Option<ChunkId>,
+    },
+    /// What repair does. Answer: `Response::Repairs`.
+    Repairs,
 }
 
 /// A copy of a chunk and the right to use it.

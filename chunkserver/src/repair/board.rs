@@ -1,0 +1,152 @@
+//! What is ordered, under way and to be reported. Pure: no clock, no disk.
+
+use std::collections::BTreeMap;
+
+use gabion_protocol::limits::BATCH_ROWS_MAX;
+use gabion_protocol::messages::master::{CopyOrder, OrderDone};
+use gabion_protocol::{ChunkId, ReplicaNumber};
+use tokio::sync::watch;
+
+/// A copy.
+pub(super) type Key = (ChunkId, ReplicaNumber);
+
+/// Orders kept: a leader gives fewer.
+const ORDERS_MAX: usize = 1024;
+
+/// Copies that are ordered, under way, or made and not yet reported.
+#[derive(Debug, Default)]
+pub(super) struct Board {
+    waiting: BTreeMap<Key, CopyOrder>,
+    /// The newest order of each, whose tokens are valid longest.
+    running: BTreeMap<Key, watch::Sender<CopyOrder>>,
+    reports: Vec<OrderDone>,
+}
+
+fn key_of(order: &CopyOrder) -> Key {
+    (order.chunk, order.replica)
+}
+
+/// The copy a report is about, if it is one of ours.
+fn reported(done: &OrderDone) -> Option<Key> {
+    match done {
+        OrderDone::Copied { chunk, replica, .. } | OrderDone::CopyFailed { chunk, replica, .. } => {
+            Some((*chunk, *replica))
+        }
+        OrderDone::Dropped { .. } | OrderDone::SourceDiffers { .. } => None,
+    }
+}
+
+impl Board {
+    /// Takes a leader's orders; whether there may be something new to do. What it orders no more and has not begun is
+    /// forgotten.
+    pub(super) fn hear(&mut self, orders: Vec<CopyOrder>) -> bool {
+        self.waiting.clear();
+        for order in orders.into_iter().take(ORDERS_MAX) {
+            let key = key_of(&order);
+            if let Some(running) = self.running.get(&key) {
+                running.send_replace(order);
+            } else if !self.reports.iter().any(|done| reported(done) == Some(key)) {
+                self.waiting.insert(key, order);
+            }
+        }
+        !self.waiting.is_empty()
+    }
+
+    /// Begins the next copy, if fewer than `most` are under way.
+    pub(super) fn start(&mut self, most: usize) -> Option<(Key, watch::Receiver<CopyOrder>)> {
+        if self.running.len() >= most {
+            return None;
+        }
+        let (key, order) = self.waiting.pop_first()?;
+        let (sender, receiver) = watch::channel(order);
+        self.running.insert(key, sender);
+        Some((key, receiver))
+    }
+
+    /// A copy has ended; what is to be said of it, if anything.
+    pub(super) fn end(&mut self, key: Key, done: Option<OrderDone>) {
+        self.running.remove(&key);
+        self.add(done);
+    }
+
+    /// Keeps a report. A full list forgets nothing that matters: the order comes again.
+    pub(super) fn add(&mut self, done: Option<OrderDone>) {
+        if let Some(done) = done.filter(|done| self.reports.len() < BATCH_ROWS_MAX && !self.reports.contains(done)) {
+            self.reports.push(done);
+        }
+    }
+
+    pub(super) fn reports(&self) -> Vec<OrderDone> {
+        self.reports.clone()
+    }
+
+    pub(super) fn confirmed(&mut self, taken: &[OrderDone]) {
+        self.reports.retain(|done| !taken.contains(done));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gabion_protocol::{Generation, Timeline, VolumeId};
+
+    fn order(counter: u64) -> CopyOrder {
+        CopyOrder {
+            chunk: ChunkId {
+                volume: VolumeId(0),
+                timeline: Timeline(1),
+                counter,
+            },
+            generation: Generation(1),
+            replica: ReplicaNumber(7),
+            length: 10,
+            crc: 1,
+            sources: Vec::new(),
+        }
+    }
+
+    fn copied(key: Key) -> OrderDone {
+        OrderDone::Copied {
+            chunk: key.0,
+            replica: key.1,
+            length: 10,
+            crc: 1,
+        }
+    }
+
+    #[test]
+    fn an_order_repeated_is_one_copy_until_its_report_is_confirmed() {
+        let mut board = Board::default();
+        assert!(board.hear(vec![order(1), order(1), order(2)]));
+        let (key, newest) = board.start(1).unwrap();
+        assert!(board.start(1).is_none(), "one at a time");
+        let mut renewed = order(1);
+        renewed.crc = 2;
+        board.hear(vec![renewed.clone(), order(2)]);
+        assert_eq!(*newest.borrow(), renewed, "the copy under way sees the newest tokens");
+        board.end(key, Some(copied(key)));
+        assert!(board.hear(vec![order(1), order(2)]));
+        let (second, _) = board.start(9).unwrap();
+        assert_eq!(second, key_of(&order(2)));
+        assert!(board.start(9).is_none(), "the first is made and reported");
+        assert_eq!(board.reports(), board.reports(), "reports are repeated");
+        board.confirmed(&[copied(second)]);
+        assert_eq!(board.reports(), [copied(key)]);
+        board.confirmed(&[copied(key)]);
+        assert!(board.reports().is_empty());
+    }
+
+    #[test]
+    fn what_is_ordered_no_more_is_not_begun() {
+        let mut board = Board::default();
+        board.hear(vec![order(1), order(2)]);
+        board.hear(vec![order(2)]);
+        assert_eq!(board.start(9).unwrap().0, key_of(&order(2)));
+        assert!(board.start(9).is_none());
+        assert!(!board.hear(Vec::new()));
+        for counter in 0..2 * BATCH_ROWS_MAX as u64 {
+            board.add(Some(copied(key_of(&order(counter)))));
+        }
+        assert_eq!(board.reports().len(), BATCH_ROWS_MAX, "bounded");
+    }
+}

@@ -1,0 +1,91 @@
+//! Background copies: a leader orders a copy of a sealed chunk, and this server pulls it from another one.
+//!
+//! * [`Board`] is what is ordered, under way and to be reported: pure bookkeeping;
+//! * [`pull`] makes one copy;
+//! * [`Copies`] is what beats and the worker share, and [`Copies::run`] is the worker.
+//!
+//! Invariants: a copy is reported only when it is as durable as a sealed chunk and has the masters' length and CRC;
+//! reports are repeated until a leader has answered a beat that carried them; the same order twice is one copy; at most
+//! [`RUNNING_MAX`] copies are under way, each with a few packets in memory. A crash leaves an open record, which counts
+//! for nothing, and the order comes again.
+
+mod board;
+mod pull;
+
+use std::sync::Arc;
+
+use gabion_protocol::messages::master::{CopyOrder, OrderDone};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::disk::Store;
+use crate::peers::Peers;
+
+use board::{Board, Key};
+use pull::{Outcome, Pull};
+
+/// Copies under way at one time: keeps a disk busy beside its foreground work, and memory small.
+const RUNNING_MAX: usize = 8;
+
+/// The copies this server is told to make; clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Copies(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    board: Mutex<Board>,
+    news: Notify,
+}
+
+/// How a task of the worker ended.
+enum Ended {
+    Pull(Key, Outcome),
+    /// A source was asked to read its copy again.
+    Asked(Option<OrderDone>),
+}
+
+impl Copies {
+    /// Takes the copy orders of a leader that is to be obeyed: all that it has for this server, or its first.
+    pub(crate) fn hear(&self, orders: Vec<CopyOrder>) {
+        if self.0.board.lock().hear(orders) {
+            self.0.news.notify_one();
+        }
+    }
+
+    /// What is to be reported with the next beat.
+    pub(crate) fn reports(&self) -> Vec<OrderDone> {
+        self.0.board.lock().reports()
+    }
+
+    /// A leader has taken these reports.
+    pub(crate) fn confirmed(&self, taken: &[OrderDone]) {
+        self.0.board.lock().confirmed(taken);
+    }
+
+    /// Makes copies for ever.
+    pub(crate) async fn run(self, store: Store, peers: Peers) {
+        let mut tasks: JoinSet<Ended> = JoinSet::new();
+        loop {
+            while let Some((key, order)) = self.0.board.lock().start(RUNNING_MAX) {
+                let pull = Pull::new(store.clone(), peers.clone(), order);
+                tasks.spawn(async move { Ended::Pull(key, Box::pin(pull.run()).await) });
+            }
+            tokio::select! {
+                Some(ended) = tasks.join_next() => match ended {
+                    Ok(Ended::Pull(key, outcome)) => {
+                        let Outcome { done, doubts } = outcome;
+                        self.0.board.lock().end(key, done);
+                        for doubt in doubts {
+                            tasks.spawn(async move { Ended::Asked(doubt.settle().await) });
+                        }
+                    }
+                    Ok(Ended::Asked(found)) => self.0.board.lock().add(found),
+                    // A panic ends the process; else the worker itself is ending.
+                    Err(error) => tracing::error!(%error, "a copy ended without a word"),
+                },
+                () = self.0.news.notified() => {}
+            }
+        }
+    }
+}

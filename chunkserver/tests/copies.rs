@@ -1,0 +1,254 @@
+//! Background copies: a server told to make one pulls it from another, and says so only when it is as good as any.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod common;
+
+use bytes::Bytes;
+use common::cluster::{Node, TestCluster, ask, grant, read_chunk, spec, token, until, write_chunk};
+use common::{chunk, content, data_file};
+use gabion_protocol::checksum::block_crcs;
+use gabion_protocol::messages::data::{FromServer, Request, Response};
+use gabion_protocol::messages::master::{CopyOrder, Order, OrderDone};
+use gabion_protocol::token::Mode;
+use gabion_protocol::{Epoch, ErrorCode, MasterId, ServerId};
+
+const LARGE: usize = (5 << 20) + 12_345;
+
+/// Writes a chunk to the nodes with these numbers.
+async fn store(cluster: &TestCluster, counter: u64, bytes: &Bytes, numbers: &[u32]) {
+    let address = |number: u32| cluster.nodes[number as usize - 1].address.clone();
+    let chain: Vec<_> = numbers.iter().map(|number| (*number, address(*number))).collect();
+    let connection = cluster.connect(numbers[0] as usize - 1).await;
+    let spec = spec(counter, &chain);
+    if bytes.len() <= 128 << 10 {
+        let crcs = block_crcs(bytes);
+        let put = ask(&connection, &Request::PutSmall { spec, crcs }, bytes.clone())
+            .await
+            .unwrap();
+        assert!(matches!(put.0, Response::Sealed { .. }));
+    } else {
+        let sealed = write_chunk(&connection, spec, bytes).await;
+        assert!(matches!(sealed, FromServer::Sealed { .. }), "{sealed:?}");
+    }
+}
+
+fn order(cluster: &TestCluster, target: u32, orders: Vec<Order>) {
+    cluster.master.script.lock().orders.insert(ServerId(target), orders);
+}
+
+fn copied(order: &CopyOrder) -> OrderDone {
+    OrderDone::Copied {
+        chunk: order.chunk,
+        replica: order.replica,
+        length: order.length,
+        crc: order.crc,
+    }
+}
+
+fn reports(cluster: &TestCluster) -> Vec<OrderDone> {
+    cluster.master.script.lock().done.clone()
+}
+
+/// Large and small ones; ordered again and again, they are made once and can be read like any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_made_once_and_is_as_good_as_its_source() {
+    let cluster = TestCluster::start(2).await;
+    let mut orders = Vec::new();
+    for (counter, len) in [(1, LARGE), (2, 1000), (3, 128 << 10), (4, (128 << 10) + 1), (5, 1)] {
+        let bytes = content(counter, len);
+        store(&cluster, counter, &bytes, &[1]).await;
+        orders.push((cluster.copy_order(counter, &bytes, 2, &[1]), bytes));
+    }
+    order(
+        &cluster,
+        2,
+        orders.iter().map(|(order, _)| Order::Copy(order.clone())).collect(),
+    );
+    until("every copy is reported", || {
+        orders
+            .iter()
+            .all(|(order, _)| reports(&cluster).contains(&copied(order)))
+    })
+    .await;
+    let connection = cluster.connect(1).await;
+    for (order, bytes) in &orders {
+        let counter = order.chunk.counter;
+        assert!(
+            read_chunk(&connection, counter, 2).await.unwrap() == bytes[..],
+            "chunk {counter}"
+        );
+        let verify = Request::Verify {
+            token: token(order.chunk, 2, Mode::Read),
+        };
+        let (verdict, _) = ask(&connection, &verify, Bytes::new()).await.unwrap();
+        assert!(matches!(
+            verdict,
+            Response::Verified(gabion_protocol::messages::data::Verdict::Good { .. })
+        ));
+    }
+    assert_eq!(cluster.nodes[1].store.load().chunks, 5);
+    assert!(
+        reports(&cluster)
+            .iter()
+            .all(|done| matches!(done, OrderDone::Copied { .. }))
+    );
+}
+
+/// A bad source is passed over, found out by its own server, and nothing of it is kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_bytes_are_never_a_copy() {
+    let cluster = TestCluster::start(3).await;
+    let bytes = content(1, LARGE);
+    store(&cluster, 1, &bytes, &[1, 2]).await;
+    // A byte of the file of the first source, behind the back of its index.
+    let path = data_file(&cluster.nodes[0].dir, 1);
+    let mut stored = std::fs::read(&path).unwrap();
+    stored[3 << 20] ^= 1;
+    std::fs::write(&path, &stored).unwrap();
+    let copy = cluster.copy_order(1, &bytes, 3, &[1, 2]);
+    order(&cluster, 3, vec![Order::Copy(copy.clone())]);
+    until("the copy is made from the good one", || {
+        reports(&cluster).contains(&copied(&copy))
+    })
+    .await;
+    let connection = cluster.connect(2).await;
+    assert!(read_chunk(&connection, 1, 3).await.unwrap() == bytes[..]);
+    let bad = grant(chunk(1), 1, Mode::Read).replica;
+    until("the bad source is reported by its own server", || {
+        cluster
+            .master
+            .script
+            .lock()
+            .damaged
+            .iter()
+            .any(|damage| damage.replica == bad)
+    })
+    .await;
+
+    // The index of a source agrees with its file, and the masters know another chunk.
+    let other = content(9, LARGE);
+    store(&cluster, 2, &other, &[1]).await;
+    let copy = cluster.copy_order(2, &bytes, 3, &[1]);
+    order(&cluster, 3, vec![Order::Copy(copy.clone())]);
+    until("the copy fails", || {
+        reports(&cluster)
+            .iter()
+            .any(|done| matches!(done, OrderDone::CopyFailed { replica, .. } if *replica == copy.replica))
+    })
+    .await;
+    until("the masters are told", || {
+        let differs = |done: &OrderDone| {
+            matches!(
+                done,
+                OrderDone::SourceDiffers {
+                    server: ServerId(1),
+                    ..
+                }
+            )
+        };
+        reports(&cluster).iter().any(differs)
+    })
+    .await;
+    assert!(!reports(&cluster).contains(&copied(&copy)));
+    let refused = read_chunk(&connection, 2, 3).await.unwrap_err();
+    assert_ne!(refused.code, ErrorCode::Internal, "{refused}");
+}
+
+/// A server that cannot reach any source, or has no right to read there, says so; when it may, the copy is made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_without_a_source_fails_and_may_be_ordered_again() {
+    let mut cluster = TestCluster::start(3).await;
+    let bytes = content(1, LARGE);
+    store(&cluster, 1, &bytes, &[1, 2]).await;
+    cluster.nodes[0].kill();
+    let mut copy = cluster.copy_order(1, &bytes, 3, &[1, 2]);
+    let good = copy.sources[1].token;
+    copy.sources[1].token = token(chunk(2), 2, Mode::Read);
+    order(&cluster, 3, vec![Order::Copy(copy.clone())]);
+    let failed = |done: &OrderDone| matches!(done, OrderDone::CopyFailed { why, .. } if why.contains("c1") && why.contains("c2"));
+    until("both sources are named", || reports(&cluster).iter().any(failed)).await;
+    copy.sources[1].token = good;
+    order(&cluster, 3, vec![Order::Copy(copy.clone())]);
+    until("the copy is made", || reports(&cluster).contains(&copied(&copy))).await;
+}
+
+/// A crash in the middle leaves nothing that counts, and the order begins the copy anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_in_the_middle_leaves_nothing_that_counts() {
+    let mut cluster = TestCluster::start(2).await;
+    let orders: Vec<_> = (1..=8).map(|counter| (counter, content(counter, 8 << 20))).collect();
+    for (counter, bytes) in &orders {
+        store(&cluster, *counter, bytes, &[1]).await;
+    }
+    let copies: Vec<_> = orders
+        .iter()
+        .map(|(counter, bytes)| cluster.copy_order(*counter, bytes, 2, &[1]))
+        .collect();
+    order(&cluster, 2, copies.iter().cloned().map(Order::Copy).collect());
+    let dir = cluster.nodes[1].dir.clone();
+    until("a copy is under way", || {
+        (1..=8).any(|counter| data_file(&dir, counter).exists())
+    })
+    .await;
+    let before = reports(&cluster).len();
+    cluster.nodes[1].kill();
+    assert!(before < copies.len(), "all was done before the crash: void");
+    drop(cluster.nodes.remove(1));
+    cluster.master.script.lock().done.clear();
+    // What was on a disk thread when it died is done before the directory is free.
+    let lock = std::fs::File::open(dir.join("lock")).unwrap();
+    until("the directory is free", || lock.try_lock().is_ok()).await;
+    drop(lock);
+    let node = Node::start(2, dir, &cluster.master).await;
+    cluster.nodes.push(node);
+    until("every copy is made and reported", || {
+        copies.iter().all(|copy| reports(&cluster).contains(&copied(copy)))
+    })
+    .await;
+    let connection = cluster.connect(1).await;
+    for (counter, bytes) in &orders {
+        assert!(
+            read_chunk(&connection, *counter, 2).await.unwrap() == bytes[..],
+            "chunk {counter}"
+        );
+    }
+}
+
+/// A drop of the same copy ends it, whether it is under way or made; orders of an overruled leader are not obeyed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drop_ends_a_copy_and_an_overruled_leader_orders_none() {
+    let cluster = TestCluster::start(2).await;
+    let bytes = content(1, 32 << 20);
+    store(&cluster, 1, &bytes, &[1]).await;
+    let copy = cluster.copy_order(1, &bytes, 2, &[1]);
+    let (chunk, replica) = (copy.chunk, copy.replica);
+    order(&cluster, 2, vec![Order::Copy(copy.clone())]);
+    let path = data_file(&cluster.nodes[1].dir, 1);
+    until("the copy is under way", || path.exists()).await;
+    order(&cluster, 2, vec![Order::Drop { chunk, replica }]);
+    let dropped = OrderDone::Dropped { chunk, replica };
+    until("the copy is dropped", || reports(&cluster).contains(&dropped)).await;
+    assert!(!path.exists());
+    // The order that was late makes nothing any more.
+    cluster.master.script.lock().done.clear();
+    order(&cluster, 2, vec![Order::Copy(copy.clone())]);
+    let beats = cluster.master.script.lock().beats;
+    until("beats", || cluster.master.script.lock().beats > beats + 4).await;
+    assert!(!path.exists() && !reports(&cluster).contains(&copied(&copy)));
+
+    let second = content(2, LARGE);
+    store(&cluster, 2, &second, &[1]).await;
+    cluster.master.script.lock().epoch = Some(Epoch {
+        term: 1,
+        leader: MasterId(1),
+    });
+    let copy = cluster.copy_order(2, &second, 2, &[1]);
+    order(&cluster, 2, vec![Order::Copy(copy.clone())]);
+    let beats = cluster.master.script.lock().beats;
+    until("beats", || cluster.master.script.lock().beats > beats + 6).await;
+    assert!(
+        !data_file(&cluster.nodes[1].dir, 2).exists(),
+        "an overruled leader's order was obeyed"
+    );
+}
