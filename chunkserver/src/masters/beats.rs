@@ -18,6 +18,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::reports::Reports;
 use super::{ANSWER, Masters};
 
 /// Between beats to the leader: a lost server is noticed within a few of them.
@@ -43,6 +44,8 @@ impl Masters {
         let talk = async {
             let mut tasks = JoinSet::new();
             tasks.spawn(obey(self.clone(), waiting));
+            let rechecking = self.clone();
+            tasks.spawn(async move { rechecking.0.recheck.run(&rechecking).await });
             let server = self.register().await?;
             self.beat_everywhere(server, &orders, &mut tasks).await;
             Ok(())
@@ -149,6 +152,7 @@ impl Masters {
         let inner = &self.0;
         let identity = inner.store.identity().map_err(|e| e.to_wire())?;
         let done: Vec<_> = inner.done.lock().iter().copied().collect();
+        let intact = inner.recheck.answers();
         let damaged = inner.store.damage();
         let mut load = inner.store.load();
         load.streams = inner.streams.load(Ordering::Relaxed);
@@ -163,6 +167,7 @@ impl Masters {
                     chunk: *chunk,
                     replica: *replica,
                 })
+                .chain(intact.iter().copied())
                 .collect(),
             damaged: damaged.clone(),
         });
@@ -193,12 +198,20 @@ impl Masters {
         if self.accept(epoch).await? {
             self.hear_of(masters, true);
             inner.done.lock().retain(|one| !done.contains(one));
+            inner.recheck.answered(&intact);
             inner.store.damage_taken(&damaged);
             let drops: Orders = ordered
                 .iter()
                 .take(BATCH_ROWS_MAX)
-                .map(|Order::Drop { chunk, replica }| (*chunk, *replica))
+                .filter_map(|order| match order {
+                    Order::Drop { chunk, replica } => Some((*chunk, *replica)),
+                    Order::Verify { .. } => None,
+                })
                 .collect();
+            inner.recheck.order(ordered.iter().filter_map(|order| match order {
+                Order::Verify { chunk, replica } => Some((*chunk, *replica)),
+                Order::Drop { .. } => None,
+            }));
             if !drops.is_empty() {
                 // While a batch is under way the next is not taken: the master repeats it.
                 let _ = orders.try_send(drops);
@@ -208,7 +221,7 @@ impl Masters {
     }
 
     /// Whether orders of `epoch` are to be obeyed; a higher one than ever is made durable first.
-    async fn accept(&self, epoch: Epoch) -> Result<bool, WireError> {
+    pub(super) async fn accept(&self, epoch: Epoch) -> Result<bool, WireError> {
         // One at a time: a lower epoch must not become durable after a higher one.
         let _turn = self.0.accepting.lock().await;
         let highest = *self.0.epoch.lock();
@@ -224,7 +237,7 @@ impl Masters {
     }
 }
 
-fn unexpected(address: &str) -> WireError {
+pub(super) fn unexpected(address: &str) -> WireError {
     WireError::new(
         gabion_protocol::ErrorCode::Protocol,
         format!("master {address} answered something else"),
@@ -261,6 +274,7 @@ async fn beat_on(
     let mut leads = false;
     let mut ticks = ticks(BEAT_LEADER);
     let mut skipped = false;
+    let mut reports = Reports::default();
     loop {
         ticks.tick().await;
         // Ticks come at the leader's pace; a follower hears every second of them.
@@ -271,6 +285,9 @@ async fn beat_on(
         match masters.beat(connection, server, orders).await {
             Ok(now_leads) => leads = now_leads,
             Err(error) => return error,
+        }
+        if leads && let Err(error) = masters.report(connection, server, &mut reports).await {
+            return error;
         }
     }
 }

@@ -10,6 +10,8 @@
 
 mod beats;
 mod clock;
+mod recheck;
+mod reports;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::disk::Store;
+use crate::scrub::Board;
 
 pub use clock::StateClock;
 
@@ -67,6 +70,8 @@ struct Inner {
     /// Drops carried out that no leader has acknowledged yet; a master's batch at most.
     done: Mutex<BTreeSet<(ChunkId, ReplicaNumber)>>,
     streams: Arc<std::sync::atomic::AtomicU32>,
+    recheck: recheck::Recheck,
+    scrub: Board,
 }
 
 impl Masters {
@@ -91,6 +96,8 @@ impl Masters {
             accepting: tokio::sync::Mutex::default(),
             done: Mutex::default(),
             streams,
+            recheck: recheck::Recheck::default(),
+            scrub: Board::default(),
         })))
     }
 

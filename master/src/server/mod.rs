@@ -12,6 +12,8 @@
 //! | `placement` | waits for enough chunkservers |
 //! | `query`, `census` | reads |
 //! | `beat` | chunkservers' registrations, beats and orders |
+//! | `suspects` | copies that readers reported, to be re-read |
+//! | `scrub` | how far servers' scrubs are, and requests to begin one |
 //! | `admin` | operators' requests |
 //! | `leader` | what only the leader does: first command, state time |
 //! | `space` | room on the masters' disks: watched, and what grows refused |
@@ -34,8 +36,10 @@ mod placement;
 mod query;
 mod roles;
 mod run;
+mod scrub;
 mod shared;
 mod space;
+mod suspects;
 
 pub use run::{Running, StartError, start};
 

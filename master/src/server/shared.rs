@@ -14,7 +14,9 @@ use tokio_util::task::TaskTracker;
 use super::access::Keys;
 use super::census::Census;
 use super::connection::Limits;
+use super::scrub::Scrubs;
 use super::space::Rooms;
+use super::suspects::Suspects;
 use crate::fleet::Watched;
 use crate::raft::{MasterNode, ProposeError, RaftHandle};
 use crate::state::rows::RowsError;
@@ -51,6 +53,8 @@ pub(super) struct Master {
     pub(super) raft: RaftHandle,
     pub(super) fleet: Watched,
     pub(super) census: Arc<Census>,
+    pub(super) suspects: Arc<Suspects>,
+    pub(super) scrubs: Scrubs,
     pub(super) limits: Limits,
     /// Room on the masters' disks.
     pub(super) rooms: Rooms,

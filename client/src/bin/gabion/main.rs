@@ -16,6 +16,7 @@ mod list;
 mod local;
 mod names;
 mod records;
+mod scrub;
 mod upload;
 mod upload_plan;
 
@@ -27,7 +28,7 @@ use gabion_client::terminal::Failure;
 use gabion_protocol::process;
 use tokio_util::sync::CancellationToken;
 
-use args::{Admin, Arguments, Raft, Verb};
+use args::{Admin, Arguments, Raft, Scrub, Verb};
 use context::Context;
 
 /// How long a stopped command may take to clear up after itself.
@@ -115,6 +116,10 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
             Raft::Remove(remove) => admin::raft_remove(&context, remove).await,
             Raft::TransferLeader(transfer) => admin::transfer_leader(&context, transfer).await,
             Raft::Snapshot => admin::snapshot(&context).await,
+        },
+        Verb::Admin(Admin::Scrub(scrub)) => match scrub {
+            Scrub::Start(start) => scrub::start(&context, start).await,
+            Scrub::Status(status) => scrub::status(&context, status).await,
         },
     }
 }

@@ -6,5 +6,6 @@ mod files;
 mod operators;
 mod reads;
 mod room;
+mod scrubs;
 mod seats;
 mod servers;

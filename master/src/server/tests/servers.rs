@@ -177,7 +177,10 @@ fn copies_of_a_given_up_upload_are_dropped_once_their_tokens_have_expired() {
         let Order::Drop {
             chunk: dropped,
             replica,
-        } = order;
+        } = order
+        else {
+            panic!("not a drop: {order:?}");
+        };
         assert_eq!(dropped, chunk);
         one.beat.done = vec![OrderDone::Dropped { chunk, replica }];
         let Response::BeatAnswer { orders, .. } = one.beat().await.unwrap() else {

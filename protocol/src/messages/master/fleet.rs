@@ -75,6 +75,13 @@ pub enum Order {
         /// The copy; another copy of the same chunk stays.
         replica: ReplicaNumber,
     },
+    /// Re-read this copy, which a reader reported, and say whether it is damaged.
+    Verify {
+        /// The chunk.
+        chunk: ChunkId,
+        /// The copy.
+        replica: ReplicaNumber,
+    },
 }
 
 /// An order that was carried out.
@@ -82,6 +89,13 @@ pub enum Order {
 pub enum OrderDone {
     /// The copy is gone (or was never there).
     Dropped {
+        /// The chunk.
+        chunk: ChunkId,
+        /// The copy.
+        replica: ReplicaNumber,
+    },
+    /// The copy was re-read from its disk and is whole. A damaged one is in [`Beat::damaged`] instead.
+    Intact {
         /// The chunk.
         chunk: ChunkId,
         /// The copy.

@@ -3,11 +3,12 @@
 //! A [`Request::Command`] changes the namespace and goes through the Raft log; it carries a [`RequestId`] and is
 //! sent again, the same, after a lost answer. A [`Request::Query`] is linearizable unless it asks for less.
 //!
-//! [`Request`] and [`Response`] are here; `namespace`, `fleet` and `cluster` hold what they are made of.
+//! [`Request`] and [`Response`] are here; `namespace`, `fleet`, `cluster` and `scrub` hold what they are made of.
 
 mod cluster;
 mod fleet;
 mod namespace;
+mod scrub;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,7 @@ use crate::ids::{Epoch, Ino, MasterId, RequestId, ServerId, StateTime, UploadGen
 pub use cluster::{Admin, ChunkInfo, ChunkState, Defaults, Health, MasterInfo, ReplicaState, ServerInfo, Status};
 pub use fleet::{Beat, Damage, Load, Order, OrderDone, Registration, ServerAccess};
 pub use namespace::{ChunkGrant, Entry, EntryKind, Extent, Located, Op, Page, Query, Replica, Seal, UploadOptions};
+pub use scrub::{ScrubPass, ScrubProgress, ScrubReport, ServerScrub};
 
 /// A request; answered with `Result<`[`Response`]`, WireError>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +51,9 @@ pub enum Request {
     Beat(Beat),
     /// An operator's request.
     Admin(Admin),
+    /// A chunkserver tells the leader how far its scrub is, and asks whether to begin a pass. Beside its beats, which
+    /// are too frequent to carry it.
+    ScrubReport(ScrubReport),
 }
 
 /// How fresh a read must be.
@@ -146,4 +151,20 @@ pub enum Response {
         /// master that was added after its configuration was written.
         masters: Vec<String>,
     },
+    /// A scrub report's answer.
+    ScrubAnswer {
+        /// The answering master's epoch, if it leads.
+        epoch: Option<Epoch>,
+        /// The operator's request to begin a pass for, until a report says that it was obeyed.
+        start: Option<u64>,
+    },
+    /// A scrub was asked for.
+    ScrubStarted {
+        /// Servers that have begun: it is on their disks.
+        begun: Vec<ServerId>,
+        /// Servers that have not said so yet.
+        waiting: Vec<ServerId>,
+    },
+    /// How far scrub passes are.
+    ScrubStatus(Vec<ServerScrub>),
 }
