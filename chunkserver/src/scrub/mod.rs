@@ -13,7 +13,8 @@
 //! no state on either side, and it is made at the moment the bytes are proven.
 //!
 //! Invariants: a copy is set aside only for what its own bytes, its record or the leading master say of it; a lack of
-//! ours, a master that does not answer, or a disk out of service is never taken for damage; nothing is deleted.
+//! ours, a master that does not answer, or a disk out of service is never taken for damage; nothing is deleted. Masters
+//! that contradict many sound copies are not believed.
 
 mod board;
 mod mark;
@@ -38,6 +39,10 @@ pub(crate) use pass::Limits;
 use mark::Mark;
 use pass::{Pass, STEP_BYTES, Step};
 
+/// Sound copies that may differ from what the masters say before the masters are doubted, and the part of the copies read
+/// in a pass that may.
+const DOUBT_MIN: u64 = 16;
+const DOUBT_PART: u64 = 100;
 /// Between attempts at what did not work for a reason that may pass.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -52,6 +57,7 @@ pub(crate) async fn run(store: Store, masters: Masters, limits: Limits, stop: Ca
             disk: Arc::clone(disk),
             number,
             owed: 0,
+            differing: 0,
         };
         scrub.run(limits, &stop)
     });
@@ -67,6 +73,8 @@ struct Scrub {
     number: usize,
     /// Bytes read since foreground work was looked at.
     owed: u64,
+    /// Sound copies of this pass that differ from what the masters say.
+    differing: u64,
 }
 
 impl Scrub {
@@ -105,6 +113,7 @@ impl Scrub {
             }
             if began != pass.mark().started {
                 began = pass.mark().started;
+                self.differing = 0;
                 // Failure shows at the next turn.
                 let _ = self.disk.forget_cached_index().await;
             }
@@ -204,6 +213,15 @@ impl Scrub {
                 let Some(what) = self.differs(chunk, record).await else {
                     return Ok(false);
                 };
+                self.differing += 1;
+                if !masters_are_credible(self.differing, pass.mark().chunks) {
+                    tracing::error!(
+                        %chunk, what, differing = self.differing,
+                        "so many sound copies differ that the masters may have lost their memory: this one is kept in \
+                         service; find out which master answers, and whether its directory was restored from a copy"
+                    );
+                    return Ok(false);
+                }
                 self.store.set_aside(chunk, record.replica, &what).await;
                 Ok(true)
             }
@@ -241,6 +259,12 @@ impl Scrub {
             sleep(AGAIN).await;
         }
     }
+}
+
+/// Whether it is the copies that are wrong, if so many of those read differ from what the masters say though their bytes
+/// fit their records. A disk brings back an old file now and then; a master that was restored differs in much.
+fn masters_are_credible(differing: u64, read: u64) -> bool {
+    differing <= DOUBT_MIN.max(read / DOUBT_PART)
 }
 
 /// What the leading master says against a sealed copy with this length and CRC.

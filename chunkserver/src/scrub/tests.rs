@@ -32,3 +32,11 @@ fn only_a_row_that_counts_the_copy_says_something_about_it() {
     );
     assert_eq!(says(row(sealed, 8, 5, 9, live)), None, "another copy");
 }
+
+#[test]
+fn masters_that_contradict_many_copies_are_not_believed() {
+    assert!(masters_are_credible(1, 0), "the first copy read may be the old one");
+    assert!(masters_are_credible(16, 16));
+    assert!(!masters_are_credible(17, 100));
+    assert!(masters_are_credible(17, 1700) && !masters_are_credible(18, 1700));
+}

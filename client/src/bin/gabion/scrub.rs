@@ -340,9 +340,9 @@ mod tests {
     #[test]
     fn the_status_is_pinned() {
         let expected = "\
-SERVER  PASS        BEGAN   READ      OF  DAMAGED       LAST PASS  DAMAGED THEN
-c1      asked    30 s ago  3 MiB  12 MiB        1  1 min 0 s ago             6
-c2      waiting     never    0 B     0 B        0          never             -
+SERVER  PASS          BEGAN     READ      OF  DAMAGED      LAST PASS  DAMAGED THEN
+c1      asked    30.0 s ago  3.0 MiB  12 MiB        1  1 min 0 s ago             6
+c2      waiting       never      0 B     0 B        0          never             -
 ";
         assert_eq!(table(&scrubs(), StateTime(90_000), false).to_string(), expected);
     }
