@@ -5,7 +5,7 @@
 use std::net::{IpAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 
-use gabion_protocol::config::{self, ConfigError, Override, Size};
+use gabion_protocol::config::{self, ConfigError, Override, Size, Span};
 use gabion_protocol::keys::{Holder, Identity, KeyFile, KeyFileError, Role};
 use serde::{Deserialize, Serialize};
 
@@ -46,10 +46,26 @@ pub struct Config {
     /// Bytes of packets in memory for all write streams together.
     #[serde(default = "default_windows")]
     pub write_memory: Size,
+    /// Within this time every copy is re-read from its disk and compared with its checksums.
+    #[serde(default = "default_scrub_period")]
+    pub scrub_period: Span,
+    /// Bytes per second that are read for that from each disk at most.
+    #[serde(default = "default_scrub_rate")]
+    pub scrub_rate: Size,
 }
 
 fn default_direct_io() -> bool {
     true
+}
+
+/// Latent errors are found while the other copies are still there, and a disk of 4 TB is read at 4 MB/s.
+fn default_scrub_period() -> Span {
+    Span::from_millis(14 * 24 * 3600 * 1000)
+}
+
+/// A fifth of what a spinning disk reads.
+fn default_scrub_rate() -> Size {
+    Size(32 << 20)
 }
 
 fn default_windows() -> Size {
@@ -155,6 +171,12 @@ impl Config {
         if self.write_memory.0 < 4 << 20 || self.write_memory.0 > 16 << 30 {
             return wrong("write_memory", "must be 4MiB to 16GiB");
         }
+        if !(1_000..=400 * 24 * 3600 * 1000).contains(&self.scrub_period.millis()) {
+            return wrong("scrub_period", "must be 1s to 400d");
+        }
+        if !(64 << 10..=16 << 30).contains(&self.scrub_rate.0) {
+            return wrong("scrub_rate", "must be 64KiB to 16GiB, which is read in one second");
+        }
         Ok(())
     }
 
@@ -226,6 +248,8 @@ mod tests {
             reserve: None,
             direct_io: true,
             write_memory: default_windows(),
+            scrub_period: default_scrub_period(),
+            scrub_rate: default_scrub_rate(),
         }
     }
 
@@ -254,6 +278,8 @@ mod tests {
         assert_eq!(wrong(|c| c.listen = "0.0.0.0:1".into()), "listen");
         assert_eq!(wrong(|c| c.listen = "nohost".into()), "listen");
         assert_eq!(wrong(|c| c.advertise = Some("[::]:5".into())), "advertise");
+        assert_eq!(wrong(|c| c.scrub_period = Span::from_millis(10)), "scrub_period");
+        assert_eq!(wrong(|c| c.scrub_rate = Size(0)), "scrub_rate");
         assert_eq!(wrong(|c| c.masters.clear()), "masters");
         assert_eq!(wrong(|c| c.masters.push("m".into())), "masters");
     }

@@ -5,6 +5,7 @@
 //! | [`disk`] | chunks on disks: nothing acknowledged that a power cut could take back |
 //! | `pipeline` | writes along a chain of servers: check, pass on, store, at the same time |
 //! | `serve` | one connection: requests and streams, none of which waits for another |
+//! | `scrub` | every copy is re-read within a period |
 //! | [`masters`] | registration, heartbeats, orders, state time |
 //! | [`peers`] | connections to other chunkservers |
 //! | `repair` | background copies, pulled from other chunkservers |
@@ -23,5 +24,6 @@ pub mod output;
 pub mod peers;
 mod pipeline;
 mod repair;
+mod scrub;
 mod serve;
 pub mod server;

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::disk::{Store, StoreOptions};
 use crate::masters::{Masters, MastersOptions};
 use crate::pipeline::Pipeline;
+use crate::scrub::{self, Limits};
 use crate::serve::serve;
 
 /// Idle bytes kept in aligned buffers for padding and re-reads.
@@ -32,6 +33,7 @@ pub struct Server {
     masters: Masters,
     pipeline: Pipeline,
     acceptor: Acceptor,
+    scrub: Limits,
 }
 
 impl Server {
@@ -105,6 +107,10 @@ impl Server {
             masters,
             pipeline,
             acceptor,
+            scrub: Limits {
+                period_ms: config.scrub_period.millis(),
+                rate_max: config.scrub_rate.0,
+            },
         })
     }
 
@@ -149,6 +155,8 @@ impl Server {
         let copies = self.masters.copies();
         let copying = copies.run(self.store.clone(), self.pipeline.peers.clone());
         let copying = tokio::spawn(stop.clone().run_until_cancelled_owned(copying));
+        let scrubbing = scrub::run(self.store.clone(), self.masters.clone(), self.scrub, stop.clone());
+        let scrubbing = tokio::spawn(scrubbing);
         let connections = CancellationToken::new();
         self.listen(&stop, &connections, &tasks).await;
         tasks.close();
@@ -160,6 +168,8 @@ impl Server {
         let talked = talk.await.unwrap_or(Ok(()));
         // It ended with `stop`, and its copies with it: they begin anew after a start.
         let _ = copying.await;
+        // Before the disks are closed. It ends with `stop`.
+        let _ = scrubbing.await;
         drop(self.pipeline);
         self.store.close().await;
         talked

@@ -28,6 +28,7 @@ mod link;
 mod masters;
 mod policy;
 mod read;
+mod scrub;
 mod servers;
 pub mod terminal;
 #[cfg(test)]
@@ -46,6 +47,7 @@ pub use gabion_protocol::messages::master::{
 };
 pub use gabion_protocol::{ChunkId, ErrorCode, FsPath, MasterId, ServerId};
 pub use read::{DownloadOptions, FileReader, FileStream};
+pub use scrub::ScrubStarted;
 pub use trash::Trashed;
 pub use walk::Walk;
 pub use write::{CreateOptions, FileWriter, WriteStream};

@@ -10,9 +10,11 @@ use parking_lot::Mutex;
 use super::durable::{sync_dir, temporary_name};
 use super::error::DiskError;
 use super::file::ChunkFile;
+use super::foreground::Foreground;
 use super::identity::{DiskIdentity, FILE_NAME};
 use super::index::{self, Change, Index};
 use super::lock::DirLock;
+use super::record::{Record, State};
 use super::recover::{Recovered, recover};
 use super::store::StoreOptions;
 use super::threads::Threads;
@@ -111,10 +113,14 @@ impl Claimed {
         let space = Space::of(&dir)?;
         let threads =
             |name: &str, count| Threads::start(name, count).map_err(|e| DiskError::io("start threads for", &dir, e));
+        let foreground = std::sync::Arc::new(Foreground::default());
         let disk = Disk {
-            writes: threads("disk-write", WRITE_THREADS)?,
-            reads: threads("disk-read", READ_THREADS)?,
+            writes: threads("disk-write", WRITE_THREADS)?.before_background(&foreground),
+            reads: threads("disk-read", READ_THREADS)?.before_background(&foreground),
+            scrubs: threads("disk-scrub", 1)?,
+            foreground,
             chunks: AtomicU64::new(recovered.chunks),
+            sealed_bytes: AtomicU64::new(recovered.sealed_bytes),
             identity: Mutex::new(identity),
             failed: Mutex::new(None),
             failing: AtomicBool::new(false),
@@ -153,7 +159,13 @@ pub(crate) struct Disk {
     pub(crate) dir: PathBuf,
     pub(crate) writes: Threads,
     pub(crate) reads: Threads,
+    /// Reads for the scrub, so that foreground jobs never queue behind them.
+    pub(crate) scrubs: Threads,
+    /// Work that the scrub gives way to.
+    pub(crate) foreground: std::sync::Arc<Foreground>,
     pub(crate) chunks: AtomicU64,
+    /// Bytes of sealed chunks: what a scrub pass reads.
+    sealed_bytes: AtomicU64,
     pub(crate) pool: Pool,
     pub(crate) reserve: u64,
     pub(crate) direct_io: bool,
@@ -215,6 +227,7 @@ impl Disk {
 
     /// Makes changes of the index durable.
     pub(crate) async fn commit(&self, changes: Vec<Change>) -> Result<(), DiskError> {
+        let _working = self.foreground.begin();
         let result = self.index()?.commit(changes).await;
         result.inspect_err(|error| self.note(error))
     }
@@ -270,6 +283,27 @@ impl Disk {
         let less = |chunks: u64| Some(chunks.saturating_sub(1));
         // Never refused: the closure always has a value.
         let _ = self.chunks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    /// Takes a chunk that was sealed into account.
+    pub(crate) fn count_sealed(&self, bytes: u64) {
+        self.sealed_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes into account that a sealed chunk is gone or set aside.
+    pub(crate) fn count_unsealed(&self, record: &Record) {
+        if record.state == State::Sealed {
+            let less = |bytes: u64| Some(bytes.saturating_sub(record.length));
+            // Never refused: the closure always has a value.
+            let _ = self
+                .sealed_bytes
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        }
+    }
+
+    /// Bytes of sealed chunks on this disk.
+    pub(crate) fn sealed_bytes(&self) -> u64 {
+        self.sealed_bytes.load(Ordering::Relaxed)
     }
 
     /// Chunks on this disk, small ones included.

@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::directory::Space;
 use super::error::{DiskError, tells_of_lack};
 use super::record::{KeyKind, Record, chunk_key};
+use super::verify::drop_cache;
 
 /// The index's directory in its disk's directory.
 pub(crate) const DIR_NAME: &str = "index";
@@ -63,7 +64,12 @@ pub(crate) enum Change {
     Delete { chunk: ChunkId },
     /// Remembers the highest epoch obeyed.
     Epoch(Epoch),
+    /// Remembers how far the scrub is: bytes of its own format.
+    Scrub(Vec<u8>),
 }
+
+/// A key and its value.
+type Row = (Box<[u8]>, Box<[u8]>);
 
 struct Queued {
     changes: Vec<Change>,
@@ -245,6 +251,66 @@ impl Index {
             see(ChunkId::from_bytes(id), Record::decode(&value));
         }
         Ok(())
+    }
+
+    /// How far the scrub is, as [`Change::Scrub`] said last.
+    pub(crate) fn scrub(&self) -> Result<Option<Vec<u8>>, DiskError> {
+        self.db()?.get(setting_key("scrub")).map_err(|e| self.failed(e))
+    }
+
+    /// Records from `from` on, or from the first; in key order, until `take` says that it has enough.
+    pub(crate) fn records_from(
+        &self,
+        from: Option<ChunkId>,
+        mut take: impl FnMut(ChunkId, Record) -> bool,
+    ) -> Result<(), DiskError> {
+        let mut reading = ReadOptions::default();
+        // The scrub must not push out what readers use, nor believe what memory says of the disk.
+        reading.fill_cache(false);
+        reading.set_iterate_lower_bound(from.map_or_else(
+            || vec![KeyKind::Record as u8],
+            |chunk| chunk_key(KeyKind::Record, chunk).to_vec(),
+        ));
+        reading.set_iterate_upper_bound([KeyKind::Record as u8 + 1]);
+        for row in self.db()?.iterator_opt(IteratorMode::Start, reading) {
+            let (chunk, record) = self.row(row)?;
+            if !take(chunk, record) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The last chunk there is.
+    pub(crate) fn last_chunk(&self) -> Result<Option<ChunkId>, DiskError> {
+        let mut reading = ReadOptions::default();
+        reading.set_iterate_lower_bound([KeyKind::Record as u8]);
+        reading.set_iterate_upper_bound([KeyKind::Record as u8 + 1]);
+        let last = self.db()?.iterator_opt(IteratorMode::End, reading).next();
+        Ok(last.map(|row| self.row(row)).transpose()?.map(|(chunk, _)| chunk))
+    }
+
+    fn row(&self, row: Result<Row, rocksdb::Error>) -> Result<(ChunkId, Record), DiskError> {
+        let (key, value) = row.map_err(|e| self.failed(e))?;
+        let id = key.get(1..).and_then(|id| <[u8; ChunkId::BYTES]>::try_from(id).ok());
+        let chunk = ChunkId::from_bytes(id.ok_or_else(|| self.failed("a key is no chunk id"))?);
+        let record = Record::decode(&value).map_err(|why| self.failed(format!("chunk {chunk}: {why}")))?;
+        Ok((chunk, record))
+    }
+
+    /// Asks the kernel to forget what it holds of the tables and blob files, so that they are read from the disk.
+    pub(crate) fn forget_cached(&self) {
+        let entries = std::fs::read_dir(self.dir.join(DIR_NAME))
+            .into_iter()
+            .flatten()
+            .flatten();
+        for path in entries.map(|entry| entry.path()) {
+            if path.extension().is_some_and(|ext| ext == "sst" || ext == "blob")
+                && let Ok(file) = std::fs::File::open(&path)
+            {
+                drop_cache(&file);
+            }
+        }
     }
 
     /// Ends the writer after what is queued, and empties the WAL so that the next start replays nothing.
@@ -434,11 +500,16 @@ fn add(batch: &mut WriteBatch, change: &Change) {
             value[8..].copy_from_slice(&epoch.leader.0.to_be_bytes());
             batch.put(epoch_key(), value);
         }
+        Change::Scrub(mark) => batch.put(setting_key("scrub"), mark),
     }
 }
 
 fn epoch_key() -> Vec<u8> {
-    [&[KeyKind::Setting as u8], b"epoch".as_slice()].concat()
+    setting_key("epoch")
+}
+
+fn setting_key(name: &str) -> Vec<u8> {
+    [&[KeyKind::Setting as u8], name.as_bytes()].concat()
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {

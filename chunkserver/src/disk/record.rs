@@ -4,7 +4,7 @@
 //!
 //! | kind | key | value |
 //! |---|---|---|
-//! | 0x00 | a name | a setting of the disk (`epoch`: term u64, leader u64) |
+//! | 0x00 | a name | a setting of the disk (`epoch`: term u64, leader u64; `scrub`: `crate::scrub::Mark`) |
 //! | 0x01 | chunk id | [`Record`] |
 //! | 0x02 | chunk id | the bytes of a chunk whose record's place is [`Place::Blob`] |
 //!

@@ -18,6 +18,8 @@ use super::record::{Place, Record, State};
 pub struct Recovered {
     /// Records.
     pub chunks: u64,
+    /// Bytes of the sealed chunks among them.
+    pub sealed_bytes: u64,
     /// Open chunks among them: their writers are gone.
     pub open: u64,
     /// Files without a record.
@@ -60,6 +62,9 @@ pub(crate) fn recover(dir: &Path, index: &Index) -> Result<Recovered, DiskError>
 }
 
 fn see_record(dir: &Path, chunk: ChunkId, record: Record, found: &mut Recovered) {
+    if record.state == State::Sealed {
+        found.sealed_bytes += record.length;
+    }
     match (record.state, record.place) {
         (State::Open, _) => found.open += 1,
         (State::Sealed, Place::File) => {

@@ -93,6 +93,7 @@ impl Store {
         for found in seen.found.iter().filter(|found| found.record.replica == replica) {
             here = true;
             self.remove(&found.disk, chunk, &claim).await?;
+            found.disk.count_unsealed(&found.record);
         }
         if here {
             self.0.damage.lock().remove(&chunk);

@@ -249,7 +249,18 @@ impl Store {
         damage.retain(|_, kept| !taken.contains(kept));
     }
 
-    fn report(&self, chunk: ChunkId, replica: ReplicaNumber, what: &str) {
+    /// Whether more damage can be reported before a master takes some.
+    pub(crate) fn takes_reports(&self) -> bool {
+        self.0.damage.lock().len() < DAMAGE_MAX
+    }
+
+    /// Every disk opened, whether it serves or not.
+    pub(crate) fn disks(&self) -> &[Arc<Disk>] {
+        &self.0.disks
+    }
+
+    /// Tells the masters with the next beat that a copy cannot be trusted.
+    pub(crate) fn report(&self, chunk: ChunkId, replica: ReplicaNumber, what: &str) {
         let mut damage = self.0.damage.lock();
         if damage.len() < DAMAGE_MAX {
             damage.insert(
@@ -396,6 +407,7 @@ impl Store {
                     ..(*found.record).clone()
                 };
                 found.disk.commit(vec![put(chunk, Arc::new(record))]).await?;
+                found.disk.count_unsealed(&found.record);
                 store.0.warm.forget(chunk);
                 Ok(())
             })

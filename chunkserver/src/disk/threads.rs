@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::error::DiskError;
+use super::foreground::Foreground;
 
 /// Jobs of one pool queued or running.
 const JOBS_MAX: usize = 512;
@@ -20,6 +21,8 @@ type Job = Box<dyn FnOnce() + Send>;
 pub(crate) struct Threads {
     queue: Arc<Queue>,
     room: Arc<Semaphore>,
+    /// Whose foreground work the jobs are, if they are.
+    foreground: Option<Arc<Foreground>>,
 }
 
 /// Jobs for whichever thread is idle: one is woken for each job, and none while all are busy.
@@ -82,6 +85,7 @@ impl Threads {
         let threads = Self {
             queue: Arc::default(),
             room: Arc::new(Semaphore::new(JOBS_MAX)),
+            foreground: None,
         };
         for number in 0..count {
             let queue = Arc::clone(&threads.queue);
@@ -96,12 +100,19 @@ impl Threads {
         Ok(threads)
     }
 
+    /// Background work gives way to these threads' jobs.
+    pub(crate) fn before_background(mut self, foreground: &Arc<Foreground>) -> Self {
+        self.foreground = Some(Arc::clone(foreground));
+        self
+    }
+
     /// Runs `job` on a thread. Once begun it runs to its end, also if the caller stops waiting.
     pub(crate) async fn run<T, F>(&self, job: F) -> Result<T, DiskError>
     where
         T: Send + 'static,
         F: FnOnce() -> Result<T, DiskError> + Send + 'static,
     {
+        let working = self.foreground.as_ref().map(Foreground::begin);
         let permit = Arc::clone(&self.room)
             .acquire_owned()
             .await
@@ -110,6 +121,7 @@ impl Threads {
         let job: Job = Box::new(move || {
             let result = job();
             drop(permit);
+            drop(working);
             drop(done.send(result));
         });
         self.queue.push(job);

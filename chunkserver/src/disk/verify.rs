@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gabion_protocol::buffer::{ALIGNMENT, Pool};
@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::directory::chunk_path;
 use super::error::{DiskError, is_lack};
 use super::record::{Place, Record, State};
-use super::store::Store;
+use super::store::{Found, Store};
 
 impl Store {
     /// Re-reads a copy past the page cache, where the file system lets us, and says what it found. Damage sets the
@@ -58,9 +58,22 @@ impl Store {
             },
             other => other,
         };
-        if let Verdict::Damaged { what, .. } | Verdict::Unreadable { what } = &verdict {
-            self.set_aside(chunk, replica, what).await;
+        self.judged(chunk, &found, verdict).await
+    }
+
+    /// Sets a copy aside whose re-read showed damage, unless a drop or a newer copy was quicker: then there was none.
+    pub(super) async fn judged(&self, chunk: ChunkId, read: &Found, verdict: Verdict) -> Result<Verdict, DiskError> {
+        let (Verdict::Damaged { what, .. } | Verdict::Unreadable { what }) = &verdict else {
+            return Ok(verdict);
+        };
+        let replica = read.record.replica;
+        // The record goes before the file: one that is still there vouches for it.
+        let still = self.find(chunk, replica).await?;
+        let same = still.is_some_and(|now| Arc::ptr_eq(&now.disk, &read.disk) && now.record == read.record);
+        if !same {
+            return Ok(Verdict::Missing);
         }
+        self.set_aside(chunk, replica, what).await;
         Ok(verdict)
     }
 }
@@ -69,8 +82,8 @@ impl Store {
 pub(crate) fn check_blob(blob: Result<bytes::Bytes, DiskError>, record: &Record) -> Result<Verdict, DiskError> {
     match blob {
         Ok(bytes) if bytes.len() as u64 == record.length => {
-            let mut check = Check::new(record);
-            Ok(check.take(&bytes).unwrap_or_else(|| check.end()))
+            let mut check = Check::default();
+            Ok(check.take(record, &bytes).unwrap_or_else(|| check.end(record)))
         }
         Ok(bytes) => Ok(Verdict::Damaged {
             offset: 0,
@@ -86,47 +99,94 @@ pub(crate) fn check_blob(blob: Result<bytes::Bytes, DiskError>, record: &Record)
 /// # Errors
 /// [`DiskError::Lacking`]: a lack of ours says nothing about the file.
 pub(crate) fn check_file(path: &Path, record: &Record, pool: &Pool) -> Result<Verdict, DiskError> {
-    let (file, direct) = match open_past_cache(path) {
-        Ok(opened) => opened,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(Verdict::Damaged {
-                offset: 0,
-                what: "its file is gone".to_owned(),
-            });
-        }
-        Err(e) => return unreadable(path, 0, e),
+    let mut reread = match Reread::open(path, record)? {
+        Ok(reread) => reread,
+        Err(verdict) => return Ok(verdict),
     };
-    match file.metadata() {
-        Ok(meta) if meta.len() == record.length => {}
-        Ok(meta) => {
-            return Ok(Verdict::Damaged {
-                offset: meta.len().min(record.length) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64,
-                what: format!("its file has {} bytes instead of {}", meta.len(), record.length),
-            });
+    loop {
+        if let Some(verdict) = reread.step(record, pool)? {
+            return Ok(verdict);
         }
-        Err(e) => return unreadable(path, 0, e),
     }
-    let mut check = Check::new(record);
-    let mut buffer = pool.take(PACKET_BYTES);
-    while check.at < record.length {
-        match read_full(&file, buffer.as_mut(), check.at, record.length) {
-            Ok(0) => {
-                return Ok(Verdict::Damaged {
-                    offset: check.at,
-                    what: "its file ends early".to_owned(),
-                });
+}
+
+/// A sealed chunk's file being re-read, one [`PACKET_BYTES`] at a time.
+#[derive(Debug)]
+pub(crate) struct Reread {
+    path: PathBuf,
+    file: File,
+    /// Read past the page cache; else the cache is emptied of the file before and after.
+    direct: bool,
+    check: Check,
+}
+
+impl Reread {
+    /// Opens the file, or tells at once what is wrong with it.
+    ///
+    /// # Errors
+    /// [`DiskError::Lacking`].
+    pub(crate) fn open(path: &Path, record: &Record) -> Result<Result<Self, Verdict>, DiskError> {
+        let damaged = |offset, what: String| Ok(Err(Verdict::Damaged { offset, what }));
+        let (file, direct) = match open_past_cache(path) {
+            Ok(opened) => opened,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return damaged(0, "its file is gone".to_owned()),
+            Err(e) => return unreadable(path, 0, e).map(Err),
+        };
+        match file.metadata() {
+            Ok(meta) if meta.len() == record.length => {}
+            Ok(meta) => {
+                let offset = meta.len().min(record.length) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+                let what = format!("its file has {} bytes instead of {}", meta.len(), record.length);
+                return damaged(offset, what);
             }
-            Ok(len) => {
-                if let Some(bad) = check.take(&buffer.as_ref()[..len]) {
-                    return Ok(bad);
-                }
-            }
+            Err(e) => return unreadable(path, 0, e).map(Err),
+        }
+        Ok(Ok(Self {
+            path: path.to_owned(),
+            file,
+            direct,
+            check: Check::default(),
+        }))
+    }
+
+    /// Reads on; the verdict at the end, or at the first thing that is wrong.
+    ///
+    /// # Errors
+    /// [`DiskError::Lacking`].
+    pub(crate) fn step(&mut self, record: &Record, pool: &Pool) -> Result<Option<Verdict>, DiskError> {
+        let at = self.check.at;
+        if at >= record.length {
+            return Ok(Some(self.check.end(record)));
+        }
+        let mut buffer = pool.take(PACKET_BYTES);
+        let read = match read_full(&self.file, buffer.as_mut(), at, record.length) {
             // Some file systems take the flag at open and refuse the read.
-            Err(Errno::INVAL) if direct => return check_buffered(path, record, pool),
-            Err(e) => return unreadable(path, check.at, e.into()),
+            Err(Errno::INVAL) if self.direct => match File::open(&self.path) {
+                Ok(file) => {
+                    drop_cache(&file);
+                    (self.file, self.direct) = (file, false);
+                    read_full(&self.file, buffer.as_mut(), at, record.length)
+                }
+                Err(e) => return unreadable(&self.path, at, e).map(Some),
+            },
+            read => read,
+        };
+        let verdict = match read {
+            Ok(0) => Some(Verdict::Damaged {
+                offset: at,
+                what: "its file ends early".to_owned(),
+            }),
+            Ok(len) => {
+                let bad = self.check.take(record, &buffer.as_ref()[..len]);
+                bad.or_else(|| (self.check.at >= record.length).then(|| self.check.end(record)))
+            }
+            Err(e) => Some(unreadable(&self.path, at, e.into())?),
+        };
+        if verdict.is_some() && !self.direct {
+            drop_cache(&self.file);
         }
+        Ok(verdict)
     }
-    Ok(check.end())
 }
 
 /// What a failed system call says about the file.
@@ -136,25 +196,6 @@ fn unreadable(path: &Path, at: u64, error: std::io::Error) -> Result<Verdict, Di
     }
     let what = format!("its file cannot be read at {at}: {error}");
     Ok(Verdict::Unreadable { what })
-}
-
-fn check_buffered(path: &Path, record: &Record, pool: &Pool) -> Result<Verdict, DiskError> {
-    let read = File::open(path).and_then(|file| {
-        drop_cache(&file);
-        let mut check = Check::new(record);
-        let mut buffer = pool.take(PACKET_BYTES);
-        while check.at < record.length {
-            let len = read_full(&file, buffer.as_mut(), check.at, record.length)?;
-            if len == 0 {
-                break;
-            }
-            if let Some(bad) = check.take(&buffer.as_ref()[..len]) {
-                return Ok(bad);
-            }
-        }
-        Ok(check.end())
-    });
-    read.or_else(|e: std::io::Error| unreadable(path, 0, e))
 }
 
 fn open_past_cache(path: &Path) -> std::io::Result<(File, bool)> {
@@ -174,7 +215,7 @@ fn open_past_cache(path: &Path) -> std::io::Result<(File, bool)> {
 }
 
 /// Asks the kernel to forget clean pages, so that the next read asks the disk.
-fn drop_cache(file: &File) {
+pub(crate) fn drop_cache(file: &File) {
     // Advice: a kernel that keeps the pages makes the check weaker, not wrong.
     let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
 }
@@ -199,25 +240,17 @@ fn read_full(file: &File, buffer: &mut [u8], at: u64, end: u64) -> Result<usize,
 }
 
 /// Bytes compared with a record, in order.
-struct Check<'a> {
-    record: &'a Record,
+#[derive(Debug, Default)]
+struct Check {
     at: u64,
     running: Running,
 }
 
-impl<'a> Check<'a> {
-    fn new(record: &'a Record) -> Self {
-        Self {
-            record,
-            at: 0,
-            running: Running::default(),
-        }
-    }
-
+impl Check {
     /// Checks the next bytes, whole blocks but for the chunk's last; what is wrong with them, if anything.
-    fn take(&mut self, bytes: &[u8]) -> Option<Verdict> {
+    fn take(&mut self, record: &Record, bytes: &[u8]) -> Option<Verdict> {
         for block in bytes.chunks(BLOCK_BYTES) {
-            let stored = self.record.crcs.get((self.at / BLOCK_BYTES as u64) as usize);
+            let stored = record.crcs.get((self.at / BLOCK_BYTES as u64) as usize);
             let crc = checksum::crc(block);
             if stored != Some(&crc) {
                 return Some(Verdict::Damaged {
@@ -231,11 +264,11 @@ impl<'a> Check<'a> {
         None
     }
 
-    fn end(&self) -> Verdict {
-        if (self.running.len(), self.running.crc()) == (self.record.length, self.record.crc) {
+    fn end(&self, record: &Record) -> Verdict {
+        if (self.running.len(), self.running.crc()) == (record.length, record.crc) {
             return Verdict::Good {
-                length: self.record.length,
-                crc: self.record.crc,
+                length: record.length,
+                crc: record.crc,
             };
         }
         Verdict::Damaged {

@@ -198,6 +198,7 @@ impl Store {
         };
         disk.commit(vec![change]).await?;
         disk.chunks.fetch_add(1, Ordering::Relaxed);
+        disk.count_sealed(length);
         Ok((length, crc))
     }
 }
@@ -305,7 +306,9 @@ impl OpenChunk {
         }
         let crc = self.crc();
         let record = self.new.record(State::Sealed, Place::File, self.crcs, length, crc);
-        self.disk.commit(vec![put(self.new.chunk, record)]).await
+        self.disk.commit(vec![put(self.new.chunk, record)]).await?;
+        self.disk.count_sealed(length);
+        Ok(())
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::reports::Reports;
 use super::{ANSWER, Masters};
 
 /// Between beats to the leader: a lost server is noticed within a few of them.
@@ -43,6 +44,8 @@ impl Masters {
         let talk = async {
             let mut tasks = JoinSet::new();
             tasks.spawn(obey(self.clone(), waiting));
+            let rechecking = self.clone();
+            tasks.spawn(async move { rechecking.0.recheck.run(&rechecking).await });
             let server = self.register().await?;
             self.beat_everywhere(server, &orders, &mut tasks).await;
             Ok(())
@@ -150,6 +153,7 @@ impl Masters {
         let identity = inner.store.identity().map_err(|e| e.to_wire())?;
         let done: Vec<_> = inner.done.lock().iter().copied().collect();
         let copied = inner.copies.reports();
+        let intact = inner.recheck.answers();
         let damaged = inner.store.damage();
         let mut load = inner.store.load();
         load.streams = inner.streams.load(Ordering::Relaxed);
@@ -165,6 +169,7 @@ impl Masters {
                     replica: *replica,
                 })
                 .chain(copied.iter().cloned())
+                .chain(intact.iter().cloned())
                 .collect(),
             damaged: damaged.clone(),
         });
@@ -195,10 +200,12 @@ impl Masters {
         if self.accept(epoch).await? {
             self.hear_of(masters, true);
             inner.done.lock().retain(|one| !done.contains(one));
+            inner.recheck.answered(&intact);
             inner.store.damage_taken(&damaged);
             inner.copies.confirmed(&copied);
-            let (drops, copies) = sort_out(ordered);
+            let Sorted { drops, copies, verify } = Sorted::from(ordered);
             inner.copies.hear(copies);
+            inner.recheck.order(verify.into_iter());
             if !drops.is_empty() {
                 // While a batch is under way the next is not taken: the master repeats it.
                 let _ = orders.try_send(drops);
@@ -208,7 +215,7 @@ impl Masters {
     }
 
     /// Whether orders of `epoch` are to be obeyed; a higher one than ever is made durable first.
-    async fn accept(&self, epoch: Epoch) -> Result<bool, WireError> {
+    pub(super) async fn accept(&self, epoch: Epoch) -> Result<bool, WireError> {
         // One at a time: a lower epoch must not become durable after a higher one.
         let _turn = self.0.accepting.lock().await;
         let highest = *self.0.epoch.lock();
@@ -225,19 +232,31 @@ impl Masters {
 }
 
 /// Orders by what is done about them.
-fn sort_out(ordered: Vec<Order>) -> (Orders, Vec<CopyOrder>) {
-    let (mut drops, mut copies) = (Orders::new(), Vec::new());
-    for order in ordered {
-        match order {
-            Order::Drop { chunk, replica } if drops.len() < BATCH_ROWS_MAX => drops.push((chunk, replica)),
-            Order::Drop { .. } => {}
-            Order::Copy(copy) => copies.push(copy),
-        }
-    }
-    (drops, copies)
+#[derive(Debug, Default)]
+struct Sorted {
+    drops: Orders,
+    copies: Vec<CopyOrder>,
+    verify: Orders,
 }
 
-fn unexpected(address: &str) -> WireError {
+impl From<Vec<Order>> for Sorted {
+    fn from(ordered: Vec<Order>) -> Self {
+        let mut sorted = Self::default();
+        for order in ordered {
+            match order {
+                Order::Drop { chunk, replica } if sorted.drops.len() < BATCH_ROWS_MAX => {
+                    sorted.drops.push((chunk, replica));
+                }
+                Order::Drop { .. } => {}
+                Order::Copy(copy) => sorted.copies.push(copy),
+                Order::Verify { chunk, replica } => sorted.verify.push((chunk, replica)),
+            }
+        }
+        sorted
+    }
+}
+
+pub(super) fn unexpected(address: &str) -> WireError {
     WireError::new(
         gabion_protocol::ErrorCode::Protocol,
         format!("master {address} answered something else"),
@@ -274,6 +293,7 @@ async fn beat_on(
     let mut leads = false;
     let mut ticks = ticks(BEAT_LEADER);
     let mut skipped = false;
+    let mut reports = Reports::default();
     loop {
         ticks.tick().await;
         // Ticks come at the leader's pace; a follower hears every second of them.
@@ -284,6 +304,9 @@ async fn beat_on(
         match masters.beat(connection, server, orders).await {
             Ok(now_leads) => leads = now_leads,
             Err(error) => return error,
+        }
+        if leads && let Err(error) = masters.report(connection, server, &mut reports).await {
+            return error;
         }
     }
 }

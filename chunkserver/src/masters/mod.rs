@@ -10,6 +10,8 @@
 
 mod beats;
 mod clock;
+mod recheck;
+mod reports;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,6 +29,7 @@ use tokio::sync::watch;
 
 use crate::disk::Store;
 use crate::repair::Copies;
+use crate::scrub::Board;
 
 pub use clock::StateClock;
 
@@ -69,6 +72,8 @@ struct Inner {
     done: Mutex<BTreeSet<(ChunkId, ReplicaNumber)>>,
     copies: Copies,
     streams: Arc<std::sync::atomic::AtomicU32>,
+    recheck: recheck::Recheck,
+    scrub: Board,
 }
 
 impl Masters {
@@ -94,6 +99,8 @@ impl Masters {
             done: Mutex::default(),
             copies: Copies::default(),
             streams,
+            recheck: recheck::Recheck::default(),
+            scrub: Board::default(),
         })))
     }
 

@@ -32,7 +32,7 @@ fn reported(done: &OrderDone) -> Option<Key> {
         OrderDone::Copied { chunk, replica, .. } | OrderDone::CopyFailed { chunk, replica, .. } => {
             Some((*chunk, *replica))
         }
-        OrderDone::Dropped { .. } | OrderDone::SourceDiffers { .. } => None,
+        OrderDone::Dropped { .. } | OrderDone::SourceDiffers { .. } | OrderDone::Intact { .. } => None,
     }
 }
 

@@ -13,7 +13,7 @@ use gabion_chunkserver::disk::Store;
 use gabion_chunkserver::masters::Masters;
 use gabion_chunkserver::server::Server;
 use gabion_protocol::checksum::{block_crcs, crc};
-use gabion_protocol::config::Size;
+use gabion_protocol::config::{Size, Span};
 use gabion_protocol::frame::{Frame, Kind};
 use gabion_protocol::hello::{Hello, Target};
 use gabion_protocol::keys::{
@@ -26,8 +26,8 @@ use gabion_protocol::messages::{Answer, decode};
 use gabion_protocol::net::{Acceptor, Connection, Dialer, Stream, accept, dial};
 use gabion_protocol::token::{Grant, Mode, Token};
 use gabion_protocol::{
-    ChunkId, ClusterId, Epoch, Generation, Incarnation, Ino, MasterId, ReplicaNumber, ServerId, SessionId, StateTime,
-    WireError,
+    ChunkId, ClusterId, Epoch, ErrorCode, Generation, Incarnation, Ino, MasterId, ReplicaNumber, ServerId, SessionId,
+    StateTime, WireError,
 };
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -63,6 +63,13 @@ pub(crate) struct Script {
     pub(crate) done: Vec<OrderDone>,
     pub(crate) damaged: Vec<master::Damage>,
     pub(crate) beats: u64,
+    /// The pass it asks for.
+    pub(crate) scrub: Option<u64>,
+    /// The last report of each server: the request obeyed, and how far it is.
+    pub(crate) scrubs: BTreeMap<ServerId, (u64, master::ScrubProgress)>,
+    /// What it knows of chunks, and was asked of them.
+    pub(crate) rows: BTreeMap<ChunkId, master::ChunkInfo>,
+    pub(crate) asked: Vec<ChunkId>,
     /// What it says all masters' addresses are.
     pub(crate) masters: Vec<String>,
 }
@@ -115,16 +122,16 @@ impl FakeMaster {
         let bearer = connection.peer().introduction.identity.clone();
         while let Some(frame) = incoming.recv().await {
             let request: master::Request = decode(&frame.message).unwrap();
-            let answer: Answer<master::Response> = Ok(self.answer(&bearer, request));
+            let answer = self.answer(&bearer, request);
             let _ = connection
                 .answer(Kind::MasterResponse, frame.stream, &answer, Bytes::new())
                 .await;
         }
     }
 
-    fn answer(&self, bearer: &Identity, request: master::Request) -> master::Response {
+    fn answer(&self, bearer: &Identity, request: master::Request) -> Answer<master::Response> {
         let mut script = self.script.lock();
-        match request {
+        Ok(match request {
             master::Request::Register(registration) => {
                 let server = ServerId(bearer.id[1..].parse().unwrap());
                 script.addresses.insert(server, registration.address);
@@ -145,8 +152,24 @@ impl FakeMaster {
                 let address = script.addresses[&server].clone();
                 master::Response::Access(access(bearer, server, address))
             }
+            master::Request::ScrubReport(report) => {
+                script.scrubs.insert(report.server, (report.obeyed, report.progress));
+                master::Response::ScrubAnswer {
+                    epoch: script.epoch,
+                    start: script.scrub,
+                }
+            }
+            master::Request::Query {
+                query: master::Query::Chunk { chunk },
+                ..
+            } => {
+                script.asked.push(chunk);
+                let row = script.rows.get(&chunk).cloned();
+                let unknown = || WireError::new(ErrorCode::NotFound, format!("no chunk {chunk}"));
+                master::Response::Chunk(row.ok_or_else(unknown)?)
+            }
             other => panic!("a chunkserver asks {other:?}"),
-        }
+        })
     }
 }
 
@@ -199,6 +222,8 @@ impl Node {
             reserve: Some(Size(0)),
             direct_io: true,
             write_memory: Size(32 << 20),
+            scrub_period: Span::from_millis(3600 * 1000),
+            scrub_rate: Size(64 << 20),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)

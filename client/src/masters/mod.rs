@@ -77,6 +77,7 @@ fn answerer(request: &Request) -> Answerer {
         | Request::Query { .. }
         | Request::Register(_)
         | Request::Beat(_)
+        | Request::ScrubReport(_)
         | Request::Admin(_) => Answerer::Leader,
     }
 }
@@ -85,8 +86,13 @@ fn answerer(request: &Request) -> Answerer {
 /// request is neither: it may take long, and the second would fail because of the first.
 fn may_be_repeated(request: &Request) -> bool {
     match request {
-        Request::OpenSession | Request::Command { .. } | Request::Query { .. } | Request::Access { .. } => true,
-        Request::Admin(_) | Request::Register(_) | Request::Beat(_) => false,
+        Request::OpenSession
+        | Request::Command { .. }
+        | Request::Query { .. }
+        | Request::Access { .. }
+        // Numbered by the asker, or a question.
+        | Request::Admin(Admin::StartScrub { .. } | Admin::ScrubStatus) => true,
+        Request::Admin(_) | Request::Register(_) | Request::Beat(_) | Request::ScrubReport(_) => false,
     }
 }
 

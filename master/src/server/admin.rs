@@ -50,6 +50,8 @@ impl Master {
                 built.map_err(|error| self.propose_error("cannot build a snapshot", error))?;
                 Ok(Response::Done)
             }
+            Admin::StartScrub { request, servers } => self.start_scrub(request, servers).await,
+            Admin::ScrubStatus => self.scrub_status().await,
         }
     }
 

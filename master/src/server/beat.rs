@@ -2,16 +2,18 @@
 //!
 //! A chunkserver speaks for itself only: its name is its proven identity. Every master takes its beats; only an
 //! established leader gives orders, and only such as the log holds, seen after a read barrier. What a server reports
-//! done is answered after it is logged, so that a server may forget it with the answer, if that names an epoch.
+//! done is answered after it is logged, so that a server may forget it with the answer, if that names an epoch. Orders to
+//! re-read a copy change nothing and need no barrier (`suspects`).
 
 use gabion_protocol::error::{Action, ErrorCode, WireError};
-use gabion_protocol::ids::{Epoch, ServerId, StateTime};
+use gabion_protocol::ids::{Epoch, Incarnation, ServerId, StateTime};
 use gabion_protocol::keys::Identity;
 use gabion_protocol::limits::BATCH_ROWS_MAX;
 use gabion_protocol::messages::master::{Beat, Damage, Order, OrderDone, Registration, Response};
 use gabion_protocol::process::monotonic;
 
 use super::shared::{Master, read_view, row_error};
+use super::suspects::ORDERS_MAX;
 use crate::state::key::server::Server;
 use crate::state::reply::Outcome;
 use crate::state::{Command, read, repair};
@@ -53,7 +55,7 @@ impl Master {
             .await?;
         let epoch = self.epoch();
         match row {
-            Some(row) => check(identity, &row, &beat)?,
+            Some(row) => check(identity, &row, server, beat.incarnation)?,
             None if epoch.is_some() => return Err(unknown(server)),
             // A follower may lag behind the registration: it takes nothing in and judges nothing.
             None => {
@@ -65,7 +67,8 @@ impl Master {
             return Ok(self.beat_answer(None, now, Vec::new()));
         }
         self.take_note(server, &beat).await?;
-        let orders = self.orders(server, identity).await?;
+        let mut orders = self.verify_orders(server).await?;
+        orders.extend(self.orders(server, identity).await?);
         Ok(self.beat_answer(epoch, now, orders))
     }
 
@@ -78,15 +81,21 @@ impl Master {
         }
     }
 
-    /// Logs what a server removed, and what it found damaged.
+    /// Logs what a server removed, and what it found intact or damaged.
     async fn take_note(&self, server: ServerId, beat: &Beat) -> Result<(), WireError> {
-        let removed = |done: &OrderDone| match done {
-            OrderDone::Dropped { chunk, replica } => Some((*chunk, *replica)),
-            OrderDone::Copied { .. } | OrderDone::CopyFailed { .. } | OrderDone::SourceDiffers { .. } => None,
-        };
-        let removed: Vec<_> = beat.done.iter().filter_map(removed).collect();
+        let (mut removed, mut intact) = (Vec::new(), Vec::new());
+        for done in &beat.done {
+            match done {
+                OrderDone::Dropped { chunk, replica } => removed.push((*chunk, *replica)),
+                OrderDone::Intact { chunk, replica } => intact.push((*chunk, *replica)),
+                OrderDone::Copied { .. } | OrderDone::CopyFailed { .. } | OrderDone::SourceDiffers { .. } => {}
+            }
+        }
         for done in removed.chunks(BATCH_ROWS_MAX).map(<[_]>::to_vec) {
             self.note(Command::ReplicasDropped { server, done }).await?;
+        }
+        for intact in intact.chunks(BATCH_ROWS_MAX).map(<[_]>::to_vec) {
+            self.note(Command::DamageCleared { server, intact }).await?;
         }
         self.take_copies(server, &beat.done).await?;
         for found in beat.damaged.chunks(BATCH_ROWS_MAX) {
@@ -115,7 +124,7 @@ impl Master {
         let view = self.proven_view().await?;
         let copies = self.copy_orders(server, identity);
         let orders = read_view(view, move |view| {
-            let drops = read::drop_orders(view, server, BATCH_ROWS_MAX).map_err(row_error)?;
+            let drops = read::drop_orders(view, server, BATCH_ROWS_MAX - ORDERS_MAX).map_err(row_error)?;
             let drop = |(chunk, replica)| Order::Drop { chunk, replica };
             let mut orders: Vec<Order> = drops.into_iter().map(drop).collect();
             orders.extend(copies.of(view).map_err(row_error)?);
@@ -126,8 +135,12 @@ impl Master {
 }
 
 /// Whether the beat comes from the directory that is registered.
-fn check(identity: &Identity, row: &Server, beat: &Beat) -> Result<(), WireError> {
-    let server = beat.server;
+pub(super) fn check(
+    identity: &Identity,
+    row: &Server,
+    server: ServerId,
+    incarnation: Incarnation,
+) -> Result<(), WireError> {
     if row.name != identity.id {
         let message = format!("{identity} beats as c{server}, which is {}", row.name);
         return Err(WireError::new(ErrorCode::WrongRole, message).help("give each chunkserver its own directory"));
@@ -142,13 +155,13 @@ fn check(identity: &Identity, row: &Server, beat: &Beat) -> Result<(), WireError
     if row.retired {
         return Err(stale("an empty directory took its name over"));
     }
-    if row.incarnation != beat.incarnation {
+    if row.incarnation != incarnation {
         return Err(stale("its directory is not the one that is registered"));
     }
     Ok(())
 }
 
-fn unknown(server: ServerId) -> WireError {
+pub(super) fn unknown(server: ServerId) -> WireError {
     WireError::new(ErrorCode::NotFound, format!("no chunkserver c{server} is registered"))
         .action(Action::Refresh)
         .help("register (again)")

@@ -12,6 +12,8 @@
 //! | `placement` | waits for enough chunkservers |
 //! | `query`, `census` | reads |
 //! | `beat` | chunkservers' registrations, beats and orders |
+//! | `suspects` | copies that readers reported, to be re-read |
+//! | `scrub` | how far servers' scrubs are, and requests to begin one |
 //! | `admin` | operators' requests |
 //! | `leader` | what only the leader does: first command, state time |
 //! | `repair` | the leader's search for lost copies, and its copy orders |
@@ -37,8 +39,10 @@ mod query;
 mod repair;
 mod roles;
 mod run;
+mod scrub;
 mod shared;
 mod space;
+mod suspects;
 mod troubled;
 
 pub use run::{Running, StartError, start};

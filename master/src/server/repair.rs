@@ -221,7 +221,7 @@ impl Master {
         let (mut made, mut failed, mut suspected) = (Vec::new(), Vec::new(), Vec::new());
         for one in done {
             match one {
-                OrderDone::Dropped { .. } => {}
+                OrderDone::Dropped { .. } | OrderDone::Intact { .. } => {}
                 OrderDone::Copied {
                     chunk,
                     replica,

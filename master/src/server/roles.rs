@@ -12,12 +12,12 @@ pub(super) fn check(identity: &Identity, request: &Request) -> Result<(), WireEr
     let (allowed, what) = match (identity.role, request) {
         (Role::Operator, Request::OpenSession | Request::Command { .. } | Request::Query { .. } | Request::Access { .. } | Request::Admin(_))
         | (Role::Client, Request::OpenSession | Request::Command { .. } | Request::Query { .. } | Request::Access { .. })
-        | (Role::Chunkserver, Request::Register(_) | Request::Beat(_) | Request::Access { .. })
+        | (Role::Chunkserver, Request::Register(_) | Request::Beat(_) | Request::ScrubReport(_) | Request::Access { .. })
         // What a chunkserver finds it compares with the masters' row.
         | (Role::Chunkserver, Request::Query { query: Query::Chunk { .. }, .. }) => (true, ""),
         (_, Request::OpenSession | Request::Command { .. } | Request::Query { .. }) => (false, "use files"),
         (_, Request::Access { .. }) => (false, "reach chunkservers"),
-        (_, Request::Register(_) | Request::Beat(_)) => (false, "be a chunkserver"),
+        (_, Request::Register(_) | Request::Beat(_) | Request::ScrubReport(_)) => (false, "be a chunkserver"),
         (_, Request::Admin(_)) => (false, "run the cluster"),
     };
     if allowed {
@@ -49,7 +49,9 @@ pub(super) fn admit(identity: &Identity) -> Result<(), WireError> {
 mod tests {
     use super::*;
     use gabion_protocol::ids::*;
-    use gabion_protocol::messages::master::{Admin, Beat, Freshness, Load, Op, Registration};
+    use gabion_protocol::messages::master::{
+        Admin, Beat, Freshness, Load, Op, Registration, ScrubProgress, ScrubReport,
+    };
 
     fn requests() -> Vec<(&'static str, Request)> {
         let session = SessionId {
@@ -96,6 +98,15 @@ mod tests {
                     damaged: vec![],
                 }),
             ),
+            (
+                "scrub",
+                Request::ScrubReport(ScrubReport {
+                    server: ServerId(1),
+                    incarnation,
+                    obeyed: 0,
+                    progress: ScrubProgress::default(),
+                }),
+            ),
             ("admin", Request::Admin(Admin::MarkHash)),
         ]
     }
@@ -108,7 +119,7 @@ mod tests {
                 Role::Operator,
                 &["session", "command", "status", "chunk", "access", "admin"],
             ),
-            (Role::Chunkserver, &["chunk", "access", "register", "beat"]),
+            (Role::Chunkserver, &["chunk", "access", "register", "beat", "scrub"]),
             (Role::Master, &[]),
         ] {
             let identity = Identity { role, id: "x".into() };

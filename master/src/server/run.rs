@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::access::Keys;
 use super::connection::Limits;
 use super::repair::Repairs;
+use super::scrub::Scrubs;
 use super::shared::{Master, ShellSettings};
 use super::space::Rooms;
 use super::{leader, listen, space};
@@ -142,6 +143,8 @@ pub(super) async fn start_with(config: &Config, seats: SeatCounts) -> Result<Run
             lost: config.timing.lost.0,
         }),
         census: Arc::default(),
+        suspects: Arc::default(),
+        scrubs: Scrubs::default(),
         limits: Limits::default(),
         rooms: Rooms::default(),
         repairs: Repairs::default(),

@@ -15,7 +15,9 @@ use super::access::Keys;
 use super::census::Census;
 use super::connection::Limits;
 use super::repair::Repairs;
+use super::scrub::Scrubs;
 use super::space::Rooms;
+use super::suspects::Suspects;
 use crate::fleet::Watched;
 use crate::plan::repair::Budget;
 use crate::raft::{MasterNode, ProposeError, RaftHandle};
@@ -61,6 +63,8 @@ pub(super) struct Master {
     pub(super) raft: RaftHandle,
     pub(super) fleet: Watched,
     pub(super) census: Arc<Census>,
+    pub(super) suspects: Arc<Suspects>,
+    pub(super) scrubs: Scrubs,
     pub(super) limits: Limits,
     /// Room on the masters' disks.
     pub(super) rooms: Rooms,

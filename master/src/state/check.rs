@@ -388,7 +388,7 @@ impl Loaded {
                 *degraded.entry(*ino).or_default() += 1;
             }
         }
-        for (ino, inode) in self.inodes.iter().filter(|(ino, _)| !self.trash.contains(ino)) {
+        for (ino, inode) in self.inodes.iter().filter(|(ino, _)| !self.is_coming_apart(**ino)) {
             let content = match &inode.body {
                 Body::File(content) => content,
                 Body::Upload(upload) => &upload.content,

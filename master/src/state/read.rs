@@ -337,6 +337,31 @@ pub fn damage_reports(rows: &dyn Rows, limit: usize) -> Result<Vec<(DamageKey, D
     key::scan_prefix(rows, &[Kind::Damage as u8], limit)
 }
 
+/// Reports about copies after `after`, at most `limit`, in the order of chunks and servers.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn damage_reports_after(
+    rows: &dyn Rows,
+    after: Option<&DamageKey>,
+    limit: usize,
+) -> Result<Vec<(DamageKey, Damage)>, RowsError> {
+    let kind = [Kind::Damage as u8];
+    let mut from = after.map_or_else(|| kind.to_vec(), Key::encode);
+    if after.is_some() {
+        from.push(0);
+    }
+    key::scan(rows, &from, &key::prefix_end(&kind), limit)
+}
+
+/// The report about a server's copy of a chunk.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn damage(rows: &dyn Rows, chunk: ChunkId, server: ServerId) -> Result<Option<Damage>, RowsError> {
+    key::get(rows, &DamageKey { chunk, server })
+}
+
 /// A chunk's row.
 ///
 /// # Errors

@@ -647,12 +647,96 @@ fn covers<T: serde::Serialize>(samples: &[T], last: u8) {
     assert_eq!(seen, (0..=last).collect::<Vec<_>>(), "a variant has no golden bytes");
 }
 
+fn scrub_requests() -> Vec<master::Request> {
+    use master::{Admin, Beat, OrderDone, Request, ScrubReport};
+    let incarnation = Incarnation([2; 16]);
+    let intact = OrderDone::Intact {
+        chunk: chunk(),
+        replica: ReplicaNumber(2),
+    };
+    vec![
+        Request::ScrubReport(ScrubReport {
+            server: ServerId(3),
+            incarnation,
+            obeyed: 4,
+            progress: scrub_progress(),
+        }),
+        Request::Admin(Admin::StartScrub {
+            request: 5,
+            servers: vec![ServerId(3)],
+        }),
+        Request::Admin(Admin::ScrubStatus),
+        Request::Beat(Beat {
+            server: ServerId(3),
+            incarnation,
+            epoch: Epoch::default(),
+            load: load(),
+            done: vec![intact],
+            damaged: vec![],
+        }),
+    ]
+}
+
+fn scrub_progress() -> master::ScrubProgress {
+    master::ScrubProgress {
+        started: Some(StateTime(1)),
+        asked: true,
+        running: true,
+        bytes_done: 2,
+        bytes_total: 3,
+        chunks_done: 4,
+        damaged: 5,
+        gave_way: 6,
+        last: Some(master::ScrubPass {
+            started: StateTime(7),
+            ended: StateTime(8),
+            bytes: 9,
+            chunks: 10,
+            damaged: 11,
+        }),
+    }
+}
+
+fn scrub_responses() -> Vec<master::Response> {
+    use master::{Order, Response, ServerScrub};
+    vec![
+        Response::ScrubAnswer {
+            epoch: Some(Epoch::default()),
+            start: Some(5),
+        },
+        Response::ScrubStarted {
+            begun: vec![ServerId(3)],
+            waiting: vec![ServerId(4)],
+        },
+        Response::ScrubStatus(vec![ServerScrub {
+            server: ServerId(3),
+            name: "c3".into(),
+            waiting: false,
+            age_ms: Some(7),
+            progress: scrub_progress(),
+        }]),
+        Response::BeatAnswer {
+            epoch: None,
+            now: StateTime(1),
+            orders: vec![Order::Verify {
+                chunk: chunk(),
+                replica: ReplicaNumber(2),
+            }],
+            masters: vec![],
+        },
+    ]
+}
+
 #[test]
 fn golden_messages() {
-    covers(&master_requests(), 6);
+    covers(&[master_requests(), scrub_requests()].concat(), 7);
     covers(&ops(), 15);
     covers(&queries(), 7);
-    covers(&admins(), 4);
+    let scrub_admins = scrub_requests().into_iter().filter_map(|request| match request {
+        master::Request::Admin(admin) => Some(admin),
+        _ => None,
+    });
+    covers(&[admins(), scrub_admins.collect()].concat(), 6);
     covers(&master_responses(), 17);
     covers(&data_requests(), 4);
     covers(&data_responses(), 4);
@@ -669,6 +753,8 @@ fn golden_messages() {
         &[Answer::<master::Response>::Err(WireError::redirect("h:1"))],
     ));
     all.extend(repair());
+    all.extend(lines("master request", &scrub_requests()));
+    all.extend(lines("master response", &scrub_responses()));
     let frozen: Vec<&str> = include_str!("../golden/messages.txt").lines().collect();
     for (now, frozen) in all.iter().zip(&frozen) {
         assert_eq!(now, frozen);

@@ -326,6 +326,27 @@ pub(crate) enum Admin {
     /// Look at single chunks
     #[command(subcommand)]
     Chunk(Chunk),
+    /// Have chunkservers read their copies again, and see how far they are
+    #[command(subcommand)]
+    Scrub(Scrub),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Scrub {
+    /// Read all copies again now, as fast as the servers' settings allow; or those of some files, and wait for it
+    Start(ScrubStart),
+    /// Show how far each server is, and what it found
+    Status(ScrubStatus),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScrubStart {
+    /// Only the copies of the files below PATH; waits until they are read, and exits 7 if some are damaged
+    #[arg(value_name = "PATH", value_parser = remote_path, conflicts_with = "server")]
+    pub(crate) path: Option<FsPath>,
+    /// Only this chunkserver, by name or number; may be repeated
+    #[arg(long, value_name = "ID", action = ArgAction::Append)]
+    pub(crate) server: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -340,6 +361,15 @@ pub(crate) struct ChunkList {
     /// server that answers)
     #[arg(long, value_name = "STATE", value_parser = trouble)]
     pub(crate) state: ChunkTrouble,
+    /// Sizes in exact bytes
+    #[arg(long)]
+    pub(crate) bytes: bool,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScrubStatus {
     /// Sizes in exact bytes
     #[arg(long)]
     pub(crate) bytes: bool,
@@ -517,6 +547,10 @@ mod tests {
             "gabion admin raft remove 2",
             "gabion admin raft transfer-leader --to 3",
             "gabion admin raft snapshot --wait 5m",
+            "gabion admin scrub start",
+            "gabion admin scrub start /a",
+            "gabion admin scrub start --server c1 --server 2",
+            "gabion admin scrub status -o json",
             "gabion --masters a:1,b:2 --key-file k --wait 500ms list /",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -543,6 +577,7 @@ mod tests {
                 "gabion admin chunk list --state bad",
                 "expected under, damaged or missing",
             ),
+            ("gabion admin scrub start /a --server 1", "cannot be used with"),
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

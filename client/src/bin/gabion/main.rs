@@ -19,6 +19,7 @@ mod list;
 mod local;
 mod names;
 mod records;
+mod scrub;
 mod trash;
 mod upload;
 mod upload_plan;
@@ -32,7 +33,7 @@ use gabion_client::terminal::Failure;
 use gabion_protocol::process;
 use tokio_util::sync::CancellationToken;
 
-use args::{Admin, Arguments, Chunk, Raft, Trash, Verb};
+use args::{Admin, Arguments, Chunk, Raft, Scrub, Trash, Verb};
 use context::Context;
 
 /// How long a stopped command may take to clear up after itself.
@@ -134,5 +135,9 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
             Raft::Snapshot => admin::snapshot(&context).await,
         },
         Verb::Admin(Admin::Chunk(Chunk::List(list))) => chunk_list::run(&context, list).await,
+        Verb::Admin(Admin::Scrub(scrub)) => match scrub {
+            Scrub::Start(start) => scrub::start(&context, start).await,
+            Scrub::Status(status) => scrub::status(&context, status).await,
+        },
     }
 }

@@ -7,5 +7,6 @@ mod operators;
 mod reads;
 mod repair;
 mod room;
+mod scrubs;
 mod seats;
 mod servers;

@@ -81,7 +81,7 @@ async fn beat_until<T>(
 fn copy_order(orders: &[Order]) -> Option<CopyOrder> {
     orders.iter().find_map(|order| match order {
         Order::Copy(copy) => Some(copy.clone()),
-        Order::Drop { .. } => None,
+        Order::Drop { .. } | Order::Verify { .. } => None,
     })
 }
 

@@ -179,7 +179,7 @@ fn copies_of_a_given_up_upload_are_dropped_once_their_tokens_have_expired() {
             replica,
         } = order
         else {
-            panic!("{order:?}");
+            panic!("not a drop: {order:?}");
         };
         assert_eq!(dropped, chunk);
         one.beat.done = vec![OrderDone::Dropped { chunk, replica }];

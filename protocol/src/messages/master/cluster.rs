@@ -33,6 +33,17 @@ pub enum Admin {
     },
     /// Builds a snapshot now. Answer: `Response::Done`.
     Snapshot,
+    /// Chunkservers begin a scrub pass now and read as fast as their settings allow. Answer: `Response::ScrubStarted`,
+    /// when all of them have begun or the waiting is over; until then, and as long as this master leads, the order is
+    /// repeated. Asking again with the same number begins nothing anew.
+    StartScrub {
+        /// Drawn by the operator's tool; not 0.
+        request: u64,
+        /// Which servers; all if empty.
+        servers: Vec<ServerId>,
+    },
+    /// How far scrub passes are. Answer: `Response::ScrubStatus`.
+    ScrubStatus,
 }
 
 /// A chunk's state.

@@ -78,6 +78,13 @@ pub enum Order {
     },
     /// Make this copy: the Raft log has its row. Repeated with each beat until it is reported made or failed.
     Copy(CopyOrder),
+    /// Re-read this copy, which a reader reported, and say whether it is damaged.
+    Verify {
+        /// The chunk.
+        chunk: ChunkId,
+        /// The copy.
+        replica: ReplicaNumber,
+    },
 }
 
 /// A copy to be made of a sealed chunk.
@@ -146,6 +153,13 @@ pub enum OrderDone {
         replica: ReplicaNumber,
         /// What was found.
         what: String,
+    },
+    /// The copy was re-read from its disk and is whole. A damaged one is in [`Beat::damaged`] instead.
+    Intact {
+        /// The chunk.
+        chunk: ChunkId,
+        /// The copy.
+        replica: ReplicaNumber,
     },
 }
 

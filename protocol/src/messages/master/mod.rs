@@ -3,11 +3,12 @@
 //! A [`Request::Command`] changes the namespace and goes through the Raft log; it carries a [`RequestId`] and is
 //! sent again, the same, after a lost answer. A [`Request::Query`] is linearizable unless it asks for less.
 //!
-//! [`Request`] and [`Response`] are here; `namespace`, `trash`, `fleet` and `cluster` hold what they are made of.
+//! [`Request`] and [`Response`] are here; `namespace`, `trash`, `fleet`, `cluster` and `scrub` hold what they are made of.
 
 mod cluster;
 mod fleet;
 mod namespace;
+mod scrub;
 mod trash;
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,7 @@ pub use cluster::{
 };
 pub use fleet::{Beat, CopyOrder, CopySource, Damage, Load, Order, OrderDone, Registration, ServerAccess};
 pub use namespace::{ChunkGrant, Entry, EntryKind, Extent, Located, Op, Page, Query, Replica, Seal, UploadOptions};
+pub use scrub::{ScrubPass, ScrubProgress, ScrubReport, ServerScrub};
 pub use trash::{TrashAfter, TrashEntry, TrashId, TrashPage, TrashRef, TrashTotals};
 
 /// A request; answered with `Result<`[`Response`]`, WireError>`.
@@ -54,6 +56,9 @@ pub enum Request {
     Beat(Beat),
     /// An operator's request.
     Admin(Admin),
+    /// A chunkserver tells the leader how far its scrub is, and asks whether to begin a pass. Beside its beats, which
+    /// are too frequent to carry it.
+    ScrubReport(ScrubReport),
 }
 
 /// How fresh a read must be.
@@ -180,4 +185,20 @@ pub enum Response {
         /// Copies being made.
         copying: u64,
     },
+    /// A scrub report's answer.
+    ScrubAnswer {
+        /// The answering master's epoch, if it leads.
+        epoch: Option<Epoch>,
+        /// The operator's request to begin a pass for, until a report says that it was obeyed.
+        start: Option<u64>,
+    },
+    /// A scrub was asked for.
+    ScrubStarted {
+        /// Servers that have begun: it is on their disks.
+        begun: Vec<ServerId>,
+        /// Servers that have not said so yet.
+        waiting: Vec<ServerId>,
+    },
+    /// How far scrub passes are.
+    ScrubStatus(Vec<ServerScrub>),
 }
