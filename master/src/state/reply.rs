@@ -377,6 +377,12 @@ pub enum Refusal {
         /// Where.
         path: FsPath,
     },
+    /// More bits than there are permissions.
+    #[error("{asked:o} are no permission bits: 0 to 7777 are possible")]
+    Mode {
+        /// What was asked.
+        asked: u32,
+    },
 }
 
 impl Refusal {
@@ -424,7 +430,8 @@ impl Refusal {
             | Self::SealLength { .. }
             | Self::SealMember { .. }
             | Self::Settings
-            | Self::ServerName => ErrorCode::InvalidArgument,
+            | Self::ServerName
+            | Self::Mode { .. } => ErrorCode::InvalidArgument,
             Self::TooFewServers { .. } | Self::TooFewMembers { .. } => ErrorCode::TooFewServers,
             Self::UploadGone { .. }
             | Self::UploadCommitted { .. }

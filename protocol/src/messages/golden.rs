@@ -195,6 +195,11 @@ fn ops() -> Vec<master::Op> {
         Op::EmptyTrash {
             entries: vec![trash_id()],
         },
+        Op::SetAttributes {
+            path: path(),
+            mode: Some(0o644),
+            modified_ms: None,
+        },
     ]
 }
 
@@ -555,7 +560,7 @@ fn covers<T: serde::Serialize>(samples: &[T], last: u8) {
 #[test]
 fn golden_messages() {
     covers(&master_requests(), 6);
-    covers(&ops(), 13);
+    covers(&ops(), 14);
     covers(&queries(), 7);
     covers(&admins(), 4);
     covers(&master_responses(), 17);

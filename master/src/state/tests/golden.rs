@@ -478,6 +478,12 @@ fn trash(golden: &mut Golden) {
         keep_ms: 300,
     };
     golden.reply("trashed", Ok(trashed));
+    let changed = ClientCommand::SetAttributes {
+        path: path("/a"),
+        mode: Some(0o600),
+        modified_ms: Some(-1),
+    };
+    golden.client("set_attributes", changed);
 }
 
 /// One of each, in the order of their numbers.
@@ -546,6 +552,7 @@ fn refusals() -> Vec<Refusal> {
         },
         NoPlaceToRestore { directory: path() },
         PlaceTaken { path: path() },
+        Mode { asked: 0o10000 },
     ]
 }
 
@@ -579,7 +586,7 @@ fn refusals_are_numbered_in_order_and_say_what_to_do() {
         assert!(error.message.starts_with("cannot do it: "), "{error}");
         assert!(error.message.len() > 20 && !error.message.contains('{'), "{error}");
     }
-    assert_eq!(refusals().len(), 41);
+    assert_eq!(refusals().len(), 42);
 }
 
 proptest! {
