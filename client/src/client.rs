@@ -213,6 +213,28 @@ impl Client {
         }
     }
 
+    /// Changes the permission bits or the modification time of a file or directory; `None` leaves what is there.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn set_attributes(
+        &self,
+        path: &FsPath,
+        mode: Option<u32>,
+        modified_ms: Option<i64>,
+    ) -> Result<Entry, Error> {
+        let what = || format!("cannot change {path}");
+        let op = Op::SetAttributes {
+            path: path.clone(),
+            mode,
+            modified_ms,
+        };
+        match self.inner.masters.command(op).await.context(what)? {
+            Response::Entry(entry) => Ok(entry),
+            _ => Err(unexpected()).context(what),
+        }
+    }
+
     /// Begins a file. It appears when [`FileWriter::finish`] succeeds, and not before.
     ///
     /// # Errors

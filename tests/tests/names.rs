@@ -88,6 +88,38 @@ fn searches_trees_and_patterns_say_what_is_there() {
     let flat = cluster.gabion().args(["tree", "-d", "-L", "1", "/t"]).run().ok();
     assert_eq!(flat.text(), "/t\n├── d\n├── d2\n└── empty\n\n3 directories\n");
 
+    // Attributes change alone; a search finds the new ones.
+    let stat = |path: &str| cluster.gabion().args(["stat", "-o", "json", path]).run().ok().json()["entries"][0].clone();
+    let before = stat("/t/b.log");
+    cluster
+        .gabion()
+        .args(["touch", "-d", "2001-02-03T04:05:06Z", "/t/b.log", "/t/made"])
+        .run()
+        .ok();
+    cluster
+        .gabion()
+        .args(["chmod", "-R", "711", "/t/d", "/t/b.log"])
+        .run()
+        .ok();
+    let mut expected = before;
+    expected["modified"] = "2001-02-03T04:05:06Z".into();
+    expected["mode"] = "0711".into();
+    assert_eq!(stat("/t/b.log"), expected);
+    assert_eq!(
+        (&stat("/t/d/e")["mode"], &stat("/t/d/e/f.txt")["mode"]),
+        (&"0711".into(), &"0711".into())
+    );
+    assert_eq!(lines(&find(&["/t", "-mtime", "+365"]).ok()), ["/t/b.log", "/t/made"]);
+    cluster.gabion().args(["touch", "-c", "/t/not-made"]).run().ok();
+    assert_eq!(cluster.stat("/t/not-made"), None);
+    cluster.gabion().args(["touch", "/none/x"]).run().fails(3, &["/none"]);
+    cluster
+        .gabion()
+        .args(["chmod", "600", "/none"])
+        .run()
+        .fails(3, &["/none"]);
+    cluster.gabion().args(["rm", "/t/made"]).run().ok();
+
     // A pattern that is a name is that name.
     let cat = cluster.gabion().args(["cat", "/t/c*.log"]).run().ok();
     assert_eq!(cat.stdout.len(), 1);

@@ -527,7 +527,8 @@ impl State {
             | Op::Remove { .. }
             | Op::MoveToTrash { .. }
             | Op::Restore { .. }
-            | Op::EmptyTrash { .. } => panic!("no test needs it"),
+            | Op::EmptyTrash { .. }
+            | Op::SetAttributes { .. } => panic!("no test needs it"),
         }
     }
 

@@ -246,7 +246,8 @@ fn check(op: &Op) -> Result<(), WireError> {
         | Op::CreateFile { .. }
         | Op::PutFile { .. }
         | Op::MoveToTrash { .. }
-        | Op::Restore { .. } => Ok(()),
+        | Op::Restore { .. }
+        | Op::SetAttributes { .. } => Ok(()),
         Op::EmptyTrash { entries } => too_many("things in the trash", entries.len(), BATCH_ROWS_MAX),
     }
 }
@@ -326,6 +327,15 @@ pub(super) fn filled(op: Op, placements: Vec<Vec<ServerId>>) -> ClientCommand {
         Op::MoveToTrash { path, recursive } => ClientCommand::MoveToTrash { path, recursive },
         Op::Restore { what, to } => ClientCommand::Restore { what, to },
         Op::EmptyTrash { entries } => ClientCommand::EmptyTrash { entries },
+        Op::SetAttributes {
+            path,
+            mode,
+            modified_ms,
+        } => ClientCommand::SetAttributes {
+            path,
+            mode,
+            modified_ms,
+        },
     }
 }
 

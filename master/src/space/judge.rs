@@ -152,7 +152,9 @@ pub fn grows(op: &Op) -> bool {
         | Op::Renew { .. }
         | Op::Remove { .. }
         | Op::ReportDamage { .. }
-        | Op::EmptyTrash { .. } => false,
+        | Op::EmptyTrash { .. }
+        // A row is written in place of another.
+        | Op::SetAttributes { .. } => false,
     }
 }
 

@@ -264,6 +264,15 @@ pub enum ClientCommand {
         /// Which; those that are there no more are passed over.
         entries: Vec<TrashId>,
     },
+    /// Changes what is told of a file or directory. Answer: `Entry`.
+    SetAttributes {
+        /// Of what.
+        path: FsPath,
+        /// Permission bits, if they change.
+        mode: Option<u32>,
+        /// Modification time, milliseconds since 1970, if it changes.
+        modified_ms: Option<i64>,
+    },
 }
 
 impl Command {
@@ -350,6 +359,7 @@ impl ClientCommand {
             Self::MoveToTrash { path, .. } => format!("cannot remove {path}"),
             Self::Restore { what, .. } => format!("cannot restore {what}"),
             Self::EmptyTrash { .. } => "cannot empty the trash".to_owned(),
+            Self::SetAttributes { path, .. } => format!("cannot change {path}"),
         }
     }
 }

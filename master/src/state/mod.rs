@@ -259,6 +259,11 @@ fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
         ClientCommand::MoveToTrash { path, recursive } => kept::put(tx, path, *recursive, request.wall_ms),
         ClientCommand::Restore { what, to } => kept::restore(tx, what, to.as_ref()),
         ClientCommand::EmptyTrash { entries } => kept::empty(tx, entries),
+        ClientCommand::SetAttributes {
+            path,
+            mode,
+            modified_ms,
+        } => names::set_attributes(tx, path, *mode, *modified_ms),
     }
 }
 

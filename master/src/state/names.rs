@@ -220,6 +220,28 @@ fn make_way(tx: &mut Tx<'_>, source: Dentry, target: Dentry, to: &FsPath, replac
     Ok(())
 }
 
+/// Permission bits there are.
+const MODE_MAX: u32 = 0o7777;
+
+/// Changes what is told of a file or directory.
+pub(super) fn set_attributes(
+    tx: &mut Tx<'_>,
+    path: &FsPath,
+    mode: Option<u32>,
+    modified_ms: Option<i64>,
+) -> Result<Outcome, Stop> {
+    if let Some(asked) = mode.filter(|mode| *mode > MODE_MAX) {
+        return Err(Refusal::Mode { asked }.into());
+    }
+    let ino = find(tx.rows(), path)?.ino;
+    let mut inode = tx.require(&InodeKey(ino))?;
+    inode.mode = mode.unwrap_or(inode.mode);
+    inode.modified_ms = modified_ms.unwrap_or(inode.modified_ms);
+    inode.since = tx.moment();
+    tx.put(&InodeKey(ino), &inode);
+    answer(tx, path, ino)
+}
+
 /// What may be removed at a path.
 pub(super) fn removable(rows: &dyn Rows, path: &FsPath, recursive: bool) -> Result<Ino, Stop> {
     if path.is_root() {

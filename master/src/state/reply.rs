@@ -428,6 +428,12 @@ pub enum Refusal {
         /// The chunk.
         chunk: ChunkId,
     },
+    /// More bits than there are permissions.
+    #[error("{asked:o} are no permission bits: 0 to 7777 are possible")]
+    Mode {
+        /// What was asked.
+        asked: u32,
+    },
 }
 
 impl Refusal {
@@ -476,7 +482,8 @@ impl Refusal {
             | Self::SealMember { .. }
             | Self::Settings
             | Self::ServerName
-            | Self::StockCopies { .. } => ErrorCode::InvalidArgument,
+            | Self::StockCopies { .. }
+            | Self::Mode { .. } => ErrorCode::InvalidArgument,
             Self::TooFewServers { .. } | Self::TooFewMembers { .. } => ErrorCode::TooFewServers,
             Self::UploadGone { .. }
             | Self::UploadCommitted { .. }

@@ -214,6 +214,11 @@ fn ops() -> Vec<master::Op> {
         Op::EmptyTrash {
             entries: vec![trash_id()],
         },
+        Op::SetAttributes {
+            path: path(),
+            mode: Some(0o644),
+            modified_ms: None,
+        },
     ]
 }
 
@@ -730,7 +735,7 @@ fn scrub_responses() -> Vec<master::Response> {
 #[test]
 fn golden_messages() {
     covers(&[master_requests(), scrub_requests()].concat(), 7);
-    covers(&ops(), 15);
+    covers(&ops(), 16);
     covers(&queries(), 7);
     let scrub_admins = scrub_requests().into_iter().filter_map(|request| match request {
         master::Request::Admin(admin) => Some(admin),

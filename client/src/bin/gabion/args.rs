@@ -4,6 +4,7 @@
 //! sources and a remote target last, `download` takes remote sources and a local target last, everything else takes
 //! remote paths. Remote paths are absolute; `gabion:/path` says the same.
 
+mod attributes;
 mod find;
 mod trash;
 mod usage;
@@ -17,6 +18,7 @@ use gabion_protocol::config::{Size, Span};
 use gabion_protocol::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, REPLICAS_MAX};
 use gabion_protocol::messages::master::ChunkTrouble;
 
+pub(crate) use attributes::{ChangeMode, Touch};
 pub(crate) use find::{Find, Sort, Tree, with_two_dashes};
 pub(crate) use trash::{Trash, TrashEmpty, TrashList, TrashRestore};
 pub(crate) use usage::{Space, Usage};
@@ -100,6 +102,10 @@ pub(crate) enum Verb {
     /// Look at what was removed, restore it, or remove it for good
     #[command(subcommand)]
     Trash(Trash),
+    /// Change permission bits
+    Chmod(ChangeMode),
+    /// Change the modification time of files, or make empty ones
+    Touch(Touch),
     /// Find files and directories by name, kind, size and age
     Find(Find),
     /// Show a directory and all below it as a tree
@@ -530,6 +536,8 @@ mod tests {
             "gabion find /a /b --name x --type f --size +1M --mtime -3 --maxdepth 2 -o jsonl",
             "gabion find / --size -4k -0",
             "gabion tree -L 2 -d /a",
+            "gabion chmod -R 640 /a",
+            "gabion touch -m -c -d 2026-11-22T13:04:06Z /a",
             "gabion trash list -l -o json",
             "gabion trash ls",
             "gabion trash restore 12 /a --to /b",
@@ -571,6 +579,8 @@ mod tests {
             ("gabion upload --replicas 0 a /b", "1..=10"),
             ("gabion upload -j 0 a /b", "1..=32"),
             ("gabion mkdir -m 999 /a", "octal"),
+            ("gabion chmod u+x /a", "octal"),
+            ("gabion touch -d tomorrow /a", "a time such as"),
             ("gabion list --wait never", "span of time"),
             ("gabion cat", "required"),
             (

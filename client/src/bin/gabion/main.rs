@@ -8,6 +8,7 @@
 
 mod admin;
 mod args;
+mod attributes;
 mod chunk_list;
 mod content;
 mod context;
@@ -78,6 +79,8 @@ fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
         | Verb::Rm(_)
         | Verb::Trash(_)
         | Verb::Du(_)
+        | Verb::Chmod(_)
+        | Verb::Touch(_)
         | Verb::Find(_)
         | Verb::Tree(_)
         | Verb::Df(_)
@@ -119,6 +122,8 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
         Verb::Trash(Trash::List(list)) => trash::list(&context, list).await,
         Verb::Trash(Trash::Restore(restore)) => trash::restore(&context, restore).await,
         Verb::Trash(Trash::Empty(empty)) => trash::empty(&context, empty).await,
+        Verb::Chmod(change) => attributes::change_mode(&context, change).await,
+        Verb::Touch(touch) => attributes::touch(&context, touch).await,
         Verb::Find(find) => find::find(&context, find).await,
         Verb::Tree(tree) => find::tree(&context, tree).await,
         Verb::Du(du) => usage::usage(&context, du).await,

@@ -71,7 +71,7 @@ fn left(page: &TrashPage, entry: &TrashEntry) -> Duration {
 }
 
 /// This machine's wall clock: the masters tell spans, people read times.
-fn wall_ms() -> i64 {
+pub(crate) fn wall_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

@@ -501,6 +501,12 @@ fn trash(golden: &mut Golden) {
         keep_ms: 300,
     };
     golden.reply("trashed", Ok(trashed));
+    let changed = ClientCommand::SetAttributes {
+        path: path("/a"),
+        mode: Some(0o600),
+        modified_ms: Some(-1),
+    };
+    golden.client("set_attributes", changed);
 }
 
 fn repairs(golden: &mut Golden) {
@@ -625,6 +631,7 @@ fn refusals() -> Vec<Refusal> {
             needed: 2,
         },
         CopyDiffers { chunk },
+        Mode { asked: 0o10000 },
     ]
 }
 
@@ -667,7 +674,7 @@ fn refusals_are_numbered_in_order_and_say_what_to_do() {
         assert!(error.message.starts_with("cannot do it: "), "{error}");
         assert!(error.message.len() > 20 && !error.message.contains('{'), "{error}");
     }
-    assert_eq!(refusals().len(), 47);
+    assert_eq!(refusals().len(), 48);
 }
 
 proptest! {

@@ -326,3 +326,55 @@ fn rename_replaces_by_the_rules_of_posix() {
     machine.settle();
     machine.check();
 }
+
+#[test]
+fn attributes_change_alone() {
+    let mut machine = Machine::new();
+    let mut client = Client::new(&machine, 1);
+    let file = client.put(&mut machine, "/d/f", 2);
+    let set = |at: &str, mode, modified_ms| ClientCommand::SetAttributes {
+        path: path(at),
+        mode,
+        modified_ms,
+    };
+    let changed = entry(client.run(&mut machine, set("/d/f", Some(0o600), None)));
+    assert_eq!(
+        changed,
+        Entry {
+            mode: 0o600,
+            ..file.clone()
+        }
+    );
+    let changed = entry(client.run(&mut machine, set("/d/f", None, Some(-77))));
+    let expected = Entry {
+        mode: 0o600,
+        modified_ms: -77,
+        ..file
+    };
+    assert_eq!(changed, expected);
+    assert_eq!(read::stat(&machine.rows, &path("/d/f")).unwrap(), expected);
+    let directory = entry(client.run(&mut machine, set("/d", Some(0o7777), Some(5))));
+    assert_eq!(
+        (directory.mode, directory.modified_ms, directory.children),
+        (0o7777, 5, 1)
+    );
+    assert_eq!(entry(client.run(&mut machine, set("/", Some(0o700), None))).mode, 0o700);
+    machine.check();
+    for (at, mode, code) in [
+        ("/d/f", 0o10000, ErrorCode::InvalidArgument),
+        ("/none", 0, ErrorCode::NotFound),
+        ("/d/f/x", 0, ErrorCode::NotDirectory),
+    ] {
+        assert_eq!(client.refused(&mut machine, set(at, Some(mode), Some(1))), code, "{at}");
+    }
+    assert_eq!(
+        read::stat(&machine.rows, &path("/d/f")).unwrap(),
+        expected,
+        "a refusal changes nothing"
+    );
+    // What was changed stays so through the trash.
+    client.run(&mut machine, discard("/d")).unwrap();
+    client.run(&mut machine, restore("/d", None)).unwrap();
+    assert_eq!(read::stat(&machine.rows, &path("/d/f")).unwrap(), expected);
+    machine.check();
+}

@@ -191,6 +191,15 @@ pub enum Op {
         /// Which.
         entries: Vec<TrashId>,
     },
+    /// Changes what is told of a file or directory, not what it holds. Answer: `Response::Entry`.
+    SetAttributes {
+        /// Of what.
+        path: FsPath,
+        /// Permission bits, if they change.
+        mode: Option<u32>,
+        /// Modification time, milliseconds since 1970, if it changes.
+        modified_ms: Option<i64>,
+    },
 }
 
 /// A read of the masters' state.
