@@ -156,17 +156,7 @@ impl Session {
                 });
             }
             Request::Describe { token } => {
-                self.spawn(room, stream, async move {
-                    let grant = reading(&pipeline, &token)?;
-                    let described = pipeline.store.describe(grant.chunk, grant.replica).await;
-                    let (owner, file_offset, length, crc) = described.map_err(|e| e.to_wire())?;
-                    Ok(Response::Described {
-                        owner,
-                        file_offset,
-                        length,
-                        crc,
-                    })
-                });
+                self.spawn(room, stream, async move { describe(&pipeline, &token).await });
             }
             Request::Probe => self.spawn(room, stream, async { Ok(Response::Alive) }),
         }
@@ -229,6 +219,19 @@ async fn read(
             offset: blocks.offset,
             len,
         },
+    })
+}
+
+/// What the index says about a copy.
+async fn describe(pipeline: &Pipeline, token: &Token) -> Answer<Response> {
+    let grant = reading(pipeline, token)?;
+    let described = pipeline.store.describe(grant.chunk, grant.replica).await;
+    let (owner, file_offset, length, crc) = described.map_err(|e| e.to_wire())?;
+    Ok(Response::Described {
+        owner,
+        file_offset,
+        length,
+        crc,
     })
 }
 

@@ -104,6 +104,8 @@ impl Master {
             }
             let found = found.to_vec();
             self.note(Command::DamageFound { server, found }).await?;
+            // The chunk has a good copy less: that is looked at now.
+            self.repairs.wake();
         }
         Ok(())
     }

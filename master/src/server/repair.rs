@@ -63,6 +63,13 @@ struct Memory {
     avoid: BTreeMap<(ChunkId, ServerId), Duration>,
 }
 
+impl Repairs {
+    /// Has the leader look for work now.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+}
+
 /// What one look found.
 struct Look {
     search: Search,
@@ -272,7 +279,7 @@ impl Master {
             tell_refused(&outcome);
         }
         // What comes next need not wait.
-        self.repairs.wake.notify_one();
+        self.repairs.wake();
         Ok(())
     }
 
