@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use futures_util::FutureExt as _;
 use gabion_chunkserver::config::{Config, SettingsError};
 use gabion_chunkserver::disk;
 use gabion_chunkserver::output;
@@ -75,11 +76,18 @@ fn main() -> ExitCode {
     };
     let result = runtime.block_on(Box::pin(async {
         let server = Server::open(&config, key).await?;
+        let mut requested = Box::pin(process::stop_requested());
+        // Signals are watched from here on: whoever reads the next line may send one at once.
+        let early = (&mut requested).now_or_never();
         tracing::info!(listen = %config.listen, "listening");
         let stop = CancellationToken::new();
         let asked = stop.clone();
         tokio::spawn(async move {
-            match process::stop_requested().await {
+            let requested = match early {
+                Some(requested) => requested,
+                None => requested.await,
+            };
+            match requested {
                 Ok(()) => tracing::info!("stopping"),
                 Err(error) => tracing::error!(%error, "signals cannot be watched"),
             }
