@@ -1,6 +1,9 @@
 //! One memory cap for every RocksDB of the process: a shared block cache, and write buffers charged together.
 
-use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options, WriteBufferManager};
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Env, LogLevel, Options,
+    WriteBufferManager,
+};
 
 /// How much memory RocksDB may take.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +62,11 @@ impl Memory {
         table.set_pin_l0_filter_and_index_blocks_in_cache(true);
         table.set_format_version(5);
         let mut options = Options::default();
+        if let Ok(mut env) = Env::new() {
+            // Compactions give way: masters that apply the same log compact at the same moment.
+            env.lower_thread_pool_cpu_priority();
+            options.set_env(&env);
+        }
         options.create_if_missing(true);
         options.set_paranoid_checks(true);
         options.set_write_buffer_manager(&self.buffers);
@@ -95,6 +103,10 @@ impl Memory {
         table.set_cache_index_and_filter_blocks(true);
         table.set_pin_l0_filter_and_index_blocks_in_cache(true);
         table.set_bloom_filter(10.0, false);
+        // In parts: filters and indexes of large tables do not fit into the cache's shards.
+        table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+        table.set_partition_filters(true);
+        table.set_pin_top_level_index_and_filter(true);
         table.set_format_version(5);
         let mut options = self.common();
         options.set_block_based_table_factory(&table);
