@@ -68,3 +68,60 @@ impl Drop for Pass {
         self.0.left();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_few_go_at_once_and_more_go_together_when_they_are_back() {
+        let gathering = Arc::new(Gathering::default());
+        let mut first: Vec<_> = (0..FREE).map(|_| gathering.pass().now_or_never().unwrap()).collect();
+        let mut later: Vec<_> = (0..20).map(|_| Box::pin(gathering.pass())).collect();
+        assert!(later.iter_mut().all(|pass| pass.now_or_never().is_none()));
+        while first.len() > 1 {
+            first.pop();
+            assert!(later[0].as_mut().now_or_never().is_none(), "the batch is not back");
+        }
+        first.pop();
+        let together: Vec<_> = later.iter_mut().map(|pass| pass.now_or_never().unwrap()).collect();
+        let mut after = Box::pin(gathering.pass());
+        assert!(after.as_mut().now_or_never().is_none(), "they are on their way");
+        drop(together);
+        assert!(after.now_or_never().is_some());
+        assert_eq!(gathering.0.lock().on_their_way, 0);
+    }
+
+    proptest! {
+        /// Whoever gives up and whenever, nobody waits while nobody is on the way.
+        #[test]
+        fn whoever_waits_is_let_go(steps in proptest::collection::vec((0u8..3, any::<prop::sample::Index>()), 1..200)) {
+            let gathering = Arc::new(Gathering::default());
+            let (mut going, mut waiting) = (Vec::new(), Vec::new());
+            for (step, which) in steps {
+                match step {
+                    0 => waiting.push(Box::pin({
+                        let gathering = Arc::clone(&gathering);
+                        async move { gathering.pass().await }
+                    })),
+                    1 if !going.is_empty() => drop(going.swap_remove(which.index(going.len()))),
+                    2 if !waiting.is_empty() => drop(waiting.swap_remove(which.index(waiting.len()))),
+                    _ => {}
+                }
+                let mut still = Vec::new();
+                for mut pass in waiting.drain(..) {
+                    match pass.as_mut().now_or_never() {
+                        Some(pass) => going.push(pass),
+                        None => still.push(pass),
+                    }
+                }
+                waiting = still;
+                prop_assert!(waiting.is_empty() || !going.is_empty());
+                prop_assert_eq!(gathering.0.lock().on_their_way, going.len());
+            }
+        }
+    }
+}

@@ -179,13 +179,15 @@ fn longest_gap(finished: &[Instant], (from, to): (Instant, Instant)) -> f64 {
     longest.as_secs_f64()
 }
 
-fn machine_pid(cluster: &Path, node: &str) -> Result<Pid> {
+/// The process of a running node.
+pub(crate) fn machine_pid(cluster: &Path, node: &str) -> Result<Pid> {
     let text =
         std::fs::read_to_string(cluster.join(node).join("pid")).with_context(|| format!("{node} does not run"))?;
     Pid::from_raw(text.trim().parse().with_context(|| format!("{node}'s pid file"))?).context("a pid is not 0")
 }
 
-async fn start(cluster: &Path, script: &Path, node: &str) -> Result<()> {
+/// Starts a node of a cluster made by `ops/cluster`.
+pub(crate) async fn start(cluster: &Path, script: &Path, node: &str) -> Result<()> {
     let status = tokio::process::Command::new(script)
         .args(["start", node, "--dir"])
         .arg(cluster)

@@ -10,6 +10,7 @@
 //! | [`small`] | small files, put and got |
 //! | [`meta`] | names: create, stat, list, rename, delete |
 //! | [`random`] | range reads at random places |
+//! | [`fill`] | many files: memory, disk, restart of the masters |
 //! | [`local`] | a cluster of our own for one measurement |
 //! | [`rates`] | many clients at once, each operation timed |
 //! | [`failover`] | stalls of a writer and a reader while processes are killed or stopped |
@@ -18,6 +19,7 @@
 
 mod data;
 mod failover;
+mod fill;
 mod local;
 mod machine;
 mod meta;
@@ -80,6 +82,8 @@ enum What {
     Meta(meta::Meta),
     /// Stalls of a writer and a reader of 4 KiB files while leading masters or chunkservers are killed or stopped.
     Failover(Failover),
+    /// Many files: what the masters need of memory and disk, and how long a restart of all of them takes.
+    Fill(fill::Fill),
     /// CPU and memory of each process of a cluster made by ops/cluster.
     Usage(UsageArguments),
 }
@@ -169,6 +173,10 @@ async fn run(arguments: &Arguments) -> Result<()> {
             let stalls = failover::run(connect().await?, failover, &arguments.script).await?;
             failover::show(arguments.format, &stalls)
         }
+        What::Fill(filling) => fill::show(
+            arguments.format,
+            &fill::run(&connect().await?, filling, &arguments.script).await?,
+        ),
         What::Usage(usage) => show_usage(arguments.format, &watch(usage).await?),
     };
     let mut output = Output::stdout();
