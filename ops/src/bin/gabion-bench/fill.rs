@@ -9,7 +9,6 @@ use anyhow::{Context, Result, ensure};
 use gabion_client::terminal::{Column, Format, Table};
 use gabion_client::{Client, CreateOptions, FsPath};
 use gabion_protocol::config::Size;
-use gabion_protocol::messages::master::Admin;
 use rustix::process::{Signal, kill_process};
 
 use crate::failover::{machine_pid, start};
@@ -46,8 +45,6 @@ pub(crate) struct Filled {
     filling: Rates,
     /// Files in all.
     files: u64,
-    /// Seconds the leader's snapshot took.
-    snapshot_seconds: f64,
     /// Seconds from the start of all masters, killed before, until a name was looked up.
     restart_seconds: f64,
     /// Each master after that.
@@ -97,9 +94,6 @@ async fn fill(client: &Client, arguments: &Fill, top: &FsPath, script: &Path) ->
         async move { put(&client, &path, &content).await }
     })
     .await?;
-    let began = Instant::now();
-    client.admin(Admin::Snapshot).await?;
-    let snapshot_seconds = began.elapsed().as_secs_f64();
     let before = masters(&arguments.cluster)?;
     let restart_seconds = restart(client, arguments, &file(top, 0), script, &before).await?;
     let after = masters(&arguments.cluster)?;
@@ -114,7 +108,6 @@ async fn fill(client: &Client, arguments: &Fill, top: &FsPath, script: &Path) ->
     Ok(Filled {
         filling,
         files: client.status().await?.files,
-        snapshot_seconds,
         restart_seconds,
         masters: masters.collect::<Result<_>>()?,
     })
@@ -217,8 +210,8 @@ pub(crate) fn show(format: Format, filled: &Filled) -> String {
     }
     text.push_str(&table.to_string());
     text.push_str(&format!(
-        "{} files; snapshot {:.2} s; all masters killed, serving again after {:.2} s\n",
-        filled.files, filled.snapshot_seconds, filled.restart_seconds
+        "{} files; all masters killed, serving again after {:.2} s\n",
+        filled.files, filled.restart_seconds
     ));
     text
 }
