@@ -5,24 +5,13 @@
 use std::io::{Read as _, Write as _};
 
 use gabion_tests::cluster::{Cluster, Plan};
-use gabion_tests::{MIB, content, damage, seconds, until};
+use gabion_tests::{MIB, content, seconds, until};
 
 /// Tokens and leases short enough to wait for.
 const SHORT: &str = "[timing]\ntoken = \"2s\"\nupload_lease = \"3s\"\n";
 
 fn plan() -> Plan {
     Cluster::plan().master_tables(SHORT)
-}
-
-/// Chunk files on all servers.
-fn chunk_files(cluster: &Cluster) -> usize {
-    let of = |name: &String| damage::chunk_files(&cluster.node(name).dir).len();
-    cluster.chunkservers().iter().map(of).sum()
-}
-
-/// Chunks the servers say they hold, those in the index too.
-fn chunks(cluster: &Cluster) -> u64 {
-    cluster.status().servers.iter().map(|server| server.load.chunks).sum()
 }
 
 fn upload(cluster: &Cluster, path: &str, seed: u64, len: u64) -> Vec<u8> {
@@ -39,7 +28,7 @@ fn await_counts(cluster: &Cluster, files: usize, held: u64) {
     let mut seen = (0, 0);
     let what = format!("{files} chunk files and {held} chunks are left");
     let done = gabion_tests::wait::try_until(seconds(60), || {
-        seen = (chunk_files(cluster), chunks(cluster));
+        seen = (cluster.chunk_files(), cluster.chunks_held());
         (seen == (files, held)).then_some(())
     });
     assert!(done.is_some(), "waited in vain: {what}; there are {seen:?}");
@@ -87,11 +76,11 @@ fn what_was_removed_leaves_the_disks_and_nothing_else_does() {
         .write_all(&content::bytes(7, 5 * MIB))
         .unwrap();
     until("the upload reaches the disks", seconds(20), || {
-        (chunk_files(&cluster) > 9).then_some(())
+        (cluster.chunk_files() > 9).then_some(())
     });
     dead.signal(rustix::process::Signal::KILL);
     until("the dead writer's chunks are gone", seconds(60), || {
-        (chunk_files(&cluster) == 9).then_some(())
+        (cluster.chunk_files() == 9).then_some(())
     });
     assert_eq!(cluster.stat("/never"), None);
 
@@ -138,7 +127,7 @@ fn restarts_delete_nothing() {
         cluster.wait_ready();
         // Longer than every token and lease.
         gabion_tests::wait::watch(seconds(4), || {
-            let files = chunk_files(&cluster);
+            let files = cluster.chunk_files();
             (files != 9).then(|| format!("{files} chunk files are left of 9"))
         });
     }

@@ -7,21 +7,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gabion_tests::cluster::Cluster;
-use gabion_tests::{MIB, content, damage, scaled, seconds, until};
+use gabion_tests::{MIB, content, scaled, seconds, until};
 
 /// Tokens short enough to wait for.
 const SHORT: &str = "[timing]\ntoken = \"2s\"\nupload_lease = \"3s\"\n";
-
-/// Chunk files on all servers.
-fn chunk_files(cluster: &Cluster) -> usize {
-    let of = |name: &String| damage::chunk_files(&cluster.node(name).dir).len();
-    cluster.chunkservers().iter().map(of).sum()
-}
-
-/// Chunks the servers say they hold, those in the index too.
-fn chunks(cluster: &Cluster) -> u64 {
-    cluster.status().servers.iter().map(|server| server.load.chunks).sum()
-}
 
 fn upload(cluster: &Cluster, path: &str, seed: u64, len: u64) -> Vec<u8> {
     let bytes = content::bytes(seed, len);
@@ -65,7 +54,7 @@ fn a_removed_tree_comes_back_after_anything_died() {
         files.insert(path, upload(&cluster, path, seed, len));
     }
     let kept = upload(&cluster, "/kept", 4, 2 * MIB);
-    let stored = chunk_files(&cluster);
+    let stored = cluster.chunk_files();
     let removed = cluster.gabion().args(["rm", "-r", "/t"]).run().ok();
     assert!(
         removed.stderr.contains("removed 3 files and 3 directories"),
@@ -98,7 +87,7 @@ fn a_removed_tree_comes_back_after_anything_died() {
     cluster.wait_ready();
     // Longer than every token: whoever took it for garbage would have dropped it.
     gabion_tests::wait::watch(seconds(4), || {
-        let files = chunk_files(&cluster);
+        let files = cluster.chunk_files();
         (files != stored).then(|| format!("{files} chunk files are left of {stored}"))
     });
     assert_eq!(trash(&cluster).len(), 1);
@@ -160,7 +149,7 @@ fn an_emptied_trash_leaves_the_disks_though_the_leader_dies() {
     tool.arg(&local).arg("/tree").deadline(seconds(3000)).run().ok();
     let all = 3 * (files + 5);
     until("all are counted", seconds(20), || {
-        (chunks(&cluster) == all).then_some(())
+        (cluster.chunks_held() == all).then_some(())
     });
     for round in 0..2 {
         let removed = cluster.gabion().args(["rm", "-r", "/tree"]).run().ok();
@@ -179,19 +168,19 @@ fn an_emptied_trash_leaves_the_disks_though_the_leader_dies() {
     assert!(one.stderr.contains("removed for good 1 file, 3.0 MiB"), "{one}");
     assert_eq!(trash(&cluster).len(), 1);
     until("the large file's chunks are gone", seconds(30), || {
-        (chunk_files(&cluster) == 6).then_some(())
+        (cluster.chunk_files() == 6).then_some(())
     });
     until("it is counted", seconds(10), || {
-        (chunks(&cluster) == all - 9).then_some(())
+        (cluster.chunks_held() == all - 9).then_some(())
     });
     gabion_tests::wait::watch(seconds(3), || {
-        let held = chunks(&cluster);
+        let held = cluster.chunks_held();
         (held != all - 9).then(|| format!("{held} chunks are left of the tree"))
     });
     empty().arg("--yes").run().ok();
     assert_eq!(trash(&cluster), []);
     let held = until("some chunks are gone", seconds(60), || {
-        let held = chunks(&cluster);
+        let held = cluster.chunks_held();
         (held < all - 9).then_some(held)
     });
     assert!(held > 6, "all went before the leader could be killed");
@@ -204,7 +193,7 @@ fn an_emptied_trash_leaves_the_disks_though_the_leader_dies() {
     });
     cluster.start(&leader);
     cluster.wait_ready();
-    assert_eq!(chunk_files(&cluster), 6);
+    assert_eq!(cluster.chunk_files(), 6);
     assert_content(&cluster, "/kept", &kept);
     cluster
         .gabion()
@@ -226,7 +215,7 @@ fn what_expires_goes_by_itself() {
     assert_content(&cluster, "/d/f", &bytes);
     // Restored in time, it stays for good.
     gabion_tests::wait::watch(seconds(9), || {
-        let files = chunk_files(&cluster);
+        let files = cluster.chunk_files();
         (files != 6).then(|| format!("{files} chunk files are left of 6"))
     });
     let removed = cluster.gabion().args(["rm", "-r", "/d"]).run().ok();
@@ -242,7 +231,7 @@ fn what_expires_goes_by_itself() {
         .run()
         .fails(3, &["/d"]);
     until("its chunks are gone", seconds(30), || {
-        (chunk_files(&cluster) == 0).then_some(())
+        (cluster.chunk_files() == 0).then_some(())
     });
     cluster.verify().arg("masters").run().ok();
 }

@@ -9,6 +9,12 @@ use crate::path::FsPath;
 use crate::token::{Grant, Mode, Token};
 use proptest::prelude::*;
 
+mod chunks;
+mod healing;
+
+use chunks::{data_requests, data_responses, from_server, to_server};
+use healing::{repair, scrub_requests, scrub_responses};
+
 fn chunk() -> ChunkId {
     ChunkId {
         volume: VolumeId(0),
@@ -469,166 +475,6 @@ fn status() -> master::Status {
     }
 }
 
-fn write_spec() -> data::WriteSpec {
-    data::WriteSpec {
-        chunk: chunk(),
-        generation: Generation(1),
-        chain: vec![data::Hop {
-            server: ServerId(3),
-            address: "h".into(),
-            token: token(),
-        }],
-        owner: Ino(2),
-        file_offset: 3,
-        bytes_max: 4,
-    }
-}
-
-fn data_requests() -> Vec<data::Request> {
-    use data::Request;
-    vec![
-        Request::OpenWrite(write_spec()),
-        Request::PutSmall {
-            spec: write_spec(),
-            crcs: vec![1],
-        },
-        Request::Read {
-            token: token(),
-            offset: 1,
-            length: 2,
-        },
-        Request::Verify { token: token() },
-        Request::Probe,
-    ]
-}
-
-fn data_responses() -> Vec<data::Response> {
-    use data::{Response, Verdict};
-    let verdicts = [
-        Verdict::Good { length: 1, crc: 2 },
-        Verdict::Missing,
-        Verdict::Unsealed { length: 1 },
-        Verdict::Damaged {
-            offset: 1,
-            what: "w".into(),
-        },
-        Verdict::Unreadable { what: "w".into() },
-    ];
-    let mut all = vec![
-        Response::Opened { window_bytes: 1 },
-        Response::Sealed { length: 1, crc: 2 },
-        Response::Blocks {
-            offset: 0,
-            crcs: vec![1],
-            chunk_length: 2,
-            chunk_crc: 3,
-        },
-        Response::Alive,
-    ];
-    all.extend(verdicts.into_iter().map(Response::Verified));
-    all
-}
-
-fn to_server() -> Vec<data::ToServer> {
-    use data::ToServer;
-    vec![
-        ToServer::Packet {
-            offset: 0,
-            crcs: vec![1],
-        },
-        ToServer::Seal { length: 1, crc: 2 },
-        ToServer::Abort,
-    ]
-}
-
-fn from_server() -> Vec<data::FromServer> {
-    use data::FromServer;
-    vec![
-        FromServer::Ack { stored: vec![1, 2] },
-        FromServer::Sealed { length: 1, crc: 2 },
-        FromServer::Failed {
-            hop: 1,
-            error: WireError::new(ErrorCode::NoSpace, "m"),
-        },
-    ]
-}
-
-/// What repair says, after all that was frozen before it.
-fn repair() -> Vec<String> {
-    use data::{Request, Response};
-    use master::{ChunkTrouble, CopyOrder, CopySource, Order, OrderDone, Query};
-    let (chunk, replica) = (chunk(), ReplicaNumber(2));
-    let source = CopySource {
-        access: access(),
-        token: token(),
-    };
-    let copy = CopyOrder {
-        chunk,
-        generation: Generation(1),
-        replica,
-        length: 300,
-        crc: 5,
-        sources: vec![source],
-    };
-    let copied = OrderDone::Copied {
-        chunk,
-        replica,
-        length: 300,
-        crc: 5,
-    };
-    let failed = OrderDone::CopyFailed {
-        chunk,
-        replica,
-        why: "w".into(),
-    };
-    let differs = OrderDone::SourceDiffers {
-        chunk,
-        server: ServerId(3),
-        replica,
-        what: "w".into(),
-    };
-    let mut queries = vec![Query::Repairs];
-    for trouble in [ChunkTrouble::Under, ChunkTrouble::Damaged, ChunkTrouble::Missing] {
-        let after = Some(chunk);
-        queries.push(Query::Troubled { trouble, after });
-    }
-    let info = master::ChunkInfo {
-        chunk,
-        state: master::ChunkState::Sealed,
-        generation: Generation(1),
-        length: 300,
-        crc: 5,
-        references: 1,
-        wanted: 3,
-        replicas: vec![(ServerId(3), replica, master::ReplicaState::Copying)],
-    };
-    let troubled = master::TroubledChunk {
-        info,
-        reachable: vec![ServerId(4)],
-        damaged: vec![(ServerId(3), "w".into())],
-    };
-    let page = master::Response::ChunkPage {
-        chunks: vec![troubled],
-        next: Some(chunk),
-    };
-    let described = Response::Described {
-        owner: Ino(2),
-        file_offset: 3,
-        length: 300,
-        crc: 5,
-    };
-    let mut all = lines("order", &[Order::Copy(copy)]);
-    all.extend(lines("order done", &[copied, failed, differs]));
-    all.extend(lines("query", &queries));
-    all.extend(lines(
-        "master response",
-        &[page, master::Response::Repairs { copying: 7 }],
-    ));
-    all.extend(lines("data request", &[Request::Describe { token: token() }]));
-    all.extend(lines("data response", &[described]));
-    all
-}
-
 /// Every sample as a line, and a check that each survives decoding.
 fn lines<T>(family: &str, samples: &[T]) -> Vec<String>
 where
@@ -650,86 +496,6 @@ fn covers<T: serde::Serialize>(samples: &[T], last: u8) {
     seen.sort_unstable();
     seen.dedup();
     assert_eq!(seen, (0..=last).collect::<Vec<_>>(), "a variant has no golden bytes");
-}
-
-fn scrub_requests() -> Vec<master::Request> {
-    use master::{Admin, Beat, OrderDone, Request, ScrubReport};
-    let incarnation = Incarnation([2; 16]);
-    let intact = OrderDone::Intact {
-        chunk: chunk(),
-        replica: ReplicaNumber(2),
-    };
-    vec![
-        Request::ScrubReport(ScrubReport {
-            server: ServerId(3),
-            incarnation,
-            obeyed: 4,
-            progress: scrub_progress(),
-        }),
-        Request::Admin(Admin::StartScrub {
-            request: 5,
-            servers: vec![ServerId(3)],
-        }),
-        Request::Admin(Admin::ScrubStatus),
-        Request::Beat(Beat {
-            server: ServerId(3),
-            incarnation,
-            epoch: Epoch::default(),
-            load: load(),
-            done: vec![intact],
-            damaged: vec![],
-        }),
-    ]
-}
-
-fn scrub_progress() -> master::ScrubProgress {
-    master::ScrubProgress {
-        started: Some(StateTime(1)),
-        asked: true,
-        running: true,
-        bytes_done: 2,
-        bytes_total: 3,
-        chunks_done: 4,
-        damaged: 5,
-        gave_way: 6,
-        last: Some(master::ScrubPass {
-            started: StateTime(7),
-            ended: StateTime(8),
-            bytes: 9,
-            chunks: 10,
-            damaged: 11,
-        }),
-    }
-}
-
-fn scrub_responses() -> Vec<master::Response> {
-    use master::{Order, Response, ServerScrub};
-    vec![
-        Response::ScrubAnswer {
-            epoch: Some(Epoch::default()),
-            start: Some(5),
-        },
-        Response::ScrubStarted {
-            begun: vec![ServerId(3)],
-            waiting: vec![ServerId(4)],
-        },
-        Response::ScrubStatus(vec![ServerScrub {
-            server: ServerId(3),
-            name: "c3".into(),
-            waiting: false,
-            age_ms: Some(7),
-            progress: scrub_progress(),
-        }]),
-        Response::BeatAnswer {
-            epoch: None,
-            now: StateTime(1),
-            orders: vec![Order::Verify {
-                chunk: chunk(),
-                replica: ReplicaNumber(2),
-            }],
-            masters: vec![],
-        },
-    ]
 }
 
 #[test]

@@ -297,3 +297,18 @@ impl Cluster {
         }
     }
 }
+
+impl Cluster {
+    /// Chunk files on all servers.
+    #[must_use]
+    pub fn chunk_files(&self) -> usize {
+        let of = |name: &String| crate::damage::chunk_files(&self.node(name).dir).len();
+        self.chunkservers().iter().map(of).sum()
+    }
+
+    /// Chunks the servers say they hold, those in the index too.
+    #[must_use]
+    pub fn chunks_held(&self) -> u64 {
+        self.status().servers.iter().map(|server| server.load.chunks).sum()
+    }
+}
