@@ -23,6 +23,7 @@
 mod admin;
 mod client;
 mod config;
+mod copy;
 mod error;
 mod link;
 mod masters;
@@ -39,6 +40,7 @@ mod write;
 
 pub use client::{Client, Removed};
 pub use config::{Config, Settings};
+pub use copy::CopyOptions;
 pub use error::Error;
 pub use gabion_protocol::messages::data::Verdict;
 pub use gabion_protocol::messages::master::{

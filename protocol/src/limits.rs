@@ -43,6 +43,9 @@ pub const READ_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
 
 /// Rows changed by one batch command (extents, seals): keeps one log entry below [`MESSAGE_BYTES_MAX`].
 pub const BATCH_ROWS_MAX: usize = 1000;
+/// Extents one command copies by reference: a few rows each, so that the entry takes the masters some ten
+/// milliseconds. A copy of more is made in steps.
+pub const COPY_EXTENTS_MAX: usize = 4000;
 /// Servers a copy order names to copy from: if none of so many gives the chunk, another order will name others.
 pub const COPY_SOURCES_MAX: usize = 4;
 /// Copy orders in one beat's answer: with their sources they fit a message beside the drop orders.

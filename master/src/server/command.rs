@@ -169,6 +169,19 @@ impl Master {
                 bytes,
                 keep_ms,
             },
+            Outcome::Copied {
+                version,
+                next,
+                more,
+                length,
+                crc,
+            } => Response::Copied {
+                version,
+                next,
+                more,
+                length,
+                crc,
+            },
             Outcome::Registered { server } => Response::Registered { server },
             Outcome::Marked { index } => Response::Marked { index },
             Outcome::Upload {
@@ -247,7 +260,9 @@ fn check(op: &Op) -> Result<(), WireError> {
         | Op::PutFile { .. }
         | Op::MoveToTrash { .. }
         | Op::Restore { .. }
-        | Op::SetAttributes { .. } => Ok(()),
+        | Op::SetAttributes { .. }
+        | Op::CopyExtents { .. } => Ok(()),
+        Op::Copy(copy) => too_many("files", copy.sources.len(), BATCH_ROWS_MAX),
         Op::EmptyTrash { entries } => too_many("things in the trash", entries.len(), BATCH_ROWS_MAX),
     }
 }
@@ -335,6 +350,20 @@ pub(super) fn filled(op: Op, placements: Vec<Vec<ServerId>>) -> ClientCommand {
             path,
             mode,
             modified_ms,
+        },
+        Op::Copy(copy) => ClientCommand::Copy(copy),
+        Op::CopyExtents {
+            upload,
+            generation,
+            source,
+            offset,
+            version,
+        } => ClientCommand::CopyExtents {
+            upload,
+            generation,
+            source,
+            offset,
+            version,
         },
     }
 }

@@ -144,6 +144,8 @@ pub fn grows(op: &Op) -> bool {
         | Op::Commit { .. }
         | Op::Rename { .. }
         | Op::CreateFile { .. }
+        | Op::Copy(_)
+        | Op::CopyExtents { .. }
         // What can be restored stays, with rows that say how: removing for good makes room.
         | Op::MoveToTrash { .. }
         | Op::Restore { .. } => true,

@@ -210,6 +210,17 @@ fn check_members(chunk: &Chunk, seal: &Seal) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Adds a reference. No index row says anything of references, so that only the chunk's own row is written.
+pub(super) fn share(tx: &mut Tx<'_>, id: ChunkId) -> Result<(), RowsError> {
+    let mut chunk = tx.require(&ChunkKey(id))?;
+    chunk.references = chunk
+        .references
+        .checked_add(1)
+        .ok_or_else(|| key::corrupt(&ChunkKey(id).encode(), "its references have reached their end"))?;
+    tx.put(&ChunkKey(id), &chunk);
+    Ok(())
+}
+
 /// Takes one reference away; without any the chunk is garbage.
 pub(super) fn release(tx: &mut Tx<'_>, id: ChunkId) -> Result<(), RowsError> {
     let old = tx.require(&ChunkKey(id))?;

@@ -6,7 +6,9 @@
 
 use gabion_protocol::ids::{ChunkId, ClusterId, Ino, ReplicaNumber, RequestId, ServerId, Timeline, UploadGeneration};
 use gabion_protocol::messages::DecodeError;
-use gabion_protocol::messages::master::{Damage, Registration, Seal, TrashId, TrashRef, UploadOptions};
+use gabion_protocol::messages::master::{
+    CopyFiles, Damage, FileVersion, Registration, Seal, TrashId, TrashRef, UploadOptions,
+};
 use gabion_protocol::path::FsPath;
 use serde::{Deserialize, Serialize};
 
@@ -273,6 +275,21 @@ pub enum ClientCommand {
         /// Modification time, milliseconds since 1970, if it changes.
         modified_ms: Option<i64>,
     },
+    /// Makes a file of the contents of others, by reference. Answer: `Entry`.
+    Copy(CopyFiles),
+    /// Adds a part of a file to an upload, by reference. Answer: `Copied`.
+    CopyExtents {
+        /// The upload.
+        upload: Ino,
+        /// Its owner's generation.
+        generation: UploadGeneration,
+        /// The file.
+        source: FsPath,
+        /// Where in it to go on.
+        offset: u64,
+        /// Which content it must be.
+        version: Option<FileVersion>,
+    },
 }
 
 impl Command {
@@ -360,6 +377,11 @@ impl ClientCommand {
             Self::Restore { what, .. } => format!("cannot restore {what}"),
             Self::EmptyTrash { .. } => "cannot empty the trash".to_owned(),
             Self::SetAttributes { path, .. } => format!("cannot change {path}"),
+            Self::Copy(copy) => match copy.sources.as_slice() {
+                [source] => format!("cannot copy {source} to {}", copy.to),
+                _ => format!("cannot make {} of other files", copy.to),
+            },
+            Self::CopyExtents { upload, source, .. } => format!("cannot copy {source} to upload {upload}"),
         }
     }
 }

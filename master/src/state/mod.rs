@@ -12,6 +12,7 @@
 //! | `names`, `totals` | directories, links, subtotals |
 //! | `uploads` | files on their way, until they appear |
 //! | `stocks` | chunks for small files to come |
+//! | `copies` | files made of others by reference |
 //! | `chunks` | allocation, seals, references, copies, garbage |
 //! | `kept` | the trash: removals that can be undone |
 //! | [`repair`] | background copies of sealed chunks, and which copies may be dropped |
@@ -32,6 +33,7 @@ pub mod check;
 mod chunks;
 mod clock;
 pub mod command;
+mod copies;
 mod kept;
 pub mod key;
 mod names;
@@ -264,6 +266,17 @@ fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
             mode,
             modified_ms,
         } => names::set_attributes(tx, path, *mode, *modified_ms),
+        ClientCommand::Copy(copy) => copies::copy(tx, copy, request.wall_ms),
+        ClientCommand::CopyExtents {
+            upload,
+            generation,
+            source,
+            offset,
+            version,
+        } => {
+            let owner = uploads::Owner::new(session, *upload, *generation);
+            copies::add_part(tx, owner, source, *offset, *version)
+        }
     }
 }
 

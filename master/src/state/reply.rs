@@ -6,7 +6,7 @@
 use gabion_protocol::error::{ErrorCode, WireError};
 use gabion_protocol::ids::{ChunkId, Generation, Ino, ReplicaNumber, ServerId, StateTime, UploadGeneration};
 use gabion_protocol::limits;
-use gabion_protocol::messages::master::{Entry, TrashRef};
+use gabion_protocol::messages::master::{Entry, FileVersion, TrashRef};
 use gabion_protocol::path::FsPath;
 use serde::{Deserialize, Serialize};
 
@@ -113,6 +113,19 @@ pub enum Outcome {
     Repaired {
         /// Chunks that stayed as they were, each with the reason.
         refused: Vec<(ChunkId, Refusal)>,
+    },
+    /// A part of a file was copied.
+    Copied {
+        /// Which content it is a part of.
+        version: FileVersion,
+        /// Where in the file to go on.
+        next: u64,
+        /// Whether more follows.
+        more: bool,
+        /// Bytes of the upload now.
+        length: u64,
+        /// Its CRC, if it is known.
+        crc: Option<u32>,
     },
 }
 
@@ -434,6 +447,25 @@ pub enum Refusal {
         /// What was asked.
         asked: u32,
     },
+    /// The file changed between two steps of its copy.
+    #[error("{path} has changed since its copy began")]
+    SourceChanged {
+        /// Where.
+        path: FsPath,
+    },
+    /// A copy of nothing.
+    #[error("no file is named to copy from")]
+    NoSource,
+    /// One file is made of files with different numbers of copies.
+    #[error("{path} has {copies} copies, the others have {others}")]
+    CopiesDiffer {
+        /// The file.
+        path: FsPath,
+        /// Its copies.
+        copies: u8,
+        /// Those of the first file, or of the upload.
+        others: u8,
+    },
 }
 
 impl Refusal {
@@ -483,7 +515,9 @@ impl Refusal {
             | Self::Settings
             | Self::ServerName
             | Self::StockCopies { .. }
-            | Self::Mode { .. } => ErrorCode::InvalidArgument,
+            | Self::Mode { .. }
+            | Self::NoSource
+            | Self::CopiesDiffer { .. } => ErrorCode::InvalidArgument,
             Self::TooFewServers { .. } | Self::TooFewMembers { .. } => ErrorCode::TooFewServers,
             Self::UploadGone { .. }
             | Self::UploadCommitted { .. }
@@ -495,7 +529,8 @@ impl Refusal {
             | Self::ChunkNotSealed { .. }
             | Self::CopiesChanged { .. }
             | Self::CopyTarget { .. }
-            | Self::CopiesNeeded { .. } => ErrorCode::Conflict,
+            | Self::CopiesNeeded { .. }
+            | Self::SourceChanged { .. } => ErrorCode::Conflict,
             Self::ServerForeign { .. } | Self::ServerStale { .. } | Self::ServerRetired { .. } => {
                 ErrorCode::StaleDirectory
             }
@@ -510,6 +545,10 @@ impl Refusal {
                 "restore it to another place with --to PATH, or make the directory first"
             }
             _ if matches!(self, Self::PlaceTaken { .. }) => "restore it under another name: --to PATH",
+            _ if matches!(self, Self::CopiesDiffer { .. }) => {
+                "upload it again with as many copies as the others: --replicas"
+            }
+            _ if matches!(self, Self::SourceChanged { .. }) => "copy it again, when nobody writes it",
             _ if matches!(self, Self::CopyDiffers { .. }) => "it is copied again by itself; check that server's disk",
             ErrorCode::Exists => "ask for replacement, or choose another name",
             ErrorCode::NotEmpty => "ask for recursive removal, or empty it first",

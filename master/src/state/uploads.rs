@@ -39,7 +39,7 @@ impl Owner {
     }
 
     /// The inode and its upload to a name, if the claim is right.
-    fn claim(self, tx: &Tx<'_>) -> Result<(Inode, Upload), Stop> {
+    pub(super) fn claim(self, tx: &Tx<'_>) -> Result<(Inode, Upload), Stop> {
         self.claim_if(tx, |upload| !upload.is_stock())
     }
 

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 
 mod chunks;
 mod healing;
+mod sharing;
 
 use chunks::{data_requests, data_responses, from_server, to_server};
 use healing::{repair, scrub_requests, scrub_responses};
@@ -501,7 +502,7 @@ fn covers<T: serde::Serialize>(samples: &[T], last: u8) {
 #[test]
 fn golden_messages() {
     covers(&[master_requests(), scrub_requests()].concat(), 7);
-    covers(&ops(), 16);
+    covers(&[ops(), sharing::ops()].concat(), 18);
     covers(&queries(), 7);
     let scrub_admins = scrub_requests().into_iter().filter_map(|request| match request {
         master::Request::Admin(admin) => Some(admin),
@@ -526,6 +527,8 @@ fn golden_messages() {
     all.extend(repair());
     all.extend(lines("master request", &scrub_requests()));
     all.extend(lines("master response", &scrub_responses()));
+    all.extend(lines("op", &sharing::ops()));
+    all.extend(lines("master response", &sharing::responses()));
     let frozen: Vec<&str> = include_str!("../golden/messages.txt").lines().collect();
     for (now, frozen) in all.iter().zip(&frozen) {
         assert_eq!(now, frozen);

@@ -5,6 +5,7 @@
 //! remote paths. Remote paths are absolute; `gabion:/path` says the same.
 
 mod attributes;
+mod copy;
 mod find;
 mod trash;
 mod usage;
@@ -19,6 +20,7 @@ use gabion_protocol::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, REPLICAS_MAX};
 use gabion_protocol::messages::master::ChunkTrouble;
 
 pub(crate) use attributes::{ChangeMode, Touch};
+pub(crate) use copy::{Concat, Copy};
 pub(crate) use find::{Find, Sort, Tree, with_two_dashes};
 pub(crate) use trash::{Trash, TrashEmpty, TrashList, TrashRestore};
 pub(crate) use usage::{Space, Usage};
@@ -97,6 +99,10 @@ pub(crate) enum Verb {
     Stat(Stat),
     /// Move or rename files and directories
     Mv(Move),
+    /// Copy files by reference: at once, and taking no space until one of them changes
+    Cp(Copy),
+    /// Make one file of others by reference, one after the other
+    Concat(Concat),
     /// Move files, and directories with -r, to the trash
     Rm(Remove),
     /// Look at what was removed, restore it, or remove it for good

@@ -12,6 +12,7 @@ mod attributes;
 mod chunk_list;
 mod content;
 mod context;
+mod copy;
 mod download;
 mod download_plan;
 mod find;
@@ -76,6 +77,8 @@ fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
         | Verb::Mkdir(_)
         | Verb::Stat(_)
         | Verb::Mv(_)
+        | Verb::Cp(_)
+        | Verb::Concat(_)
         | Verb::Rm(_)
         | Verb::Trash(_)
         | Verb::Du(_)
@@ -118,6 +121,8 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
         Verb::Mkdir(mkdir) => names::make_directories(&context, mkdir).await,
         Verb::Stat(stat) => names::stat(&context, stat).await,
         Verb::Mv(moves) => names::move_all(&context, moves).await,
+        Verb::Cp(copy) => copy::copy_all(&context, copy).await,
+        Verb::Concat(concat) => copy::concat(&context, concat).await,
         Verb::Rm(remove) => names::remove(&context, remove).await,
         Verb::Trash(Trash::List(list)) => trash::list(&context, list).await,
         Verb::Trash(Trash::Restore(restore)) => trash::restore(&context, restore).await,

@@ -124,34 +124,56 @@ fn size(bytes: u64, exact: bool) -> String {
     format!("{} ({bytes} bytes)", text::size(bytes))
 }
 
-pub(crate) async fn move_all(context: &Context, moves: Move) -> Result<(), Failure> {
-    let wrong = |path: &str, why: String| {
-        Failure::code(
-            ErrorCode::InvalidPath,
-            format!("{path:?} is no remote path: {why}"),
-            "gabion mv SRC… DST, all on the cluster",
-        )
-    };
-    let mut paths = Vec::new();
-    for path in &moves.paths {
-        paths.push(args::remote_path(path).map_err(|why| wrong(path, why))?);
+/// Where a verb with `SRC… DST` puts what it takes.
+pub(crate) struct Target {
+    pub(crate) path: FsPath,
+    /// Whether it is a directory that takes each source under its own name.
+    into: bool,
+}
+
+impl Target {
+    /// Splits `SRC… DST`, all on the cluster; `verb` as the user writes it.
+    pub(crate) async fn split(
+        context: &Context,
+        verb: &str,
+        paths: &[String],
+        no_target_directory: bool,
+    ) -> Result<(Vec<FsPath>, Self), Failure> {
+        let usage = format!("gabion {verb} SRC… DST");
+        let mut sources = Vec::new();
+        for path in paths {
+            let parsed = args::remote_path(path).map_err(|why| {
+                let what = format!("{path:?} is no remote path: {why}");
+                Failure::code(ErrorCode::InvalidPath, what, format!("{usage}, all on the cluster"))
+            });
+            sources.push(parsed?);
+        }
+        let (Some(path), Some(last)) = (sources.pop(), paths.last()) else {
+            return Err(Failure::usage("no paths are named", usage));
+        };
+        let must_be_directory = sources.len() > 1 || last.ends_with('/');
+        let into = !no_target_directory && is_directory(context, verb, &path, must_be_directory).await?;
+        Ok((sources, Self { path, into }))
     }
-    let (Some(target), Some(last)) = (paths.pop(), moves.paths.last()) else {
-        return Err(Failure::usage("nothing to move", "gabion mv SRC… DST"));
-    };
-    let must_be_directory = paths.len() > 1 || last.ends_with('/');
-    let into = if moves.no_target_directory {
-        false
-    } else {
-        is_directory(context, &target, must_be_directory).await?
-    };
+
+    /// Where a source goes.
+    pub(crate) fn of(&self, source: &FsPath) -> Result<FsPath, Failure> {
+        match source.name() {
+            Some(name) if self.into => Ok(self.path.join(name).map_err(gabion_client::Error::from)?),
+            _ => Ok(self.path.clone()),
+        }
+    }
+}
+
+pub(crate) async fn move_all(context: &Context, moves: Move) -> Result<(), Failure> {
+    let (sources, target) = Target::split(context, "mv", &moves.paths, moves.no_target_directory).await?;
     let mut tally = Tally::default();
-    for source in &paths {
+    for source in &sources {
         if tally.is_hopeless() {
             tally.skipped();
             continue;
         }
-        match move_one(context, source, &target, into, moves.force).await {
+        match move_one(context, source, &target, moves.force).await {
             Ok(()) => tally.succeeded(),
             Err(failure) => tally.failed(source.as_str(), failure),
         }
@@ -159,29 +181,26 @@ pub(crate) async fn move_all(context: &Context, moves: Move) -> Result<(), Failu
     end(tally, "moved")
 }
 
-async fn is_directory(context: &Context, target: &FsPath, required: bool) -> Result<bool, Failure> {
+async fn is_directory(context: &Context, verb: &str, target: &FsPath, required: bool) -> Result<bool, Failure> {
     match context.find(target).await? {
         Some(entry) if entry.kind == EntryKind::Directory => Ok(true),
         None if !required => Ok(false),
         Some(_) if !required => Ok(false),
         None => Err(Failure::code(
             ErrorCode::NotFound,
-            format!("cannot move into {target}: there is no such directory"),
+            format!("cannot {verb} into {target}: there is no such directory"),
             format!("make it: gabion mkdir {target}"),
         )),
         Some(_) => Err(Failure::code(
             ErrorCode::NotDirectory,
-            format!("cannot move into {target}: it is a file"),
+            format!("cannot {verb} into {target}: it is a file"),
             "name a directory as the target",
         )),
     }
 }
 
-async fn move_one(context: &Context, source: &FsPath, target: &FsPath, into: bool, force: bool) -> Result<(), Failure> {
-    let to = match source.name() {
-        Some(name) if into => target.join(name).map_err(gabion_client::Error::from)?,
-        _ => target.clone(),
-    };
+async fn move_one(context: &Context, source: &FsPath, target: &Target, force: bool) -> Result<(), Failure> {
+    let to = target.of(source)?;
     let moved = context.client.rename(source, &to, force).await;
     let help = "replace it with --force, or choose another name";
     moved

@@ -3,7 +3,7 @@
 //! A line that changes or goes means that stored rows and logs of running clusters are not understood any more: make
 //! a new version or variant instead. New lines are appended.
 
-use gabion_protocol::messages::master::{Damage as Found, EntryKind};
+use gabion_protocol::messages::master::{CopyFiles, Damage as Found, EntryKind, FileVersion};
 use proptest::prelude::*;
 
 use super::*;
@@ -555,6 +555,37 @@ fn repairs(golden: &mut Golden) {
     golden.reply("repaired", Ok(Outcome::Repaired { refused }));
 }
 
+fn copies(golden: &mut Golden) {
+    let version = FileVersion {
+        ino: Ino(2),
+        generation: 300,
+    };
+    let copy = CopyFiles {
+        sources: vec![path("/a"), path("/b")],
+        to: path("/c"),
+        replace: true,
+        parents: false,
+        keep_time: true,
+    };
+    golden.client("copy", ClientCommand::Copy(copy));
+    let part = ClientCommand::CopyExtents {
+        upload: Ino(9),
+        generation: UploadGeneration(1),
+        source: path("/a"),
+        offset: 300,
+        version: Some(version),
+    };
+    golden.client("copy_extents", part);
+    let copied = Outcome::Copied {
+        version,
+        next: 300,
+        more: true,
+        length: 301,
+        crc: Some(5),
+    };
+    golden.reply("copied", Ok(copied));
+}
+
 /// One of each, in the order of their numbers.
 fn refusals() -> Vec<Refusal> {
     use Refusal::*;
@@ -632,6 +663,13 @@ fn refusals() -> Vec<Refusal> {
         },
         CopyDiffers { chunk },
         Mode { asked: 0o10000 },
+        SourceChanged { path: path() },
+        NoSource,
+        CopiesDiffer {
+            path: path(),
+            copies: 1,
+            others: 3,
+        },
     ]
 }
 
@@ -647,6 +685,7 @@ fn bytes_are_frozen() {
         replies,
         trash,
         repairs,
+        copies,
     ] {
         part(&mut golden);
     }
@@ -674,7 +713,7 @@ fn refusals_are_numbered_in_order_and_say_what_to_do() {
         assert!(error.message.starts_with("cannot do it: "), "{error}");
         assert!(error.message.len() > 20 && !error.message.contains('{'), "{error}");
     }
-    assert_eq!(refusals().len(), 48);
+    assert_eq!(refusals().len(), 51);
 }
 
 proptest! {

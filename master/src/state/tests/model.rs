@@ -11,6 +11,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::state::key::Kind;
 
+mod copies;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Node {
     Directory,
@@ -126,6 +128,7 @@ enum Step {
     },
     OtherClient,
     Repair(repair::Step),
+    Copy(copies::Step),
 }
 
 fn any_path() -> impl Strategy<Value = FsPath> {
@@ -167,6 +170,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (0usize..5).prop_map(|back| Step::Again { back }),
         1 => Just(Step::OtherClient),
         8 => repair::any_step().prop_map(Step::Repair),
+        5 => copies::any_step().prop_map(Step::Copy),
     ]
 }
 
@@ -296,6 +300,7 @@ impl Model {
             Step::Again { back } => self.again(back),
             Step::OtherClient => self.active = 1 - self.active,
             Step::Repair(step) => repair::run(&mut self.machine, &step),
+            Step::Copy(step) => self.copy_step(step),
         }
     }
 

@@ -20,7 +20,10 @@ pub use cluster::{
     TroubledChunk,
 };
 pub use fleet::{Beat, CopyOrder, CopySource, Damage, Load, Order, OrderDone, Registration, ServerAccess};
-pub use namespace::{ChunkGrant, Entry, EntryKind, Extent, Located, Op, Page, Query, Replica, Seal, UploadOptions};
+pub use namespace::{
+    ChunkGrant, CopyFiles, Entry, EntryKind, Extent, FileVersion, Located, Op, Page, Query, Replica, Seal,
+    UploadOptions,
+};
 pub use scrub::{ScrubPass, ScrubProgress, ScrubReport, ServerScrub};
 pub use trash::{TrashAfter, TrashEntry, TrashId, TrashPage, TrashRef, TrashTotals};
 
@@ -201,4 +204,17 @@ pub enum Response {
     },
     /// How far scrub passes are.
     ScrubStatus(Vec<ServerScrub>),
+    /// A part of a file was added to an upload.
+    Copied {
+        /// Which content it is a part of.
+        version: FileVersion,
+        /// Where in the file to go on.
+        next: u64,
+        /// Whether more follows.
+        more: bool,
+        /// Bytes of the upload now.
+        length: u64,
+        /// Its CRC, if it is known.
+        crc: Option<u32>,
+    },
 }

@@ -200,6 +200,48 @@ pub enum Op {
         /// Modification time, milliseconds since 1970, if it changes.
         modified_ms: Option<i64>,
     },
+    /// Makes a file of the contents of others, one after the other, in one step and without moving a byte: it shares
+    /// their chunks. Later changes to one do not show in the other. Answer: `Response::Entry`.
+    Copy(CopyFiles),
+    /// Adds a part of a file's content to the end of an upload, by reference: for copies of more extents than one
+    /// step makes. Answer: `Response::Copied`.
+    CopyExtents {
+        /// The upload.
+        upload: Ino,
+        /// Its owner's generation.
+        generation: UploadGeneration,
+        /// The file.
+        source: FsPath,
+        /// Where in the file to go on: the end of what was copied before.
+        offset: u64,
+        /// What the step before answered; the file must not have changed since.
+        version: Option<FileVersion>,
+    },
+}
+
+/// A copy by reference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyFiles {
+    /// The files, at most [`crate::limits::BATCH_ROWS_MAX`]; together at most
+    /// [`crate::limits::COPY_EXTENTS_MAX`] extents.
+    pub sources: Vec<FsPath>,
+    /// Where.
+    pub to: FsPath,
+    /// Whether a file may be replaced.
+    pub replace: bool,
+    /// Whether missing directories above are made.
+    pub parents: bool,
+    /// Whether the first file's modification time is taken over, too.
+    pub keep_time: bool,
+}
+
+/// What a file's content was at a moment: two equal ones mean that it has not changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileVersion {
+    /// The inode.
+    pub ino: Ino,
+    /// Counts the changes of its content.
+    pub generation: u32,
 }
 
 /// A read of the masters' state.

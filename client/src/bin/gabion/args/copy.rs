@@ -1,0 +1,47 @@
+//! The arguments of `gabion cp` and `gabion concat`.
+
+use clap::Args;
+
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "gabion cp [OPTIONS] <SRC>... <DST>",
+    after_help = "\
+SRC and DST are on the cluster. If DST is a directory, it takes each SRC under its own name. A copy shares the chunks of
+the original and takes no space; later changes to one do not show in the other."
+)]
+pub(crate) struct Copy {
+    /// What to copy; last, where to
+    #[arg(value_name = "PATH", num_args = 2.., required = true, hide = true)]
+    pub(crate) paths: Vec<String>,
+    /// Replace a file that exists
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Keep the modification time
+    #[arg(short, long)]
+    pub(crate) preserve: bool,
+    /// Make missing directories above DST
+    #[arg(long)]
+    pub(crate) parents: bool,
+    /// Take DST as the new name, also if it is a directory
+    #[arg(short = 'T', long)]
+    pub(crate) no_target_directory: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "gabion concat [OPTIONS] <SRC>... <DST>",
+    after_help = "\
+All on the cluster, and files. DST appears whole, in one step, and may be one of SRC with --force: the old file is then
+replaced by the longer one. The files must have the same number of copies."
+)]
+pub(crate) struct Concat {
+    /// What to put one after the other; last, the file to make
+    #[arg(value_name = "PATH", num_args = 2.., required = true, hide = true)]
+    pub(crate) paths: Vec<String>,
+    /// Replace a file that exists
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Make missing directories above DST
+    #[arg(long)]
+    pub(crate) parents: bool,
+}
