@@ -528,7 +528,9 @@ impl State {
             | Op::MoveToTrash { .. }
             | Op::Restore { .. }
             | Op::EmptyTrash { .. }
-            | Op::SetAttributes { .. } => panic!("no test needs it"),
+            | Op::SetAttributes { .. }
+            | Op::Copy(_)
+            | Op::CopyExtents { .. } => panic!("no test needs it"),
         }
     }
 
