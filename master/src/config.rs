@@ -59,6 +59,9 @@ pub struct Config {
     /// Making lost copies anew.
     #[serde(default)]
     pub repair: RepairSettings,
+    /// Comparing what chunkservers hold with what the masters know.
+    #[serde(default)]
+    pub inventory: InventorySettings,
     /// Memory of RocksDB.
     #[serde(default)]
     pub memory: MemorySettings,
@@ -180,6 +183,26 @@ impl Default for RepairSettings {
             source: Size(128 << 20),
             target: Size(128 << 20),
             cluster: Size(8 << 30),
+        }
+    }
+}
+
+/// Comparing what chunkservers hold with what the masters know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InventorySettings {
+    /// How long a copy that no row names is kept before it is removed: time to see the alarm, and to stop the masters if it
+    /// is they who are wrong.
+    pub keep_unknown: Span,
+    /// How long a part of a server's copies must have stood still, on both sides, before it is compared copy by copy.
+    pub quiet: Span,
+}
+
+impl Default for InventorySettings {
+    fn default() -> Self {
+        Self {
+            keep_unknown: Span::from_millis(limits::UNKNOWN_MS),
+            quiet: Span::from_millis(5_000),
         }
     }
 }
@@ -477,6 +500,8 @@ impl Config {
             ("timing.session", timing.session, 1_000),
             ("timing.tick", timing.tick, 100),
             ("repair.urgent", self.repair.urgent, 500),
+            ("inventory.keep_unknown", self.inventory.keep_unknown, 1_000),
+            ("inventory.quiet", self.inventory.quiet, 500),
         ] {
             if span.millis() < least {
                 return out(key, &span, format!("at least {}", Span::from_millis(least)));

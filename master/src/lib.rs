@@ -3,6 +3,7 @@
 pub mod config;
 pub mod fleet;
 pub mod keys_command;
+mod ledger;
 pub mod output;
 pub mod plan;
 pub mod raft;

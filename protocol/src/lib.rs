@@ -14,6 +14,7 @@
 //! | [`messages`] | what is said: to masters, to chunkservers |
 //! | [`net`] | connections that carry many streams |
 //! | [`torn`] | what a power cut leaves of a write-ahead log |
+//! | [`inventory`] | digests of a chunkserver's copies |
 //! | [`config`] | config file, then environment, then flag |
 //! | [`process`] | what every server process does at start: logging, limits, panic, signals |
 //!
@@ -27,6 +28,7 @@ pub mod error;
 pub mod frame;
 pub mod hello;
 pub mod ids;
+pub mod inventory;
 pub mod keys;
 pub mod limits;
 pub mod messages;

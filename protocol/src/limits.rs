@@ -50,6 +50,11 @@ pub const COPY_EXTENTS_MAX: usize = 4000;
 pub const COPY_SOURCES_MAX: usize = 4;
 /// Copy orders in one beat's answer: with their sources they fit a message beside the drop orders.
 pub const COPY_ORDERS_MAX: usize = 64;
+/// Digests in one inventory report: with the beat before it they stay below 1 KiB, so that a thousand idle servers cost a
+/// master 2 MB a second.
+pub const INVENTORY_DIGESTS: usize = 64;
+/// Copies in one page of a bucket: a common bucket of a million copies fits one page, and a page fits a message.
+pub const INVENTORY_PAGE: usize = 4096;
 /// Chunks granted by one command.
 pub const GRANT_CHUNKS_MAX: usize = 16;
 /// Commands of one session in flight **[format]**: its reply slots.
@@ -94,3 +99,5 @@ pub const TOKEN_MS: u64 = 10 * 60 * 1000;
 pub const TICKET_MS: u64 = 60 * 60 * 1000;
 /// Milliseconds what was removed stays in the trash: a night's sleep after the mistake.
 pub const TRASH_MS: u64 = 24 * 60 * 60 * 1000;
+/// Milliseconds a copy no row names is kept: an operator sees the alarm on a working day.
+pub const UNKNOWN_MS: u64 = 24 * 60 * 60 * 1000;

@@ -13,6 +13,7 @@ use super::file::ChunkFile;
 use super::foreground::Foreground;
 use super::identity::{DiskIdentity, FILE_NAME};
 use super::index::{self, Change, Index};
+use super::inventory::Holdings;
 use super::lock::DirLock;
 use super::record::{Record, State};
 use super::recover::{Recovered, recover};
@@ -109,7 +110,8 @@ impl Claimed {
             identity.indexed = true;
             identity.store(&dir)?;
         }
-        let recovered = recover(&dir, &index)?;
+        let holdings = Holdings::default();
+        let recovered = recover(&dir, &index, &holdings)?;
         let space = Space::of(&dir)?;
         let threads =
             |name: &str, count| Threads::start(name, count).map_err(|e| DiskError::io("start threads for", &dir, e));
@@ -120,6 +122,7 @@ impl Claimed {
             scrubs: threads("disk-scrub", 1)?,
             foreground,
             chunks: AtomicU64::new(recovered.chunks),
+            holdings,
             sealed_bytes: AtomicU64::new(recovered.sealed_bytes),
             identity: Mutex::new(identity),
             failed: Mutex::new(None),
@@ -164,6 +167,8 @@ pub(crate) struct Disk {
     /// Work that the scrub gives way to.
     pub(crate) foreground: std::sync::Arc<Foreground>,
     pub(crate) chunks: AtomicU64,
+    /// Its sealed copies as digests.
+    pub(crate) holdings: Holdings,
     /// Bytes of sealed chunks: what a scrub pass reads.
     sealed_bytes: AtomicU64,
     pub(crate) pool: Pool,
@@ -286,13 +291,15 @@ impl Disk {
     }
 
     /// Takes a chunk that was sealed into account.
-    pub(crate) fn count_sealed(&self, bytes: u64) {
-        self.sealed_bytes.fetch_add(bytes, Ordering::Relaxed);
+    pub(crate) fn count_sealed(&self, chunk: ChunkId, record: &Record) {
+        self.holdings.sealed(chunk, record.replica);
+        self.sealed_bytes.fetch_add(record.length, Ordering::Relaxed);
     }
 
-    /// Takes into account that a sealed chunk is gone or set aside.
-    pub(crate) fn count_unsealed(&self, record: &Record) {
+    /// Takes into account that a chunk is gone or set aside, if it was sealed.
+    pub(crate) fn count_unsealed(&self, chunk: ChunkId, record: &Record) {
         if record.state == State::Sealed {
+            self.holdings.unsealed(chunk, record.replica);
             let less = |bytes: u64| Some(bytes.saturating_sub(record.length));
             // Never refused: the closure always has a value.
             let _ = self

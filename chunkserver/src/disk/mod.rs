@@ -30,6 +30,7 @@ mod file;
 mod foreground;
 mod identity;
 mod index;
+mod inventory;
 mod lock;
 mod read;
 mod record;

@@ -11,6 +11,7 @@ use gabion_protocol::ChunkId;
 use super::directory::{DATA, chunk_path};
 use super::error::DiskError;
 use super::index::Index;
+use super::inventory::Holdings;
 use super::record::{Place, Record, State};
 
 /// What a start found on one disk.
@@ -30,14 +31,17 @@ pub struct Recovered {
     pub damaged: Vec<(ChunkId, Record, String)>,
 }
 
-/// Compares index and files of the disk in `dir`.
-pub(crate) fn recover(dir: &Path, index: &Index) -> Result<Recovered, DiskError> {
+/// Compares index and files of the disk in `dir`, and takes the records into `holdings`.
+pub(crate) fn recover(dir: &Path, index: &Index, holdings: &Holdings) -> Result<Recovered, DiskError> {
     let mut found = Recovered::default();
     let mut undecodable = None;
     index.for_each_record(|chunk, record| {
         found.chunks += 1;
         match record {
-            Ok(record) => see_record(dir, chunk, record, &mut found),
+            Ok(record) => {
+                holdings.found(chunk, &record);
+                see_record(dir, chunk, record, &mut found);
+            }
             Err(why) => undecodable = Some(format!("chunk {chunk}: {why}")),
         }
     })?;

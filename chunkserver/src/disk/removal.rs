@@ -16,7 +16,7 @@ use super::directory::{Disk, chunk_path};
 use super::durable::sync_dir;
 use super::error::DiskError;
 use super::index::Change;
-use super::store::{Claim, Store};
+use super::store::{Claim, Found, Store};
 
 /// How long a drop is remembered: until every token given out before it has expired, and a minute for clocks.
 const DROPPED_KEPT: Duration = Duration::from_millis(TOKEN_MS + 60_000);
@@ -92,8 +92,7 @@ impl Store {
         let mut here = false;
         for found in seen.found.iter().filter(|found| found.record.replica == replica) {
             here = true;
-            self.remove(&found.disk, chunk, &claim).await?;
-            found.disk.count_unsealed(&found.record);
+            self.remove(found, chunk, &claim).await?;
         }
         if here {
             self.0.damage.lock().remove(&chunk);
@@ -109,8 +108,13 @@ impl Store {
     }
 
     /// Removes a chunk from a disk: the record first, then the file.
-    async fn remove(&self, disk: &Arc<Disk>, chunk: ChunkId, claim: &Arc<Claim>) -> Result<(), DiskError> {
-        let deletion = || disk.commit(vec![Change::Delete { chunk }]);
+    async fn remove(&self, found: &Found, chunk: ChunkId, claim: &Arc<Claim>) -> Result<(), DiskError> {
+        let disk = &found.disk;
+        let deletion = async || {
+            disk.commit(vec![Change::Delete { chunk }]).await?;
+            disk.count_unsealed(chunk, &found.record);
+            Ok(())
+        };
         self.0.warm.forget(chunk);
         match deletion().await {
             Ok(()) => remove_file(disk, chunk, Arc::clone(claim)).await?,

@@ -274,6 +274,11 @@ impl Store {
         }
     }
 
+    /// Whether every directory of the configuration could be opened.
+    pub(super) fn all_opened(&self) -> bool {
+        self.0.absent.is_empty()
+    }
+
     pub(super) fn serving(&self) -> impl Iterator<Item = &Arc<Disk>> {
         self.0.disks.iter().filter(|disk| disk.serves())
     }
@@ -407,7 +412,7 @@ impl Store {
                     ..(*found.record).clone()
                 };
                 found.disk.commit(vec![put(chunk, Arc::new(record))]).await?;
-                found.disk.count_unsealed(&found.record);
+                found.disk.count_unsealed(chunk, &found.record);
                 store.0.warm.forget(chunk);
                 Ok(())
             })

@@ -193,12 +193,12 @@ impl Store {
         disk.check_room(length)?;
         let change = Change::Put {
             chunk: new.chunk,
-            record,
+            record: Arc::clone(&record),
             blob: Some(packet.bytes),
         };
         disk.commit(vec![change]).await?;
         disk.chunks.fetch_add(1, Ordering::Relaxed);
-        disk.count_sealed(length);
+        disk.count_sealed(new.chunk, &record);
         Ok((length, crc))
     }
 }
@@ -306,8 +306,8 @@ impl OpenChunk {
         }
         let crc = self.crc();
         let record = self.new.record(State::Sealed, Place::File, self.crcs, length, crc);
-        self.disk.commit(vec![put(self.new.chunk, record)]).await?;
-        self.disk.count_sealed(length);
+        self.disk.commit(vec![put(self.new.chunk, Arc::clone(&record))]).await?;
+        self.disk.count_sealed(self.new.chunk, &record);
         Ok(())
     }
 }

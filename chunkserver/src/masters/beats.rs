@@ -13,7 +13,7 @@ use gabion_protocol::limits::BATCH_ROWS_MAX;
 use gabion_protocol::messages::master::{Beat, CopyOrder, Order, OrderDone, Registration, Request, Response};
 use gabion_protocol::net::{Connection, dial};
 use gabion_protocol::{Action, ChunkId, Epoch, ReplicaNumber, ServerId, WireError};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -220,6 +220,7 @@ impl Masters {
         let _turn = self.0.accepting.lock().await;
         let highest = *self.0.epoch.lock();
         if epoch < highest {
+            self.0.refused.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(%epoch, %highest, "orders of an overruled leader are not obeyed");
             return Ok(false);
         }
@@ -269,7 +270,12 @@ async fn keep_beating(masters: Masters, server: ServerId, address: String, order
         match dial(&address, &masters.0.options.dialer, DIAL).await {
             Ok(connection) => {
                 masters.0.connections.lock().insert(address.clone(), connection.clone());
-                let error = beat_on(&masters, server, &connection, &orders).await;
+                masters.introduce_stock(server, &connection).await;
+                let led = Notify::new();
+                let error = tokio::select! {
+                    error = beat_on(&masters, server, &connection, &orders, &led) => error,
+                    () = masters.report_inventory(server, &connection, &led) => return,
+                };
                 masters.0.connections.lock().remove(&address);
                 if error.action == Action::GiveUp {
                     tracing::warn!(%address, %error, "a master refuses this server's beats");
@@ -283,12 +289,13 @@ async fn keep_beating(masters: Masters, server: ServerId, address: String, order
     }
 }
 
-/// Beats until an error, which it returns.
+/// Beats until an error, which it returns; tells `led` of each beat that a leader has answered.
 async fn beat_on(
     masters: &Masters,
     server: ServerId,
     connection: &Connection,
     orders: &mpsc::Sender<Orders>,
+    led: &Notify,
 ) -> WireError {
     let mut leads = false;
     let mut ticks = ticks(BEAT_LEADER);
@@ -304,6 +311,9 @@ async fn beat_on(
         match masters.beat(connection, server, orders).await {
             Ok(now_leads) => leads = now_leads,
             Err(error) => return error,
+        }
+        if leads {
+            led.notify_one();
         }
         if leads && let Err(error) = masters.report(connection, server, &mut reports).await {
             return error;

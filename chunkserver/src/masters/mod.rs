@@ -10,6 +10,7 @@
 
 mod beats;
 mod clock;
+mod inventory;
 mod recheck;
 mod reports;
 
@@ -68,6 +69,8 @@ struct Inner {
     epoch: Mutex<Epoch>,
     /// Held while an epoch is made durable.
     accepting: tokio::sync::Mutex<()>,
+    /// Answers of overruled leaders that were not obeyed.
+    refused: std::sync::atomic::AtomicU64,
     /// Drops carried out that no leader has acknowledged yet; a master's batch at most.
     done: Mutex<BTreeSet<(ChunkId, ReplicaNumber)>>,
     copies: Copies,
@@ -96,6 +99,7 @@ impl Masters {
             connections: Mutex::default(),
             epoch: Mutex::new(epoch),
             accepting: tokio::sync::Mutex::default(),
+            refused: std::sync::atomic::AtomicU64::new(0),
             done: Mutex::default(),
             copies: Copies::default(),
             streams,

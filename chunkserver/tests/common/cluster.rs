@@ -67,6 +67,11 @@ pub(crate) struct Script {
     pub(crate) scrub: Option<u64>,
     /// The last report of each server: the request obeyed, and how far it is.
     pub(crate) scrubs: BTreeMap<ServerId, (u64, master::ScrubProgress)>,
+    /// What it wants listed.
+    pub(crate) list: Option<master::BucketAsk>,
+    /// What was listed, and all inventory reports.
+    pub(crate) pages: Vec<master::BucketPage>,
+    pub(crate) inventories: Vec<master::InventoryReport>,
     /// What it knows of chunks, and was asked of them.
     pub(crate) rows: BTreeMap<ChunkId, master::ChunkInfo>,
     pub(crate) asked: Vec<ChunkId>,
@@ -158,6 +163,16 @@ impl FakeMaster {
                     epoch: script.epoch,
                     start: script.scrub,
                 }
+            }
+            master::Request::Inventory(report) => {
+                let (epoch, list) = (script.epoch, script.list);
+                if let Some(page) = report.listed.clone() {
+                    script.pages.push(page);
+                }
+                script.inventories.push(*report);
+                // What was asked for comes with the next report, and is not asked for again.
+                let list = list.filter(|ask| !script.pages.iter().any(|page| page.ask == *ask));
+                master::Response::InventoryAnswer { epoch, list }
             }
             master::Request::Query {
                 query: master::Query::Chunk { chunk },

@@ -78,6 +78,7 @@ fn answerer(request: &Request) -> Answerer {
         | Request::Register(_)
         | Request::Beat(_)
         | Request::ScrubReport(_)
+        | Request::Inventory(_)
         | Request::Admin(_) => Answerer::Leader,
     }
 }
@@ -91,8 +92,14 @@ fn may_be_repeated(request: &Request) -> bool {
         | Request::Query { .. }
         | Request::Access { .. }
         // Numbered by the asker, or a question.
-        | Request::Admin(Admin::StartScrub { .. } | Admin::ScrubStatus) => true,
-        Request::Admin(_) | Request::Register(_) | Request::Beat(_) | Request::ScrubReport(_) => false,
+        | Request::Admin(
+            Admin::StartScrub { .. } | Admin::ScrubStatus | Admin::InventoryStatus | Admin::AcceptUnknown { .. },
+        ) => true,
+        Request::Admin(_)
+        | Request::Register(_)
+        | Request::Beat(_)
+        | Request::ScrubReport(_)
+        | Request::Inventory(_) => false,
     }
 }
 

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | [`placement`] | which servers get the copies of a new chunk, or one more copy of an old one |
 //! | [`repair`] | which copies of sealed chunks are made, given up and dropped |
+//! | [`inventory`] | what differs between what a server lists and the rows |
 //! | [`search`] | finds the chunks that need it, in bounded steps |
 
+pub mod inventory;
 pub mod placement;
 pub mod repair;
 pub mod search;

@@ -23,7 +23,7 @@ use super::snapshots::{SnapshotDir, Snapshots};
 use super::types::{AppliedReply, Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::space::Space;
 use crate::state::LogAt;
-use crate::state::rows::{Batch, RowsError};
+use crate::state::rows::{Batch, Changes, Rows, RowsError};
 use crate::store::StoreError;
 use crate::store::hash::state_hash;
 use crate::store::state_db::View;
@@ -52,6 +52,19 @@ pub trait Machine: Send + Sync + 'static {
     /// # Errors
     /// [`RowsError`] if the rows cannot be read; this master then stops.
     fn apply(&self, batch: &mut Batch<'_>, at: LogAt, command: &[u8]) -> Result<Applied, RowsError>;
+
+    /// Is told what one write is about to change: the entries up to log index `index`, over `rows`. For what is kept in
+    /// memory about rows; a write that then fails ends the process.
+    ///
+    /// # Errors
+    /// As for [`Self::apply`].
+    fn watch(&self, rows: &dyn Rows, changes: &Changes, index: u64) -> Result<(), RowsError> {
+        let _ = (rows, changes, index);
+        Ok(())
+    }
+
+    /// Is told that the rows were replaced as a whole.
+    fn replaced(&self) {}
 }
 
 type Item = (Entry, Option<ApplyResponder<TypeConfig>>);
@@ -166,6 +179,9 @@ impl Inner {
             }
         }
         let mut changes = batch.into_changes();
+        let index = applied.last.map_or(0, |id| id.index);
+        let watched = self.machine.watch(&*db, &changes, index);
+        watched.map_err(|error| io::Error::other(format!("cannot keep account of rows: {error}")))?;
         self.with_relief(|| db.store(&mut changes, &applied))?;
         drop(applied);
         for (responder, reply) in replies {
@@ -294,6 +310,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             inner.snapshots.keep(&snapshot)?;
             inner.states.install(snapshot.path(), snapshot.applied())?;
             *inner.applied.lock() = snapshot.applied().clone();
+            inner.machine.replaced();
             Ok(())
         })
         .await

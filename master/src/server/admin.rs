@@ -52,6 +52,8 @@ impl Master {
             }
             Admin::StartScrub { request, servers } => self.start_scrub(request, servers).await,
             Admin::ScrubStatus => self.scrub_status().await,
+            Admin::InventoryStatus => self.inventory_status().await,
+            Admin::AcceptUnknown { server } => self.accept_unknown(server).await,
         }
     }
 

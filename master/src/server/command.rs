@@ -103,6 +103,7 @@ impl Master {
         wish: Wish,
         logged: impl Fn(ClientCommand) -> ClientRequest,
     ) -> Result<Command, WireError> {
+        self.mind_tail().await?;
         let wanted = Placement {
             wanted: wish.replicas,
             count: usize::from(wish.chunks),

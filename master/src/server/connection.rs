@@ -155,6 +155,7 @@ async fn dispatch(master: &Arc<Master>, identity: &Identity, request: Request) -
         Request::Register(registration) => master.register(identity, registration).await,
         Request::Beat(beat) => master.beat(identity, beat).await,
         Request::ScrubReport(report) => master.scrub_report(identity, report).await,
+        Request::Inventory(report) => master.inventory(identity, *report).await,
         Request::Admin(admin) => {
             tracing::info!(by = %identity, ?admin, "operator's request");
             master.admin(admin).await

@@ -14,6 +14,8 @@
 //! | `beat` | chunkservers' registrations, beats and orders |
 //! | `suspects` | copies that readers reported, to be re-read |
 //! | `scrub` | how far servers' scrubs are, and requests to begin one |
+//! | `inventory` | what servers say they hold, compared with the rows |
+//! | `tail` | numbers that chunkservers know and these masters do not |
 //! | `admin` | operators' requests |
 //! | `leader` | what only the leader does: first command, state time |
 //! | `repair` | the leader's search for lost copies, and its copy orders |
@@ -32,6 +34,7 @@ mod beat;
 mod census;
 mod command;
 mod connection;
+mod inventory;
 mod leader;
 mod listen;
 mod placement;
@@ -43,6 +46,7 @@ mod scrub;
 mod shared;
 mod space;
 mod suspects;
+mod tail;
 mod troubled;
 
 pub use run::{Running, StartError, start};

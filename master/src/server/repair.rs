@@ -203,6 +203,9 @@ impl Master {
         for drop in &drops {
             tracing::debug!(chunk = %drop.chunk, server = %drop.server, "a copy is dropped");
         }
+        if !adds.is_empty() {
+            self.mind_tail().await?;
+        }
         let mut commands = Vec::new();
         for copies in give_ups.chunks(BATCH_ROWS_MAX).map(<[_]>::to_vec) {
             commands.push(Command::CopiesGivenUp { copies });

@@ -12,12 +12,12 @@ pub(super) fn check(identity: &Identity, request: &Request) -> Result<(), WireEr
     let (allowed, what) = match (identity.role, request) {
         (Role::Operator, Request::OpenSession | Request::Command { .. } | Request::Query { .. } | Request::Access { .. } | Request::Admin(_))
         | (Role::Client, Request::OpenSession | Request::Command { .. } | Request::Query { .. } | Request::Access { .. })
-        | (Role::Chunkserver, Request::Register(_) | Request::Beat(_) | Request::ScrubReport(_) | Request::Access { .. })
+        | (Role::Chunkserver, Request::Register(_) | Request::Beat(_) | Request::ScrubReport(_) | Request::Inventory(_) | Request::Access { .. })
         // What a chunkserver finds it compares with the masters' row.
         | (Role::Chunkserver, Request::Query { query: Query::Chunk { .. }, .. }) => (true, ""),
         (_, Request::OpenSession | Request::Command { .. } | Request::Query { .. }) => (false, "use files"),
         (_, Request::Access { .. }) => (false, "reach chunkservers"),
-        (_, Request::Register(_) | Request::Beat(_) | Request::ScrubReport(_)) => (false, "be a chunkserver"),
+        (_, Request::Register(_) | Request::Beat(_) | Request::ScrubReport(_) | Request::Inventory(_)) => (false, "be a chunkserver"),
         (_, Request::Admin(_)) => (false, "run the cluster"),
     };
     if allowed {
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
     use gabion_protocol::ids::*;
     use gabion_protocol::messages::master::{
-        Admin, Beat, Freshness, Load, Op, Registration, ScrubProgress, ScrubReport,
+        Admin, Beat, Freshness, InventoryReport, Load, Op, Registration, ScrubProgress, ScrubReport,
     };
 
     fn requests() -> Vec<(&'static str, Request)> {
@@ -107,6 +107,21 @@ mod tests {
                     progress: ScrubProgress::default(),
                 }),
             ),
+            (
+                "inventory",
+                Request::Inventory(Box::new(InventoryReport {
+                    server: ServerId(1),
+                    incarnation,
+                    copies: 0,
+                    highest: None,
+                    highest_number: ReplicaNumber(0),
+                    refused: 0,
+                    complete: true,
+                    first: 0,
+                    digests: vec![],
+                    listed: None,
+                })),
+            ),
             ("admin", Request::Admin(Admin::MarkHash)),
         ]
     }
@@ -119,7 +134,10 @@ mod tests {
                 Role::Operator,
                 &["session", "command", "status", "chunk", "access", "admin"],
             ),
-            (Role::Chunkserver, &["chunk", "access", "register", "beat", "scrub"]),
+            (
+                Role::Chunkserver,
+                &["chunk", "access", "register", "beat", "scrub", "inventory"],
+            ),
             (Role::Master, &[]),
         ] {
             let identity = Identity { role, id: "x".into() };

@@ -14,18 +14,21 @@ use tokio_util::task::TaskTracker;
 
 use super::access::Keys;
 use super::connection::Limits;
+use super::inventory::Inventories;
 use super::repair::Repairs;
 use super::scrub::Scrubs;
 use super::shared::{Master, ShellSettings};
 use super::space::Rooms;
+use super::tail::Tail;
 use super::{leader, listen, space};
 use crate::config::Config;
 use crate::fleet::{Periods, Watched};
+use crate::ledger::Ledger;
 use crate::plan::repair::Budget;
 use crate::raft::directory::DirectoryError;
 use crate::raft::{self, Applied, Machine, MasterNode, RaftHandle, RaftOptions, STALE_HELP, STALE_WHY, Tuning};
 use crate::space::is_full;
-use crate::state::rows::{Batch, RowsError};
+use crate::state::rows::{Batch, Changes, Rows, RowsError};
 use crate::state::{LogAt, Settings, StateMachine};
 use crate::store::memory::MemoryLimits;
 
@@ -81,12 +84,23 @@ impl StartError {
 
 /// The state machine as Raft drives it.
 #[derive(Debug)]
-struct Applier(StateMachine);
+struct Applier {
+    state: StateMachine,
+    ledger: Arc<Ledger>,
+}
 
 impl Machine for Applier {
     fn apply(&self, batch: &mut Batch<'_>, at: LogAt, command: &[u8]) -> Result<Applied, RowsError> {
-        let (reply, mark_hash) = self.0.apply_bytes(batch, at, command)?;
+        let (reply, mark_hash) = self.state.apply_bytes(batch, at, command)?;
         Ok(Applied { reply, mark_hash })
+    }
+
+    fn watch(&self, rows: &dyn Rows, changes: &Changes, index: u64) -> Result<(), RowsError> {
+        self.ledger.watch(rows, changes, index)
+    }
+
+    fn replaced(&self) {
+        self.ledger.forget();
     }
 }
 
@@ -118,6 +132,7 @@ pub(super) async fn start_with(config: &Config, seats: SeatCounts) -> Result<Run
         cluster: key.cluster,
         root: key.key,
     };
+    let ledger = Arc::<Ledger>::default();
     let raft = raft::start(RaftOptions {
         id: config.id,
         cluster: keys.cluster,
@@ -126,7 +141,10 @@ pub(super) async fn start_with(config: &Config, seats: SeatCounts) -> Result<Run
         dir: config.dir.clone(),
         listener: raft_listener,
         members: members(config),
-        machine: Arc::new(Applier(StateMachine)),
+        machine: Arc::new(Applier {
+            state: StateMachine,
+            ledger: Arc::clone(&ledger),
+        }),
         tuning: tuning(config),
         reserve: config.reserve.map(|size| size.0),
     })
@@ -145,6 +163,9 @@ pub(super) async fn start_with(config: &Config, seats: SeatCounts) -> Result<Run
         census: Arc::default(),
         suspects: Arc::default(),
         scrubs: Scrubs::default(),
+        inventories: Inventories::default(),
+        tail: Tail::default(),
+        ledger,
         limits: Limits::default(),
         rooms: Rooms::default(),
         repairs: Repairs::default(),
@@ -232,6 +253,8 @@ fn settings(config: &Config) -> ShellSettings {
             token_ms: config.timing.token.millis(),
         },
         trash_ms: config.cluster.trash.millis(),
+        keep_unknown: config.inventory.keep_unknown.0,
+        inventory_quiet: config.inventory.quiet.0,
     }
 }
 

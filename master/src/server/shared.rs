@@ -14,11 +14,14 @@ use tokio_util::task::TaskTracker;
 use super::access::Keys;
 use super::census::Census;
 use super::connection::Limits;
+use super::inventory::Inventories;
 use super::repair::Repairs;
 use super::scrub::Scrubs;
 use super::space::Rooms;
 use super::suspects::Suspects;
+use super::tail::Tail;
 use crate::fleet::Watched;
+use crate::ledger::Ledger;
 use crate::plan::repair::Budget;
 use crate::raft::{MasterNode, ProposeError, RaftHandle};
 use crate::state::rows::RowsError;
@@ -48,6 +51,10 @@ pub(super) struct ShellSettings {
     pub(super) bootstrap: Settings,
     /// How long a new cluster keeps what is removed, milliseconds.
     pub(super) trash_ms: u64,
+    /// How long a copy no row names is kept.
+    pub(super) keep_unknown: Duration,
+    /// How long a bucket must have stood still before its copies are compared.
+    pub(super) inventory_quiet: Duration,
 }
 
 /// A running master.
@@ -65,6 +72,10 @@ pub(super) struct Master {
     pub(super) census: Arc<Census>,
     pub(super) suspects: Arc<Suspects>,
     pub(super) scrubs: Scrubs,
+    pub(super) inventories: Inventories,
+    pub(super) tail: Tail,
+    /// What the rows say each chunkserver holds.
+    pub(super) ledger: Arc<Ledger>,
     pub(super) limits: Limits,
     /// Room on the masters' disks.
     pub(super) rooms: Rooms,

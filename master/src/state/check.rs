@@ -14,6 +14,7 @@ use super::key::copying::CopyingKey;
 use super::key::damage::{Damage, DamageKey};
 use super::key::degraded::DegradedKey;
 use super::key::dentry::{Dentry, DentryKey};
+use super::key::doubt::{Doubt, DoubtKey};
 use super::key::dropping::DroppingKey;
 use super::key::extent::{Extent, ExtentKey};
 use super::key::garbage::GarbageKey;
@@ -21,7 +22,9 @@ use super::key::history::HistoryKey;
 use super::key::inode::{Body, Inode, InodeKey, Parent};
 use super::key::kept::{Kept, KeptKey};
 use super::key::kept_path::KeptPathKey;
-use super::key::meta::{Clock, ClockKey, ClusterKey, CountersKey, LevelKey, TrashTermsKey, TrashTotal, TrashTotalKey};
+use super::key::meta::{
+    Clock, ClockKey, ClusterKey, CountersKey, LevelKey, LostTailKey, TrashTermsKey, TrashTotal, TrashTotalKey,
+};
 use super::key::replica::ReplicaKey;
 use super::key::reply::{Answered, ReplyKey};
 use super::key::server::{Server, ServerKey};
@@ -32,10 +35,12 @@ use super::key::surplus::SurplusKey;
 use super::key::taken_apart::TakenApartKey;
 use super::key::total::{Total, TotalKey};
 use super::key::trash::TrashKey;
+use super::key::unknown::{Unknown, UnknownKey};
 use super::key::upload_lease::UploadLeaseKey;
 use super::key::{Key, Kind, Moment, Value};
 use super::rows::{Rows, RowsError};
 
+mod inventory;
 mod trash;
 
 /// Findings kept: a broken state stays readable.
@@ -73,6 +78,7 @@ pub fn row_decodes(key: &[u8], value: &[u8]) -> Result<Kind, String> {
             Some(3) => decodes::<CountersKey>(key, value),
             Some(8) => decodes::<TrashTermsKey>(key, value),
             Some(9) => decodes::<TrashTotalKey>(key, value),
+            Some(22) => decodes::<LostTailKey>(key, value),
             _ => decodes::<LevelKey>(key, value),
         },
         Kind::Inode => decodes::<InodeKey>(key, value),
@@ -98,6 +104,8 @@ pub fn row_decodes(key: &[u8], value: &[u8]) -> Result<Kind, String> {
         Kind::TakenApart => decodes::<TakenApartKey>(key, value),
         Kind::Copying => decodes::<CopyingKey>(key, value),
         Kind::Surplus => decodes::<SurplusKey>(key, value),
+        Kind::Unknown => decodes::<UnknownKey>(key, value),
+        Kind::Doubt => decodes::<DoubtKey>(key, value),
     }
     .map(|()| kind)
 }
@@ -124,6 +132,7 @@ pub fn check(rows: &dyn Rows) -> Result<Report, RowsError> {
     state.check_degraded(&mut report);
     state.check_chunks(&mut report);
     state.check_index(&mut report);
+    state.check_inventory(&mut report);
     state.check_sessions(&mut report);
     state.check_servers(&mut report);
     state.check_clock(&mut report);
@@ -148,6 +157,8 @@ struct Loaded {
     /// Rows that follow from chunks, as they are.
     index: BTreeMap<Vec<u8>, Vec<u8>>,
     damage: Vec<(DamageKey, Damage)>,
+    unknown: Vec<(UnknownKey, Unknown)>,
+    doubts: BTreeMap<ServerId, Doubt>,
     sessions: BTreeSet<[u8; 16]>,
     due: BTreeSet<[u8; 16]>,
     replies: Vec<(ReplyKey, Answered)>,
@@ -207,6 +218,10 @@ impl Loaded {
                 self.index.insert(key, value);
             }
             Kind::Damage => put(&key, &value, |key: DamageKey, damage| self.damage.push((key, damage))),
+            Kind::Unknown => put(&key, &value, |key: UnknownKey, state| self.unknown.push((key, state))),
+            Kind::Doubt => put(&key, &value, |DoubtKey(server), doubt| {
+                self.doubts.insert(server, doubt)
+            }),
             Kind::Session => put(&key, &value, |SessionKey(id), _| self.sessions.insert(id.to_bytes())),
             Kind::SessionDue => put(&key, &value, |key: SessionDueKey, _| {
                 self.due.insert(key.session.to_bytes())
@@ -469,12 +484,13 @@ impl Loaded {
         }
     }
 
-    /// The rows that follow from chunks are exactly those that are there.
+    /// The rows that follow from chunks and unknown copies are exactly those that are there.
     fn check_index(&self, report: &mut Report) {
         let mut follow: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
         for (id, chunk) in &self.chunks {
             follow.extend(chunks::index(*id, chunk));
         }
+        follow.extend(self.unknown_orders());
         for (key, value) in &self.index {
             if follow.remove(key).as_ref() != Some(value) {
                 report.find(format!("index row {key:02x?} does not follow from its chunk"));

@@ -99,6 +99,36 @@ pub enum Command {
         /// Whose copies, and what was found; at most [`gabion_protocol::limits::BATCH_ROWS_MAX`].
         found: Vec<(ServerId, Damage)>,
     },
+    /// A chunkserver holds copies that no row names: they are set aside. Answer: `Done`.
+    UnknownFound {
+        /// The server.
+        server: ServerId,
+        /// Copies it holds in all.
+        held: u64,
+        /// How long they are kept, milliseconds of state time.
+        keep_ms: u64,
+        /// The copies, at most [`gabion_protocol::limits::BATCH_ROWS_MAX`].
+        copies: Vec<(ChunkId, ReplicaNumber)>,
+    },
+    /// An operator accepts that so many of a server's copies are unknown. Answer: `Done`.
+    UnknownAccepted {
+        /// The server.
+        server: ServerId,
+    },
+    /// A chunkserver lists copies as whole that it called damaged. Answer: `Done`.
+    DamageDoubted {
+        /// The server.
+        server: ServerId,
+        /// The copies, at most [`gabion_protocol::limits::BATCH_ROWS_MAX`].
+        copies: Vec<(ChunkId, ReplicaNumber)>,
+    },
+    /// A chunkserver holds chunks above the timeline's highest: the masters lost their memory. Answer: `Done`.
+    TailLost {
+        /// The highest of them.
+        highest: ChunkId,
+        /// The highest number of a copy that a chunkserver holds.
+        number: ReplicaNumber,
+    },
 }
 
 /// The first command of a cluster.
@@ -328,7 +358,11 @@ impl Command {
             | Self::CopiesMade { .. }
             | Self::CopiesGivenUp { .. }
             | Self::DropCopies { .. }
-            | Self::DamageSuspected { .. } => 1,
+            | Self::DamageSuspected { .. }
+            | Self::UnknownFound { .. }
+            | Self::UnknownAccepted { .. }
+            | Self::DamageDoubted { .. }
+            | Self::TailLost { .. } => 1,
         }
     }
 
@@ -351,6 +385,10 @@ impl Command {
             Self::CopiesGivenUp { .. } => "cannot give up copies".to_owned(),
             Self::DropCopies { .. } => "cannot drop copies".to_owned(),
             Self::DamageSuspected { .. } => "cannot take note of copies that are suspected".to_owned(),
+            Self::UnknownFound { server, .. } => format!("cannot set copies aside on c{server}"),
+            Self::UnknownAccepted { server } => format!("cannot accept that copies on c{server} are unknown"),
+            Self::DamageDoubted { server, .. } => format!("cannot have copies on c{server} read again"),
+            Self::TailLost { highest, .. } => format!("cannot take note that chunks up to {highest} are forgotten"),
         }
     }
 }

@@ -17,6 +17,7 @@
 //! | `kept` | the trash: removals that can be undone |
 //! | [`repair`] | background copies of sealed chunks, and which copies may be dropped |
 //! | `trash` | taking unlinked trees apart |
+//! | [`inventory`] | copies that servers hold and no row names |
 //! | `clock` | state time and what is due |
 //! | `servers` | chunkservers, their copies, damage |
 //! | [`read`] | queries |
@@ -34,6 +35,7 @@ mod chunks;
 mod clock;
 pub mod command;
 mod copies;
+pub mod inventory;
 mod kept;
 pub mod key;
 mod names;
@@ -135,7 +137,11 @@ pub fn apply(batch: &mut Batch<'_>, at: LogAt, command: &Command) -> Result<Repl
             | Command::CopiesMade { .. }
             | Command::CopiesGivenUp { .. }
             | Command::DropCopies { .. }
-            | Command::DamageSuspected { .. } => Reply(Err(Refusal::NotReady)),
+            | Command::DamageSuspected { .. }
+            | Command::UnknownFound { .. }
+            | Command::UnknownAccepted { .. }
+            | Command::DamageDoubted { .. }
+            | Command::TailLost { .. } => Reply(Err(Refusal::NotReady)),
         });
     };
     known(world.level)?;
@@ -165,6 +171,19 @@ pub fn apply(batch: &mut Batch<'_>, at: LogAt, command: &Command) -> Result<Repl
         Command::CopiesGivenUp { copies } => run(batch, world, |tx| repair::give_up(tx, copies)),
         Command::DropCopies { drops } => run(batch, world, |tx| repair::drop_surplus(tx, drops)),
         Command::DamageSuspected { found } => run(batch, world, |tx| servers::damage_suspected(tx, found)),
+        Command::UnknownFound {
+            server,
+            held,
+            keep_ms,
+            copies,
+        } => run(batch, world, |tx| {
+            inventory::found(tx, *server, *held, *keep_ms, copies)
+        }),
+        Command::UnknownAccepted { server } => run(batch, world, |tx| Ok(inventory::accept(tx, *server)?)),
+        Command::DamageDoubted { server, copies } => run(batch, world, |tx| inventory::doubted(tx, *server, copies)),
+        Command::TailLost { highest, number } => {
+            run(batch, world, |tx| Ok(inventory::tail_lost(tx, *highest, *number)?))
+        }
     }
 }
 

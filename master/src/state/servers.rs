@@ -11,7 +11,7 @@ use super::key::server_name::{Named, ServerNameKey};
 use super::reply::{Outcome, Refusal};
 use super::rows::RowsError;
 use super::tx::{Stop, Tx};
-use super::{DAMAGE_TEXT_BYTES_MAX, chunks};
+use super::{DAMAGE_TEXT_BYTES_MAX, chunks, inventory};
 
 /// Registers a chunkserver, or lets a known one in again.
 ///
@@ -86,6 +86,7 @@ pub(super) fn dropped(tx: &mut Tx<'_>, server: ServerId, done: &[(ChunkId, Repli
     bound(done.len())?;
     for (chunk, number) in done {
         chunks::dropped(tx, server, *chunk, *number)?;
+        inventory::gone(tx, server, *chunk, *number)?;
     }
     Ok(Outcome::Done)
 }

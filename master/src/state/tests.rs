@@ -15,10 +15,11 @@ mod exactly_once;
 mod fleet;
 mod golden;
 mod hostile;
+pub(crate) mod inventory;
 mod lifecycle;
 mod limits;
 mod model;
-mod repair;
+pub(crate) mod repair;
 mod stocks;
 mod trash;
 

@@ -292,10 +292,31 @@ impl View {
     ///
     /// # Errors
     /// [`RowsError`] if a row cannot be read, or what `each` returned.
-    pub fn for_each(&self, mut each: impl FnMut(&[u8], &[u8]) -> Result<(), RowsError>) -> Result<(), RowsError> {
-        let mut options = ReadOptions::default();
+    pub fn for_each(&self, each: impl FnMut(&[u8], &[u8]) -> Result<(), RowsError>) -> Result<(), RowsError> {
+        self.each_row(&FIRST_ROW, ReadOptions::default(), each)
+    }
+
+    /// As [`Self::for_each`], for the rows with `from <= key < to`.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn for_each_between(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        each: impl FnMut(&[u8], &[u8]) -> Result<(), RowsError>,
+    ) -> Result<(), RowsError> {
+        self.each_row(from, range_options(to), each)
+    }
+
+    fn each_row(
+        &self,
+        from: &[u8],
+        mut options: ReadOptions,
+        mut each: impl FnMut(&[u8], &[u8]) -> Result<(), RowsError>,
+    ) -> Result<(), RowsError> {
         options.fill_cache(false);
-        for row in self.rows.borrow_dependent().iterator_opt(forward(&FIRST_ROW), options) {
+        for row in self.rows.borrow_dependent().iterator_opt(forward(from), options) {
             let (key, value) = row.map_err(|error| read_error(&error))?;
             each(&key, &value)?;
         }

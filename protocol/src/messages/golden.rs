@@ -14,7 +14,7 @@ mod healing;
 mod sharing;
 
 use chunks::{data_requests, data_responses, from_server, to_server};
-use healing::{repair, scrub_requests, scrub_responses};
+use healing::{inventory_requests, inventory_responses, repair, scrub_requests, scrub_responses};
 
 fn chunk() -> ChunkId {
     ChunkId {
@@ -501,14 +501,15 @@ fn covers<T: serde::Serialize>(samples: &[T], last: u8) {
 
 #[test]
 fn golden_messages() {
-    covers(&[master_requests(), scrub_requests()].concat(), 7);
+    covers(&[master_requests(), scrub_requests(), inventory_requests()].concat(), 8);
     covers(&[ops(), sharing::ops()].concat(), 18);
     covers(&queries(), 7);
-    let scrub_admins = scrub_requests().into_iter().filter_map(|request| match request {
+    let later = scrub_requests().into_iter().chain(inventory_requests());
+    let later_admins = later.filter_map(|request| match request {
         master::Request::Admin(admin) => Some(admin),
         _ => None,
     });
-    covers(&[admins(), scrub_admins.collect()].concat(), 6);
+    covers(&[admins(), later_admins.collect()].concat(), 8);
     covers(&master_responses(), 17);
     covers(&data_requests(), 4);
     covers(&data_responses(), 4);
@@ -529,6 +530,8 @@ fn golden_messages() {
     all.extend(lines("master response", &scrub_responses()));
     all.extend(lines("op", &sharing::ops()));
     all.extend(lines("master response", &sharing::responses()));
+    all.extend(lines("master request", &inventory_requests()));
+    all.extend(lines("master response", &inventory_responses()));
     let frozen: Vec<&str> = include_str!("../golden/messages.txt").lines().collect();
     for (now, frozen) in all.iter().zip(&frozen) {
         assert_eq!(now, frozen);

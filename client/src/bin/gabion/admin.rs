@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use gabion_client::terminal::{Column, Failure, Format, Output, Table, text};
-use gabion_protocol::messages::master::{Admin, Health, MasterInfo, ServerInfo, Status};
+use gabion_protocol::messages::master::{Admin, Health, MasterInfo, ServerInfo, ServerInventory, Status};
 use gabion_protocol::{ErrorCode, MasterId};
 use rustix::termios::isatty;
 use serde::Serialize;
 
 use crate::args::{self, RaftAdd, RaftRemove, RaftStatus, TransferLeader};
 use crate::context::Context;
+use crate::inventory;
 
 /// Clears a terminal and goes to its first line.
 const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
@@ -42,6 +43,10 @@ struct FullStatusRecord {
     #[serde(flatten)]
     status: StatusRecord,
     copies_in_progress: u64,
+    /// Chunkservers whose unknown copies wait for an operator.
+    servers_stopped: u64,
+    /// Copies of chunks the masters have forgotten.
+    copies_forgotten: u64,
 }
 
 #[derive(Serialize)]
@@ -146,8 +151,8 @@ impl StatusRecord {
 pub(crate) async fn status(context: &Context, arguments: args::Status) -> Result<(), Failure> {
     let mut output = Output::stdout();
     let Some(pause) = arguments.watch else {
-        let (status, copying) = ask_status(context).await?;
-        show_status(&mut output, &arguments, &status, copying)?;
+        let asked = ask_status(context).await?;
+        show_status(&mut output, &arguments, &asked)?;
         return output.flush();
     };
     // A moment at least: a pause of nothing would be a denial of service.
@@ -159,12 +164,12 @@ pub(crate) async fn status(context: &Context, arguments: args::Status) -> Result
             _ = beats.tick() => {}
             () = context.stop.cancelled() => return Err(Failure::interrupted()),
         }
-        let status = ask_status(context).await;
+        let asked = ask_status(context).await;
         if redraw {
             output.bytes(CLEAR.as_bytes())?;
         }
-        match status {
-            Ok((status, copying)) => show_status(&mut output, &arguments, &status, copying)?,
+        match asked {
+            Ok(asked) => show_status(&mut output, &arguments, &asked)?,
             // Watching is for the bad days: it goes on.
             Err(error) => eprintln!("{}", error.report()),
         }
@@ -172,29 +177,46 @@ pub(crate) async fn status(context: &Context, arguments: args::Status) -> Result
     }
 }
 
-/// The status, and the number of copies being made.
-async fn ask_status(context: &Context) -> Result<(Status, u64), gabion_client::Error> {
-    tokio::try_join!(context.client.status(), context.client.copies_in_progress())
+/// The status, and what it does not hold.
+struct Asked {
+    status: Status,
+    /// Copies being made.
+    copying: u64,
+    inventories: Vec<ServerInventory>,
 }
 
-fn show_status(output: &mut Output, arguments: &args::Status, status: &Status, copying: u64) -> Result<(), Failure> {
+async fn ask_status(context: &Context) -> Result<Asked, gabion_client::Error> {
+    let client = &context.client;
+    let (status, copying) = tokio::try_join!(client.status(), client.copies_in_progress())?;
+    // Operators only: for others the rest is told all the same.
+    let inventories = client.inventories().await.unwrap_or_default();
+    Ok(Asked {
+        status,
+        copying,
+        inventories,
+    })
+}
+
+fn show_status(output: &mut Output, arguments: &args::Status, asked: &Asked) -> Result<(), Failure> {
     match arguments.printing.output {
         format @ (Format::Json | Format::Jsonl) => {
-            let status = StatusRecord::new(status);
-            let copies_in_progress = copying;
-            output.object(
-                format,
-                &FullStatusRecord {
-                    status,
-                    copies_in_progress,
-                },
-            )
+            let stopped = asked.inventories.iter().filter(|server| server.stopped);
+            let record = FullStatusRecord {
+                status: StatusRecord::new(&asked.status),
+                copies_in_progress: asked.copying,
+                servers_stopped: stopped.count() as u64,
+                copies_forgotten: asked.inventories.iter().map(|server| server.forgotten).sum(),
+            };
+            output.object(format, &record)
         }
         Format::Table => {
-            output.bytes(render(status, arguments.bytes).as_bytes())?;
-            if copying > 0 {
-                let copies = text::count(copying, "copy");
+            output.bytes(render(&asked.status, arguments.bytes).as_bytes())?;
+            if asked.copying > 0 {
+                let copies = text::count(asked.copying, "copy");
                 output.line(&format!("\nrepair    {copies} in progress"))?;
+            }
+            for trouble in inventory::troubles(&asked.inventories) {
+                output.line(&format!("\ninventory {trouble}; see: gabion admin inventory status"))?;
             }
             Ok(())
         }

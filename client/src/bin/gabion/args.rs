@@ -7,6 +7,7 @@
 mod attributes;
 mod copy;
 mod find;
+pub(crate) mod inventory;
 mod trash;
 mod usage;
 
@@ -341,6 +342,9 @@ pub(crate) enum Admin {
     /// Have chunkservers read their copies again, and see how far they are
     #[command(subcommand)]
     Scrub(Scrub),
+    /// Compare what chunkservers hold with what the masters know
+    #[command(subcommand)]
+    Inventory(inventory::Inventory),
 }
 
 #[derive(Debug, Subcommand)]

@@ -17,6 +17,7 @@ mod download;
 mod download_plan;
 mod find;
 mod glob;
+mod inventory;
 mod list;
 mod local;
 mod names;
@@ -35,6 +36,7 @@ use gabion_client::terminal::Failure;
 use gabion_protocol::process;
 use tokio_util::sync::CancellationToken;
 
+use args::inventory::Inventory;
 use args::{Admin, Arguments, Chunk, Raft, Scrub, Trash, Verb};
 use context::Context;
 
@@ -148,6 +150,10 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
         Verb::Admin(Admin::Scrub(scrub)) => match scrub {
             Scrub::Start(start) => scrub::start(&context, start).await,
             Scrub::Status(status) => scrub::status(&context, status).await,
+        },
+        Verb::Admin(Admin::Inventory(inventory)) => match inventory {
+            Inventory::Status(status) => inventory::status(&context, status).await,
+            Inventory::Accept(accept) => inventory::accept(&context, accept).await,
         },
     }
 }

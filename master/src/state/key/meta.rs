@@ -1,6 +1,6 @@
 //! Facts about the cluster, a row each. They are apart because they change at different times.
 
-use gabion_protocol::ids::{ClusterId, StateTime, Timeline};
+use gabion_protocol::ids::{ChunkId, ClusterId, ReplicaNumber, StateTime, Timeline, VolumeId};
 use gabion_protocol::limits;
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +52,10 @@ meta!(
 meta!(
     /// Key of [`TrashTotal`].
     TrashTotalKey = 9 => TrashTotal
+);
+meta!(
+    /// Key of [`LostTail`].
+    LostTailKey = 22 => LostTail
 );
 
 /// Which cluster this is, and its settings. Written by the first command.
@@ -164,4 +168,34 @@ pub struct TrashTotal {
     pub directories: u64,
     /// Bytes of the files.
     pub bytes: u64,
+}
+
+/// Chunks that chunkservers hold and the masters know nothing of, though they were given out: masters lost their memory.
+/// Written once that is seen, and kept for ever: these chunks are not removed, whatever is given out later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostTail {
+    /// The timeline.
+    pub timeline: Timeline,
+    /// The first counter that may be forgotten.
+    pub from: u64,
+    /// The first one after them.
+    pub to: u64,
+    /// The first number of a copy that may be forgotten.
+    pub number_from: u64,
+    /// The first one after them.
+    pub number_to: u64,
+}
+
+impl LostTail {
+    /// Whether a chunk is one of them.
+    #[must_use]
+    pub fn holds(&self, chunk: ChunkId) -> bool {
+        chunk.volume == VolumeId(0) && chunk.timeline == self.timeline && (self.from..self.to).contains(&chunk.counter)
+    }
+
+    /// Whether the number of a copy is one of them.
+    #[must_use]
+    pub fn holds_number(&self, number: ReplicaNumber) -> bool {
+        (self.number_from..self.number_to).contains(&number.0)
+    }
 }

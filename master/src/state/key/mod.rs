@@ -28,6 +28,8 @@
 //! | [`TakenApart`](taken_apart) | ino | how far a large inode is taken apart |
 //! | [`UploadLease`](upload_lease) | deadline, ino | index: when to look at an upload |
 //! | [`History`](history) | key, until | old values a snapshot still sees |
+//! | [`Unknown`](unknown) | server, chunk, replica | copies a server holds that no row names |
+//! | [`Doubt`](doubt) | server | how many those are, and whether that is believed |
 //! | [`Copying`](copying) | server, chunk, replica | index: the background copies a server is told to make |
 //! | [`Surplus`](surplus) | chunk | index: sealed chunks with more live copies than wanted |
 //!
@@ -44,6 +46,7 @@ pub mod copying;
 pub mod damage;
 pub mod degraded;
 pub mod dentry;
+pub mod doubt;
 pub mod dropping;
 pub mod extent;
 pub mod garbage;
@@ -62,6 +65,7 @@ pub mod surplus;
 pub mod taken_apart;
 pub mod total;
 pub mod trash;
+pub mod unknown;
 pub mod upload_lease;
 
 /// The number of a kind: a key's first byte. Never changed, never used again.
@@ -110,6 +114,10 @@ pub enum Kind {
     Copying = 20,
     /// Chunks with more copies than wanted.
     Surplus = 21,
+    /// Copies no row names, by server.
+    Unknown = 22,
+    /// Servers that have some.
+    Doubt = 23,
     /// Removals that can be undone.
     Kept = 24,
     /// The same by path.
@@ -120,7 +128,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of numbers.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::Meta,
         Self::Inode,
         Self::Dentry,
@@ -142,6 +150,8 @@ impl Kind {
         Self::History,
         Self::Copying,
         Self::Surplus,
+        Self::Unknown,
+        Self::Doubt,
         Self::Kept,
         Self::KeptPath,
         Self::TakenApart,

@@ -34,6 +34,8 @@ use crate::state::key::upload_lease::{LeaseDue, UploadLeaseKey};
 use crate::state::key::{Moment, Value};
 use crate::state::repair::{CopyDrop, CopyPlan, MadeCopy};
 
+mod inventory;
+
 const CHUNK: ChunkId = ChunkId {
     volume: VolumeId(0),
     timeline: Timeline(1),
@@ -686,6 +688,7 @@ fn bytes_are_frozen() {
         trash,
         repairs,
         copies,
+        inventory::all,
     ] {
         part(&mut golden);
     }

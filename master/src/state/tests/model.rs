@@ -129,6 +129,7 @@ enum Step {
     OtherClient,
     Repair(repair::Step),
     Copy(copies::Step),
+    Inventory(inventory::Step),
 }
 
 fn any_path() -> impl Strategy<Value = FsPath> {
@@ -171,6 +172,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::OtherClient),
         8 => repair::any_step().prop_map(Step::Repair),
         5 => copies::any_step().prop_map(Step::Copy),
+        3 => inventory::any_step().prop_map(Step::Inventory),
     ]
 }
 
@@ -301,6 +303,7 @@ impl Model {
             Step::OtherClient => self.active = 1 - self.active,
             Step::Repair(step) => repair::run(&mut self.machine, &step),
             Step::Copy(step) => self.copy_step(step),
+            Step::Inventory(step) => inventory::run(&mut self.machine, &step),
         }
     }
 
@@ -946,6 +949,7 @@ impl Model {
         self.machine.tick(SETTINGS.token_ms);
         self.machine.settle();
         self.machine.obey();
+        inventory::accept_all(&mut self.machine);
         self.machine.check();
         let left: Vec<Option<Kind>> = self.machine.rows.0.keys().map(|key| Kind::of(key)).collect();
         let base: Vec<Option<Kind>> = Machine::new().rows.0.keys().map(|key| Kind::of(key)).collect();

@@ -11,7 +11,7 @@ use crate::state::repair::{self, CopyDrop, CopyPlan, MadeCopy};
 
 /// One thing a leader or a chunkserver may say about copies; numbers choose among what there is.
 #[derive(Debug, Clone)]
-pub(super) enum Step {
+pub(crate) enum Step {
     Add {
         chunk: usize,
         targets: Vec<u32>,
@@ -36,7 +36,7 @@ pub(super) enum Step {
     },
 }
 
-pub(super) fn any_step() -> impl Strategy<Value = Step> {
+pub(crate) fn any_step() -> impl Strategy<Value = Step> {
     let (chunk, server) = (0usize..6, 1u32..7);
     let stale = prop::bool::weighted(0.1);
     let targets = prop_oneof![
@@ -74,7 +74,7 @@ fn good(machine: &Machine) -> BTreeMap<ChunkId, (usize, usize)> {
 }
 
 /// Runs a step; whatever it asks for, no chunk ends with fewer good copies than it wants, unless it had no more.
-pub(super) fn run(machine: &mut Machine, step: &Step) {
+pub(crate) fn run(machine: &mut Machine, step: &Step) {
     let before = good(machine);
     let chunks = sealed(machine);
     let chunk = |at: usize| chunks.get(at % chunks.len().max(1)).cloned();

@@ -1,4 +1,4 @@
-//! What repair and scrub say.
+//! What repair, scrub and inventory say.
 
 use super::*;
 
@@ -156,4 +156,136 @@ fn scrub_progress() -> master::ScrubProgress {
             damaged: 11,
         }),
     }
+}
+
+fn page() -> master::BucketPage {
+    master::BucketPage {
+        ask: ask(),
+        quiet_ms: 5000,
+        copies: vec![(chunk(), ReplicaNumber(2))],
+        more: true,
+    }
+}
+
+fn ask() -> master::BucketAsk {
+    master::BucketAsk {
+        bucket: 1023,
+        after: Some(chunk()),
+        number: 4,
+    }
+}
+
+fn inventory_report(digests: usize) -> master::InventoryReport {
+    master::InventoryReport {
+        server: ServerId(3),
+        incarnation: Incarnation([2; 16]),
+        copies: 1_000_000,
+        highest: Some(chunk()),
+        highest_number: ReplicaNumber(5),
+        refused: 1,
+        complete: true,
+        first: 960,
+        digests: vec![[0xfe; 8]; digests],
+        listed: None,
+    }
+}
+
+pub(super) fn inventory_requests() -> Vec<master::Request> {
+    use master::{Admin, Request};
+    let mut listed = inventory_report(1);
+    listed.listed = Some(page());
+    vec![
+        Request::Inventory(Box::new(listed)),
+        Request::Admin(Admin::InventoryStatus),
+        Request::Admin(Admin::AcceptUnknown { server: ServerId(3) }),
+    ]
+}
+
+pub(super) fn inventory_responses() -> Vec<master::Response> {
+    use master::{Response, ServerInventory};
+    vec![
+        Response::InventoryAnswer {
+            epoch: Some(Epoch::default()),
+            list: Some(ask()),
+        },
+        Response::Inventories(vec![ServerInventory {
+            server: ServerId(3),
+            name: "c3".into(),
+            age_ms: Some(7),
+            copies: 300,
+            complete: true,
+            refused: 1,
+            heard: 2,
+            differing: 3,
+            compared: 4,
+            missing: 5,
+            unknown: 6,
+            stopped: false,
+            forgotten: 7,
+        }]),
+    ]
+}
+
+/// A steady beat and the report after it, with the numbers of a server of a million copies: what an idle server sends
+/// twice a second.
+#[test]
+fn a_steady_beat_is_small() {
+    use crate::inventory::{Bucket, Digests};
+    let mut digests = Digests::default();
+    let mut highest = chunk();
+    for counter in 0..1_000_000 {
+        highest.counter = 3 * counter;
+        digests.add(highest, ReplicaNumber(9 * counter));
+    }
+    let beat = master::Request::Beat(master::Beat {
+        server: ServerId(300),
+        incarnation: Incarnation([2; 16]),
+        epoch: Epoch {
+            term: 1000,
+            leader: MasterId(3),
+        },
+        load: master::Load {
+            bytes_total: 64 << 40,
+            bytes_free: 32 << 40,
+            chunks: 1_000_000,
+            streams: 100,
+            disks_failed: 0,
+            disks_ok: 12,
+        },
+        done: vec![],
+        damaged: vec![],
+    });
+    let told: Vec<_> = Bucket::all().map(|bucket| digests.of(bucket).to_be_bytes()).collect();
+    assert!(told.iter().all(|digest| *digest != [0; 8]), "every bucket has copies");
+    for (at, digests) in told.chunks(crate::limits::INVENTORY_DIGESTS).enumerate() {
+        let report = master::InventoryReport {
+            first: (at * crate::limits::INVENTORY_DIGESTS) as u16,
+            digests: digests.to_vec(),
+            highest: Some(highest),
+            ..inventory_report(0)
+        };
+        let report = master::Request::Inventory(Box::new(report));
+        let bytes = encode(&beat).len() + encode(&report).len() + 2 * crate::frame::HEADER_BYTES;
+        println!(
+            "beat {} B, report {} B, with their frames {bytes} B",
+            encode(&beat).len(),
+            encode(&report).len()
+        );
+        assert!(bytes < 1024, "{bytes} bytes");
+    }
+}
+
+/// The largest page fits a message.
+#[test]
+fn a_page_of_a_bucket_fits_a_message() {
+    let mut report = inventory_report(crate::limits::INVENTORY_DIGESTS);
+    let last = ChunkId {
+        volume: VolumeId(u16::MAX),
+        timeline: Timeline(u32::MAX),
+        counter: u64::MAX,
+    };
+    let mut page = page();
+    page.copies = vec![(last, ReplicaNumber(u64::MAX)); crate::limits::INVENTORY_PAGE];
+    report.listed = Some(page);
+    assert!(encode(&master::Request::Inventory(Box::new(report))).len() <= crate::limits::MESSAGE_BYTES_MAX);
 }

@@ -44,6 +44,14 @@ pub enum Admin {
     },
     /// How far scrub passes are. Answer: `Response::ScrubStatus`.
     ScrubStatus,
+    /// What chunkservers hold, compared with what the masters know. Answer: `Response::Inventories`.
+    InventoryStatus,
+    /// So many of a server's copies are unknown that nothing is done about them: an operator says that they may be set
+    /// aside and removed. Answer: `Response::Done`.
+    AcceptUnknown {
+        /// The server.
+        server: ServerId,
+    },
 }
 
 /// A chunk's state.

@@ -3,10 +3,12 @@
 //! A [`Request::Command`] changes the namespace and goes through the Raft log; it carries a [`RequestId`] and is
 //! sent again, the same, after a lost answer. A [`Request::Query`] is linearizable unless it asks for less.
 //!
-//! [`Request`] and [`Response`] are here; `namespace`, `trash`, `fleet`, `cluster` and `scrub` hold what they are made of.
+//! [`Request`] and [`Response`] are here; `namespace`, `trash`, `fleet`, `cluster`, `scrub` and `inventory` hold what they are
+//! made of.
 
 mod cluster;
 mod fleet;
+mod inventory;
 mod namespace;
 mod scrub;
 mod trash;
@@ -20,6 +22,7 @@ pub use cluster::{
     TroubledChunk,
 };
 pub use fleet::{Beat, CopyOrder, CopySource, Damage, Load, Order, OrderDone, Registration, ServerAccess};
+pub use inventory::{BucketAsk, BucketPage, InventoryReport, ServerInventory};
 pub use namespace::{
     ChunkGrant, CopyFiles, Entry, EntryKind, Extent, FileVersion, Located, Op, Page, Query, Replica, Seal,
     UploadOptions,
@@ -62,6 +65,9 @@ pub enum Request {
     /// A chunkserver tells the leader how far its scrub is, and asks whether to begin a pass. Beside its beats, which
     /// are too frequent to carry it.
     ScrubReport(ScrubReport),
+    /// A chunkserver tells the leader which copies it holds, after each of its beats. A bucket's copies are listed when
+    /// the answer asks for it.
+    Inventory(Box<InventoryReport>),
 }
 
 /// How fresh a read must be.
@@ -217,4 +223,13 @@ pub enum Response {
         /// Its CRC, if it is known.
         crc: Option<u32>,
     },
+    /// An inventory report's answer.
+    InventoryAnswer {
+        /// The answering master's epoch, if it leads.
+        epoch: Option<Epoch>,
+        /// What to list with the next report.
+        list: Option<BucketAsk>,
+    },
+    /// The servers' inventories.
+    Inventories(Vec<ServerInventory>),
 }
