@@ -6,6 +6,7 @@
 //! life, the next reader looks once and does not wait all over again.
 
 use std::collections::VecDeque;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -29,6 +30,8 @@ use crate::random;
 const BLOCK: u64 = BLOCK_BYTES as u64;
 /// Longest wait for one server's answer.
 const ANSWER: Duration = Duration::from_secs(10);
+/// Drawn once a process, so that processes that read the same chunk spread over its servers.
+static LOT: LazyLock<u64> = LazyLock::new(random);
 
 /// Whole blocks of a chunk, each with its CRC.
 #[derive(Debug)]
@@ -220,7 +223,7 @@ impl<'a> Fetch<'a> {
             })
             .collect();
         // By chunk, so that a stream stays with one server and its read-ahead.
-        let lot = (extent.chunk.counter ^ u64::from(std::process::id())).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let lot = (extent.chunk.counter ^ *LOT).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         order(&candidates, lot)
             .into_iter()
             .map(|position| trusted[position].clone())

@@ -67,11 +67,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// One thread for a question and its answer; several where checksums and network compete for the CPU.
+/// One thread for a question and its answer; as many as serve best where bytes are moved.
 fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = match verb {
         Verb::Upload(_) | Verb::Download(_) | Verb::Cat(_) | Verb::Checksum(_) => {
-            tokio::runtime::Builder::new_multi_thread()
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(process::byte_threads());
+            builder
         }
         Verb::List(_)
         | Verb::Mkdir(_)

@@ -141,7 +141,11 @@ fn main() -> ExitCode {
     if let Some(shape) = arguments.local {
         return local::run(shape, &arguments.script).unwrap_or_else(|error| failed(&error));
     }
-    let runtime = match tokio::runtime::Runtime::new() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(gabion_protocol::process::byte_threads())
+        .enable_all()
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
     };
