@@ -319,7 +319,7 @@ mod tests {
         Plan::make(terms, paired, compared)
     }
 
-    fn names<'a>(removals: &'a [Removal]) -> Vec<&'a str> {
+    fn names(removals: &[Removal]) -> Vec<&str> {
         removals.iter().map(|removal| removal.name.as_str()).collect()
     }
 
