@@ -1,7 +1,8 @@
 //! Reading a file: where its bytes are, whole blocks of them from the best copy, and proof that they are right.
 //!
 //! `locate` keeps what the masters told of the file's extents, `fetch` gets verified blocks from one copy or another,
-//! `stream` reads in order with several reads in flight, `download` puts a whole file beside its name and renames it.
+//! `stream` reads in order with several reads in flight, `download` puts a whole file beside its name and renames it,
+//! `resume` goes on with one that was interrupted.
 //!
 //! Invariant: no byte leaves this module whose block did not have its CRC. In-order reads prove more: the CRC of each
 //! whole chunk, and of the whole file, are those the masters agreed on.
@@ -9,6 +10,7 @@
 mod download;
 mod fetch;
 mod locate;
+mod resume;
 mod stream;
 
 use std::collections::HashSet;
@@ -26,6 +28,7 @@ use crate::error::Context as _;
 pub use download::DownloadOptions;
 use fetch::Blocks;
 use locate::Map;
+pub use resume::Resumed;
 pub use stream::FileStream;
 
 /// Bytes asked for at once: the packet size, for the same reasons.

@@ -108,6 +108,14 @@ impl FileStream {
         }
     }
 
+    /// The whole file but its `beginning`, which the caller has and whose CRC counts for the whole's.
+    pub(super) fn after(reader: FileReader, beginning: Running) -> Self {
+        let left = reader.0.entry.length.saturating_sub(beginning.len());
+        let mut stream = Self::new(reader, beginning.len(), left);
+        stream.proof.file = Some(beginning);
+        stream
+    }
+
     /// The next bytes; `None` at the end of the range.
     ///
     /// # Errors

@@ -530,7 +530,9 @@ impl State {
             | Op::EmptyTrash { .. }
             | Op::SetAttributes { .. }
             | Op::Copy(_)
-            | Op::CopyExtents { .. } => panic!("no test needs it"),
+            | Op::CopyExtents { .. }
+            | Op::ResumeUpload { .. }
+            | Op::ChangeAttributes { .. } => panic!("no test needs it"),
         }
     }
 

@@ -115,6 +115,15 @@ impl Master {
                 })
                 .await
             }
+            Query::Attributes { path } => {
+                read_view(view, move |view| {
+                    let found = read::attributes(view, &path);
+                    found
+                        .map(Response::Attributes)
+                        .map_err(|error| refused(&format!("cannot find {path}"), error))
+                })
+                .await
+            }
             Query::Troubled { trouble, after } => self.troubled(view, trouble, after).await,
             Query::Repairs => {
                 read_many(view, |view| {

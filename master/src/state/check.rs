@@ -9,6 +9,7 @@ use gabion_protocol::checksum::Running;
 use gabion_protocol::ids::{ChunkId, Ino, ServerId, StateTime};
 
 use super::chunks;
+use super::key::attributes::{Attributes, AttributesKey};
 use super::key::chunk::{Chunk, ChunkKey, Phase, ReplicaState};
 use super::key::copying::CopyingKey;
 use super::key::damage::{Damage, DamageKey};
@@ -24,6 +25,7 @@ use super::key::kept_path::KeptPathKey;
 use super::key::meta::{Clock, ClockKey, ClusterKey, CountersKey, LevelKey, TrashTermsKey, TrashTotal, TrashTotalKey};
 use super::key::replica::ReplicaKey;
 use super::key::reply::{Answered, ReplyKey};
+use super::key::resumable::{Resumable, ResumableKey};
 use super::key::server::{Server, ServerKey};
 use super::key::server_name::ServerNameKey;
 use super::key::session::SessionKey;
@@ -36,7 +38,9 @@ use super::key::upload_lease::UploadLeaseKey;
 use super::key::{Key, Kind, Moment, Value};
 use super::rows::{Rows, RowsError};
 
+mod attributes;
 mod trash;
+mod uploads;
 
 /// Findings kept: a broken state stays readable.
 const FINDINGS_MAX: usize = 1000;
@@ -98,6 +102,8 @@ pub fn row_decodes(key: &[u8], value: &[u8]) -> Result<Kind, String> {
         Kind::TakenApart => decodes::<TakenApartKey>(key, value),
         Kind::Copying => decodes::<CopyingKey>(key, value),
         Kind::Surplus => decodes::<SurplusKey>(key, value),
+        Kind::Resumable => decodes::<ResumableKey>(key, value),
+        Kind::Attributes => decodes::<AttributesKey>(key, value),
     }
     .map(|()| kind)
 }
@@ -120,6 +126,8 @@ pub fn check(rows: &dyn Rows) -> Result<Report, RowsError> {
     state.check_names(&mut report);
     state.check_totals(&mut report);
     state.check_trash(&mut report);
+    state.check_resumable(&mut report);
+    state.check_attributes(&mut report);
     state.check_extents(&mut report);
     state.check_degraded(&mut report);
     state.check_chunks(&mut report);
@@ -145,6 +153,8 @@ struct Loaded {
     trash_total: Option<TrashTotal>,
     taken_apart: BTreeMap<Ino, Vec<u8>>,
     leases: BTreeSet<Ino>,
+    resumable: Vec<(ResumableKey, Resumable)>,
+    attributes: BTreeMap<Ino, Attributes>,
     /// Rows that follow from chunks, as they are.
     index: BTreeMap<Vec<u8>, Vec<u8>>,
     damage: Vec<(DamageKey, Damage)>,
@@ -203,6 +213,10 @@ impl Loaded {
                 self.taken_apart.insert(ino, apart.last)
             }),
             Kind::UploadLease => put(&key, &value, |key: UploadLeaseKey, _| self.leases.insert(key.ino)),
+            Kind::Attributes => put(&key, &value, |AttributesKey(ino), attributes| {
+                self.attributes.insert(ino, attributes)
+            }),
+            Kind::Resumable => put(&key, &value, |key, terms| self.resumable.push((key, terms))),
             Kind::Replica | Kind::Dropping | Kind::Degraded | Kind::Garbage | Kind::Copying | Kind::Surplus => {
                 self.index.insert(key, value);
             }

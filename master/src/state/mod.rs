@@ -29,6 +29,7 @@
 //! * copies of Garbage stay until the last token for it has expired;
 //! * every inode but the root, uploads and trash hangs under exactly one name; totals equal a walk.
 
+mod attributes;
 pub mod check;
 mod chunks;
 mod clock;
@@ -40,6 +41,7 @@ mod names;
 pub mod read;
 pub mod repair;
 pub mod reply;
+mod resumable;
 pub mod rows;
 mod servers;
 mod sessions;
@@ -277,6 +279,13 @@ fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
             let owner = uploads::Owner::new(session, *upload, *generation);
             copies::add_part(tx, owner, source, *offset, *version)
         }
+        ClientCommand::ResumeUpload {
+            path,
+            options,
+            owner,
+            keep_ms,
+        } => resumable::open(tx, session, path, options, resumable::terms(owner, *keep_ms)),
+        ClientCommand::ChangeAttributes { path, change } => attributes::change(tx, path, change),
     }
 }
 

@@ -3,11 +3,12 @@
 use gabion_protocol::ids::{ChunkId, Ino, ReplicaNumber, RequestId, ServerId, StateTime};
 use gabion_protocol::limits::{GRANT_CHUNKS_MAX, LIST_PAGE_MAX};
 use gabion_protocol::messages::master::{
-    ChunkInfo, ChunkState, Entry, EntryKind, Page, ReplicaState, TrashAfter, TrashEntry, TrashId, TrashPage, TrashRef,
-    TrashTotals,
+    Attributes, ChunkInfo, ChunkState, Entry, EntryKind, Page, ReplicaState, TrashAfter, TrashEntry, TrashId,
+    TrashPage, TrashRef, TrashTotals,
 };
 use gabion_protocol::path::FsPath;
 
+use super::key::attributes::AttributesKey;
 use super::key::chunk::{self, Chunk, ChunkKey, Phase};
 use super::key::damage::{Damage, DamageKey};
 use super::key::degraded::DegradedKey;
@@ -109,6 +110,20 @@ pub fn resolve(rows: &dyn Rows, path: &FsPath) -> Result<(Ino, Inode), ReadError
 pub fn stat(rows: &dyn Rows, path: &FsPath) -> Result<Entry, ReadError> {
     let (ino, inode) = resolve(rows, path)?;
     Ok(entry(rows, path.name().unwrap_or("/"), ino, &inode)?)
+}
+
+/// Owner, group and extended attributes of what a path leads to.
+///
+/// # Errors
+/// [`Refusal::NotFound`], [`Refusal::NotDirectory`].
+pub fn attributes(rows: &dyn Rows, path: &FsPath) -> Result<Attributes, ReadError> {
+    let ino = names::find(rows, path)?.ino;
+    let row = key::get(rows, &AttributesKey(ino))?.unwrap_or_default();
+    Ok(Attributes {
+        owner: row.owner,
+        group: row.group,
+        extended: row.extended.into_iter().collect(),
+    })
 }
 
 /// An inode as users see it.

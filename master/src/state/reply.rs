@@ -127,6 +127,21 @@ pub enum Outcome {
         /// Its CRC, if it is known.
         crc: Option<u32>,
     },
+    /// A resumable upload has begun, or was taken over.
+    Resumed {
+        /// The upload.
+        upload: Ino,
+        /// Its owner's generation.
+        generation: UploadGeneration,
+        /// Bytes of a chunk.
+        chunk_bytes: u64,
+        /// Copies wanted.
+        replicas: u8,
+        /// Bytes recorded.
+        length: u64,
+        /// Their CRC.
+        crc: u32,
+    },
 }
 
 /// A chunk granted for writing. The server shell adds tokens.
@@ -466,6 +481,30 @@ pub enum Refusal {
         /// Those of the first file, or of the upload.
         others: u8,
     },
+    /// An owner or group is no name.
+    #[error("owner and group have at most {} bytes, none of them zero", limits::NAME_BYTES_MAX)]
+    OwnerName,
+    /// An extended attribute has no proper name.
+    #[error(
+        "the name of an attribute has 1 to {} bytes, none of them zero",
+        limits::NAME_BYTES_MAX
+    )]
+    AttributeName,
+    /// The extended attributes of one file would be too large.
+    #[error(
+        "its attributes would have {bytes} bytes, names and values together, at most {} are possible",
+        limits::ATTRIBUTES_BYTES_MAX
+    )]
+    AttributesTooLarge {
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// There is no such extended attribute.
+    #[error("{path} has no attribute of that name")]
+    NoAttribute {
+        /// The file.
+        path: FsPath,
+    },
 }
 
 impl Refusal {
@@ -494,11 +533,15 @@ impl Refusal {
             Self::Malformed => ErrorCode::Protocol,
             Self::Level { .. } => ErrorCode::WrongVersion,
             Self::SessionExpired | Self::AnsweredBefore => ErrorCode::OutcomeUnknown,
-            Self::WindowExceeded { .. } | Self::TooMany { .. } | Self::FileTooLong => ErrorCode::LimitExceeded,
+            Self::WindowExceeded { .. }
+            | Self::TooMany { .. }
+            | Self::FileTooLong
+            | Self::AttributesTooLarge { .. } => ErrorCode::LimitExceeded,
             Self::NotFound { .. }
             | Self::ServerUnknown { .. }
             | Self::NotInTrash { .. }
-            | Self::NoPlaceToRestore { .. } => ErrorCode::NotFound,
+            | Self::NoPlaceToRestore { .. }
+            | Self::NoAttribute { .. } => ErrorCode::NotFound,
             Self::Exists { .. } | Self::PlaceTaken { .. } => ErrorCode::Exists,
             Self::IsDirectory { .. } => ErrorCode::IsDirectory,
             Self::NotDirectory { .. } => ErrorCode::NotDirectory,
@@ -517,7 +560,9 @@ impl Refusal {
             | Self::StockCopies { .. }
             | Self::Mode { .. }
             | Self::NoSource
-            | Self::CopiesDiffer { .. } => ErrorCode::InvalidArgument,
+            | Self::CopiesDiffer { .. }
+            | Self::OwnerName
+            | Self::AttributeName => ErrorCode::InvalidArgument,
             Self::TooFewServers { .. } | Self::TooFewMembers { .. } => ErrorCode::TooFewServers,
             Self::UploadGone { .. }
             | Self::UploadCommitted { .. }

@@ -10,6 +10,7 @@ use super::check::check;
 use super::rows::{Batch, MemoryRows};
 use super::*;
 
+mod attributes;
 mod copies;
 mod exactly_once;
 mod fleet;
@@ -19,6 +20,7 @@ mod lifecycle;
 mod limits;
 mod model;
 mod repair;
+mod resumable;
 mod stocks;
 mod trash;
 

@@ -19,7 +19,7 @@ use super::names::{self, Making, Walk};
 use super::reply::{GrantedChunk, Outcome, Refusal};
 use super::rows::RowsError;
 use super::tx::{Stop, Tx};
-use super::{chunks, clock, trash};
+use super::{chunks, clock, resumable, trash};
 
 /// Who claims which upload.
 #[derive(Debug, Clone, Copy)]
@@ -241,7 +241,7 @@ pub(super) fn begun(tx: &mut Tx<'_>, ino: Ino, mode: u32, upload: Upload, chunks
 }
 
 /// Whether a file could appear at the path now.
-fn check_target(tx: &Tx<'_>, path: &FsPath, options: &UploadOptions) -> Result<(), Stop> {
+pub(super) fn check_target(tx: &Tx<'_>, path: &FsPath, options: &UploadOptions) -> Result<(), Stop> {
     let path = || path.clone();
     match names::walk(tx.rows(), &path())? {
         Walk::Found(dentry) if dentry.directory => Err(Refusal::IsDirectory { path: path() }.into()),
@@ -378,6 +378,7 @@ pub(super) fn commit(tx: &mut Tx<'_>, owner: Owner, seals: &[Seal], whole: Whole
     record(tx, owner.upload, &mut upload, seals)?;
     check_whole(&upload.content, whole)?;
     let (parent, name) = make_room(tx, &upload.path, upload.parents, upload.replace, whole.wall_ms)?;
+    resumable::forget(tx, owner.upload, &upload)?;
     for chunk in &upload.open {
         chunks::abandon(tx, *chunk)?;
     }
@@ -417,7 +418,8 @@ pub(super) fn abort(tx: &mut Tx<'_>, owner: Owner) -> Result<Outcome, Stop> {
 }
 
 /// Ends an upload that did not appear: what it has becomes garbage.
-fn end(tx: &mut Tx<'_>, ino: Ino, mut inode: Inode, upload: Upload) -> Result<(), RowsError> {
+pub(super) fn end(tx: &mut Tx<'_>, ino: Ino, mut inode: Inode, upload: Upload) -> Result<(), RowsError> {
+    resumable::forget(tx, ino, &upload)?;
     for chunk in &upload.open {
         chunks::abandon(tx, *chunk)?;
     }
@@ -442,7 +444,7 @@ pub(super) fn renew(tx: &mut Tx<'_>, session: SessionId, uploads: &[(Ino, Upload
     Ok(Outcome::Done)
 }
 
-/// Ends uploads whose lease is over, at most `limit`; whether more are due.
+/// Ends uploads whose lease is over and that are not kept, at most `limit`; whether more are due.
 pub(super) fn expire(tx: &mut Tx<'_>, swept: &mut StateTime, limit: usize) -> Result<bool, RowsError> {
     let (due, more) = clock::due::<UploadLeaseKey>(tx, Kind::UploadLease, swept, limit)?;
     for row in due {
@@ -453,15 +455,20 @@ pub(super) fn expire(tx: &mut Tx<'_>, swept: &mut StateTime, limit: usize) -> Re
         let Body::Upload(upload) = &inode.body else {
             continue;
         };
-        if upload.lease > tx.now() {
-            let later = UploadLeaseKey {
-                deadline: upload.lease,
-                ..row
-            };
-            tx.put(&later, &LeaseDue);
-        } else {
-            let upload = upload.clone();
+        let is_over = upload.lease <= tx.now();
+        let until = match is_over {
+            true => resumable::kept_until(tx.rows(), row.ino, upload)?.unwrap_or(upload.lease),
+            false => upload.lease,
+        };
+        let upload = upload.clone();
+        if until <= tx.now() {
             end(tx, row.ino, inode, upload)?;
+            continue;
+        }
+        let later = UploadLeaseKey { deadline: until, ..row };
+        tx.put(&later, &LeaseDue);
+        if is_over {
+            resumable::orphan(tx, row.ino, inode, upload)?;
         }
     }
     Ok(more)

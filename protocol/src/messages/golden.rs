@@ -11,6 +11,7 @@ use proptest::prelude::*;
 
 mod chunks;
 mod healing;
+mod resume;
 mod sharing;
 
 use chunks::{data_requests, data_responses, from_server, to_server};
@@ -529,6 +530,8 @@ fn golden_messages() {
     all.extend(lines("master response", &scrub_responses()));
     all.extend(lines("op", &sharing::ops()));
     all.extend(lines("master response", &sharing::responses()));
+    all.extend(resume::resume());
+    all.extend(resume::attributes());
     let frozen: Vec<&str> = include_str!("../golden/messages.txt").lines().collect();
     for (now, frozen) in all.iter().zip(&frozen) {
         assert_eq!(now, frozen);

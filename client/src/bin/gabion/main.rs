@@ -9,7 +9,9 @@
 mod admin;
 mod args;
 mod attributes;
+mod check;
 mod chunk_list;
+mod compare;
 mod content;
 mod context;
 mod copy;
@@ -17,15 +19,19 @@ mod download;
 mod download_plan;
 mod find;
 mod glob;
+mod jobs;
 mod list;
 mod local;
 mod names;
 mod records;
 mod scrub;
+mod sync;
+mod sync_plan;
 mod trash;
 mod upload;
 mod upload_plan;
 mod usage;
+mod xattr;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -70,7 +76,7 @@ fn main() -> ExitCode {
 /// One thread for a question and its answer; as many as serve best where bytes are moved.
 fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = match verb {
-        Verb::Upload(_) | Verb::Download(_) | Verb::Cat(_) | Verb::Checksum(_) => {
+        Verb::Upload(_) | Verb::Download(_) | Verb::Sync(_) | Verb::Check(_) | Verb::Cat(_) | Verb::Checksum(_) => {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
             builder.worker_threads(process::byte_threads());
             builder
@@ -85,6 +91,8 @@ fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
         | Verb::Trash(_)
         | Verb::Du(_)
         | Verb::Chmod(_)
+        | Verb::Chown(_)
+        | Verb::Xattr(_)
         | Verb::Touch(_)
         | Verb::Find(_)
         | Verb::Tree(_)
@@ -119,6 +127,8 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
     match arguments.verb {
         Verb::Upload(upload) => upload::run(&context, upload).await,
         Verb::Download(download) => download::run(&context, download).await,
+        Verb::Sync(sync) => sync::run(&context, sync).await,
+        Verb::Check(check) => check::run(&context, check).await,
         Verb::List(list) => list::run(&context, list).await,
         Verb::Mkdir(mkdir) => names::make_directories(&context, mkdir).await,
         Verb::Stat(stat) => names::stat(&context, stat).await,
@@ -130,6 +140,8 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
         Verb::Trash(Trash::Restore(restore)) => trash::restore(&context, restore).await,
         Verb::Trash(Trash::Empty(empty)) => trash::empty(&context, empty).await,
         Verb::Chmod(change) => attributes::change_mode(&context, change).await,
+        Verb::Chown(change) => attributes::change_owner(&context, change).await,
+        Verb::Xattr(extended) => xattr::run(&context, extended).await,
         Verb::Touch(touch) => attributes::touch(&context, touch).await,
         Verb::Find(find) => find::find(&context, find).await,
         Verb::Tree(tree) => find::tree(&context, tree).await,

@@ -90,6 +90,8 @@ pub(crate) struct Totals {
     pub(crate) files: u64,
     pub(crate) directories: u64,
     bytes: u64,
+    /// Bytes of them that did not have to be moved.
+    kept: u64,
     chunks: u64,
     degraded: u64,
     /// Fewest and most copies wanted of any file.
@@ -124,6 +126,11 @@ impl Totals {
         }
     }
 
+    /// So many bytes of a file were where they should be already.
+    pub(crate) fn keep(&mut self, bytes: u64) {
+        self.kept += bytes;
+    }
+
     /// The copies of a degraded file's chunks, as counted; if they were not, what is promised of any stored file.
     pub(crate) fn add_copies(&mut self, entry: &Entry, counted: Option<(u8, u8)>) {
         let promised = (entry.replicas.min(2), entry.replicas);
@@ -156,8 +163,11 @@ impl Totals {
             0 => String::new(),
             number => format!(" and {}", text::count(number, "directory")),
         };
-        let bytes = text::size(self.bytes);
-        let rate = text::rate(self.bytes, took);
+        let bytes = match self.kept {
+            0 => text::size(self.bytes),
+            kept => format!("{} ({} kept)", text::size(self.bytes), text::size(kept)),
+        };
+        let rate = text::rate(self.bytes - self.kept.min(self.bytes), took);
         let chunks = text::count(self.chunks, "chunk");
         let took = text::span(took);
         format!("{verb} {files}{directories}, {bytes} in {took} ({rate}), {chunks}{copies}, crc32 verified")

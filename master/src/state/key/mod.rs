@@ -30,6 +30,8 @@
 //! | [`History`](history) | key, until | old values a snapshot still sees |
 //! | [`Copying`](copying) | server, chunk, replica | index: the background copies a server is told to make |
 //! | [`Surplus`](surplus) | chunk | index: sealed chunks with more live copies than wanted |
+//! | [`Attributes`](attributes) | ino | owner, group, extended attributes |
+//! | [`Resumable`](resumable) | path, upload | uploads that outlive their client |
 //!
 //! The chunk row is the one truth about replicas; the indexes by server and by need are written together with
 //! it, in one function (`state::chunks`), and compared with it by [`super::check`].
@@ -39,6 +41,7 @@ use serde::de::DeserializeOwned;
 
 use super::rows::{Row, Rows, RowsError};
 
+pub mod attributes;
 pub mod chunk;
 pub mod copying;
 pub mod damage;
@@ -54,6 +57,7 @@ pub mod kept_path;
 pub mod meta;
 pub mod replica;
 pub mod reply;
+pub mod resumable;
 pub mod server;
 pub mod server_name;
 pub mod session;
@@ -116,11 +120,15 @@ pub enum Kind {
     KeptPath = 25,
     /// Inodes half taken apart.
     TakenApart = 26,
+    /// Owners and extended attributes.
+    Attributes = 35,
+    /// Uploads that can be resumed.
+    Resumable = 36,
 }
 
 impl Kind {
     /// Every kind, in the order of numbers.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::Meta,
         Self::Inode,
         Self::Dentry,
@@ -145,6 +153,8 @@ impl Kind {
         Self::Kept,
         Self::KeptPath,
         Self::TakenApart,
+        Self::Attributes,
+        Self::Resumable,
     ];
 
     /// The kind of a key, by its first byte.

@@ -3,11 +3,13 @@
 //! A line that changes or goes means that stored rows and logs of running clusters are not understood any more: make
 //! a new version or variant instead. New lines are appended.
 
-use gabion_protocol::messages::master::{CopyFiles, Damage as Found, EntryKind, FileVersion};
+use gabion_protocol::keys::{Identity, Role};
+use gabion_protocol::messages::master::{AttributeChange, CopyFiles, Damage as Found, EntryKind, FileVersion};
 use proptest::prelude::*;
 
 use super::*;
 use crate::state::check::row_decodes;
+use crate::state::key::attributes::{Attributes, AttributesKey};
 use crate::state::key::chunk::{Chunk, ChunkKey, Phase, Replica, ReplicaState};
 use crate::state::key::copying::{self, CopyingKey};
 use crate::state::key::damage::{Damage, DamageKey};
@@ -23,6 +25,7 @@ use crate::state::key::kept_path::{KeptPathKey, RemovedFrom};
 use crate::state::key::meta::{Swept, TrashTerms, TrashTermsKey, TrashTotal, TrashTotalKey};
 use crate::state::key::replica::{Held, ReplicaKey};
 use crate::state::key::reply::{Answered, ReplyKey};
+use crate::state::key::resumable::{Resumable, ResumableKey};
 use crate::state::key::server::{Server, ServerKey};
 use crate::state::key::server_name::{Named, ServerNameKey};
 use crate::state::key::session::{Session, SessionKey};
@@ -509,6 +512,54 @@ fn trash(golden: &mut Golden) {
     golden.client("set_attributes", changed);
 }
 
+fn attributes(golden: &mut Golden) {
+    let told = Attributes {
+        owner: "ann".to_owned(),
+        group: "1000".to_owned(),
+        extended: [("n".to_owned(), vec![0, 255])].into(),
+        since: Moment(300),
+    };
+    golden.row("attributes", &AttributesKey(Ino(300)), &told);
+    let change = AttributeChange::Set {
+        name: "n".to_owned(),
+        value: vec![0, 255],
+    };
+    let path = path("/a");
+    golden.client("change_attributes", ClientCommand::ChangeAttributes { path, change });
+}
+
+fn resumable(golden: &mut Golden) {
+    let owner = Identity {
+        role: Role::Client,
+        id: "ann".to_owned(),
+    };
+    let row = ResumableKey {
+        path: "/a/ü".to_owned(),
+        upload: Ino(300),
+    };
+    let terms = Resumable {
+        owner: owner.clone(),
+        keep_ms: 300,
+    };
+    golden.row("resumable", &row, &terms);
+    let resume = ClientCommand::ResumeUpload {
+        path: path("/a"),
+        options: options(),
+        owner,
+        keep_ms: 300,
+    };
+    golden.client("resume_upload", resume);
+    let resumed = Outcome::Resumed {
+        upload: Ino(300),
+        generation: UploadGeneration(2),
+        chunk_bytes: 64 << 20,
+        replicas: 3,
+        length: 300,
+        crc: 5,
+    };
+    golden.reply("resumed", Ok(resumed));
+}
+
 fn repairs(golden: &mut Golden) {
     let copying = CopyingKey {
         server: SERVER,
@@ -670,6 +721,10 @@ fn refusals() -> Vec<Refusal> {
             copies: 1,
             others: 3,
         },
+        OwnerName,
+        AttributeName,
+        AttributesTooLarge { bytes: 70_000 },
+        NoAttribute { path: path() },
     ]
 }
 
@@ -686,6 +741,8 @@ fn bytes_are_frozen() {
         trash,
         repairs,
         copies,
+        resumable,
+        attributes,
     ] {
         part(&mut golden);
     }
@@ -713,7 +770,7 @@ fn refusals_are_numbered_in_order_and_say_what_to_do() {
         assert!(error.message.starts_with("cannot do it: "), "{error}");
         assert!(error.message.len() > 20 && !error.message.contains('{'), "{error}");
     }
-    assert_eq!(refusals().len(), 51);
+    assert_eq!(refusals().len(), 55);
 }
 
 proptest! {

@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use gabion_protocol::messages::master::EntryKind;
+use gabion_protocol::messages::master::{AttributeChange, EntryKind};
 use proptest::prelude::*;
 
 use super::*;
 use crate::state::key::Kind;
 
+mod attributes;
 mod copies;
+mod resumable;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Node {
@@ -31,6 +33,8 @@ struct Draft {
     open: Vec<GrantedChunk>,
     whole: Running,
     chunks: u64,
+    /// Who may resume it, if anyone.
+    owner: Option<usize>,
 }
 
 /// A removal the model remembers, also after it can be undone no more.
@@ -57,6 +61,12 @@ enum Step {
         replace: bool,
         parents: bool,
         chunks: usize,
+    },
+    Resume {
+        path: FsPath,
+        owner: usize,
+        replace: bool,
+        parents: bool,
     },
     Create {
         path: FsPath,
@@ -119,6 +129,10 @@ enum Step {
         back: usize,
         entries: usize,
     },
+    Own {
+        path: FsPath,
+        owner: usize,
+    },
     Tick {
         ms: u64,
     },
@@ -144,6 +158,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (any_path(), any::<bool>()).prop_map(|(path, parents)| Step::Mkdir { path, parents }),
         5 => (any_path(), any::<bool>(), any::<bool>(), 0usize..4)
             .prop_map(|(path, replace, parents, chunks)| Step::Open { path, replace, parents, chunks }),
+        5 => (any_path(), 0usize..2, any::<bool>(), any::<bool>())
+            .prop_map(|(path, owner, replace, parents)| Step::Resume { path, owner, replace, parents }),
         2 => (any_path(), any::<bool>(), any::<bool>())
             .prop_map(|(path, replace, parents)| Step::Create { path, replace, parents }),
         1 => (upload.clone(), 0usize..3, any::<bool>())
@@ -165,6 +181,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (0usize..4, any::<bool>(), proptest::option::of(any_path()))
             .prop_map(|(back, by_path, to)| Step::Restore { back, by_path, to }),
         1 => (0usize..4, 0usize..3).prop_map(|(back, entries)| Step::Empty { back, entries }),
+        2 => (any_path(), 0usize..3).prop_map(|(path, owner)| Step::Own { path, owner }),
         2 => prop_oneof![0u64..500, 1000u64..7000, Just(21_000u64)].prop_map(|ms| Step::Tick { ms }),
         1 => Just(Step::Obey),
         2 => (0usize..5).prop_map(|back| Step::Again { back }),
@@ -190,6 +207,8 @@ struct Model {
     drafts: Vec<Draft>,
     stocks: Vec<Draft>,
     removals: Vec<Removal>,
+    /// Who was given what, by inode number.
+    owners: BTreeMap<Ino, String>,
     clients: Vec<Known>,
     active: usize,
     crc: u32,
@@ -208,6 +227,7 @@ impl Model {
             drafts: Vec::new(),
             stocks: Vec::new(),
             removals: Vec::new(),
+            owners: BTreeMap::new(),
             clients: Vec::new(),
             active: 0,
             crc: 0,
@@ -267,6 +287,12 @@ impl Model {
                 parents,
                 chunks,
             } => self.open(path, replace, parents, chunks),
+            Step::Resume {
+                path,
+                owner,
+                replace,
+                parents,
+            } => self.resume(path, owner, replace, parents),
             Step::Create { path, replace, parents } => self.create(path, replace, parents),
             Step::Grant {
                 upload,
@@ -295,6 +321,7 @@ impl Model {
             Step::Discard { path, recursive } => self.discard(path, recursive),
             Step::Restore { back, by_path, to } => self.restore(back, by_path, to),
             Step::Empty { back, entries } => self.empty(back, entries),
+            Step::Own { path, owner } => self.own(path, ["", "ann", "bob"][owner]),
             Step::Tick { ms } => self.tick(ms),
             Step::Obey => self.machine.obey(),
             Step::Again { back } => self.again(back),
@@ -364,17 +391,7 @@ impl Model {
     }
 
     fn open(&mut self, path: FsPath, replace: bool, parents: bool, chunks: usize) {
-        let expected = match self.walk(&path) {
-            Ok(Node::Directory) => Err(ErrorCode::IsDirectory),
-            Ok(Node::File { .. }) if !replace => Err(ErrorCode::Exists),
-            Ok(Node::File { .. }) => Ok(()),
-            Err(ErrorCode::NotFound) => {
-                let (parent, _) = path.parent_and_name().unwrap();
-                let there = parents || self.tree.contains_key(&parent);
-                if there { Ok(()) } else { Err(ErrorCode::NotFound) }
-            }
-            Err(code) => Err(code),
-        };
+        let expected = self.may_begin(&path, replace, parents);
         let command = ClientCommand::OpenUpload {
             path: path.clone(),
             options: UploadOptions {
@@ -407,6 +424,7 @@ impl Model {
             open: chunks,
             whole: Running::default(),
             chunks: 0,
+            owner: None,
         });
     }
 
@@ -607,6 +625,7 @@ impl Model {
             open: chunks,
             whole: Running::default(),
             chunks: 0,
+            owner: None,
         });
     }
 
@@ -881,7 +900,7 @@ impl Model {
         self.now += ms;
         self.machine.tick(ms);
         let now = self.now;
-        self.drafts.retain(|draft| draft.lease > now);
+        self.expire_drafts();
         self.stocks.retain(|stock| stock.lease > now);
         for known in &mut self.clients {
             let opened = known.client.session.opened.0;
@@ -941,6 +960,15 @@ impl Model {
             let gone = client.run(&mut self.machine, remove(name, true));
             assert_eq!(gone.is_ok(), self.tree.contains_key(&path(name)));
         }
+        let nobody = AttributeChange::Owner {
+            owner: Some(String::new()),
+            group: None,
+        };
+        let root = ClientCommand::ChangeAttributes {
+            path: FsPath::root(),
+            change: nobody,
+        };
+        entry(client.run(&mut self.machine, root));
         self.machine.tick(SETTINGS.session_ms);
         self.machine.settle();
         self.machine.tick(SETTINGS.token_ms);
@@ -975,6 +1003,7 @@ proptest! {
             model.compare_trash();
         }
         prop_assert_eq!(model.shown(), model.tree.clone());
+        model.compare_owners();
         model.clear();
     }
 

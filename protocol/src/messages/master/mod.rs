@@ -3,8 +3,9 @@
 //! A [`Request::Command`] changes the namespace and goes through the Raft log; it carries a [`RequestId`] and is
 //! sent again, the same, after a lost answer. A [`Request::Query`] is linearizable unless it asks for less.
 //!
-//! [`Request`] and [`Response`] are here; `namespace`, `trash`, `fleet`, `cluster` and `scrub` hold what they are made of.
+//! [`Request`] and [`Response`] are here; `namespace`, `attributes`, `trash`, `fleet`, `cluster` and `scrub` hold what they are made of.
 
+mod attributes;
 mod cluster;
 mod fleet;
 mod namespace;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, Ino, MasterId, RequestId, ServerId, StateTime, UploadGeneration};
 
+pub use attributes::{AttributeChange, Attributes};
 pub use cluster::{
     Admin, ChunkInfo, ChunkState, ChunkTrouble, Defaults, Health, MasterInfo, ReplicaState, ServerInfo, Status,
     TroubledChunk,
@@ -217,4 +219,21 @@ pub enum Response {
         /// Its CRC, if it is known.
         crc: Option<u32>,
     },
+    /// A resumable upload, and what is recorded of it.
+    Resumed {
+        /// The upload.
+        upload: Ino,
+        /// Its owner's generation; former owners are refused.
+        generation: UploadGeneration,
+        /// Bytes of a chunk.
+        chunk_bytes: u64,
+        /// Copies wanted.
+        replicas: u8,
+        /// Bytes recorded, from the file's beginning.
+        length: u64,
+        /// Their CRC.
+        crc: u32,
+    },
+    /// Owner, group and extended attributes.
+    Attributes(Attributes),
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ServerAccess, TrashAfter, TrashId, TrashRef};
+use super::{AttributeChange, ServerAccess, TrashAfter, TrashId, TrashRef};
 use crate::ids::{ChunkId, Generation, Ino, ReplicaNumber, ServerId, UploadGeneration};
 use crate::path::FsPath;
 use crate::token::Token;
@@ -217,6 +217,23 @@ pub enum Op {
         /// What the step before answered; the file must not have changed since.
         version: Option<FileVersion>,
     },
+    /// Begins an upload that outlives its client, or takes over the one the same identity left on the way to the same
+    /// path. Grants no chunk. Answer: `Response::Resumed`.
+    ResumeUpload {
+        /// Where the file shall appear.
+        path: FsPath,
+        /// How it is stored. What was begun with other copies or another chunk size is given up.
+        options: UploadOptions,
+        /// Milliseconds it is kept after its lease has ended, at most [`crate::limits::RESUME_MS_MAX`].
+        keep_ms: u64,
+    },
+    /// Changes owner, group or an extended attribute of a file or directory. Answer: `Response::Entry`.
+    ChangeAttributes {
+        /// Of what.
+        path: FsPath,
+        /// The change.
+        change: AttributeChange,
+    },
 }
 
 /// A copy by reference.
@@ -307,6 +324,11 @@ pub enum Query {
     },
     /// What repair does. Answer: `Response::Repairs`.
     Repairs,
+    /// Owner, group and extended attributes. Answer: `Response::Attributes`.
+    Attributes {
+        /// Of what.
+        path: FsPath,
+    },
 }
 
 /// A copy of a chunk and the right to use it.
