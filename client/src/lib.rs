@@ -25,6 +25,7 @@ mod client;
 mod config;
 mod copy;
 mod error;
+mod file;
 mod link;
 mod masters;
 mod policy;
@@ -42,6 +43,7 @@ pub use client::{Client, Removed};
 pub use config::{Config, Settings};
 pub use copy::CopyOptions;
 pub use error::Error;
+pub use file::File;
 pub use gabion_protocol::messages::data::Verdict;
 pub use gabion_protocol::messages::master::{
     Admin, ChunkInfo, ChunkState, Defaults, Entry, EntryKind, Extent, Health, Load, MasterInfo, Page, Replica,
@@ -52,7 +54,7 @@ pub use read::{DownloadOptions, FileReader, FileStream};
 pub use scrub::ScrubStarted;
 pub use trash::Trashed;
 pub use walk::Walk;
-pub use write::{CreateOptions, FileWriter, WriteStream};
+pub use write::{Appender, CreateOptions, FileWriter, WriteStream};
 
 /// Randomness for jitter and session ids. Sessions also carry their time, so a failing source costs little.
 fn random() -> u64 {

@@ -88,6 +88,8 @@ pub const SEND_QUEUE_FRAMES: usize = 64;
 pub const SESSION_MS: u64 = 30 * 60 * 1000;
 /// Milliseconds an upload lives without its writer renewing the lease.
 pub const UPLOAD_LEASE_MS: u64 = 60_000;
+/// Milliseconds a write lease lasts at most without renewal: a writer that died holds others up no longer.
+pub const WRITE_LEASE_MS_MAX: u64 = 60_000;
 /// Milliseconds a token is valid.
 pub const TOKEN_MS: u64 = 10 * 60 * 1000;
 /// Milliseconds a connection ticket is valid.

@@ -530,7 +530,8 @@ impl State {
             | Op::EmptyTrash { .. }
             | Op::SetAttributes { .. }
             | Op::Copy(_)
-            | Op::CopyExtents { .. } => panic!("no test needs it"),
+            | Op::CopyExtents { .. }
+            | Op::ChangeFile(_) => panic!("no test needs it"),
         }
     }
 

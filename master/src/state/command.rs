@@ -7,7 +7,7 @@
 use gabion_protocol::ids::{ChunkId, ClusterId, Ino, ReplicaNumber, RequestId, ServerId, Timeline, UploadGeneration};
 use gabion_protocol::messages::DecodeError;
 use gabion_protocol::messages::master::{
-    CopyFiles, Damage, FileVersion, Registration, Seal, TrashId, TrashRef, UploadOptions,
+    CopyFiles, Damage, FileChange, FileVersion, Registration, Seal, TrashId, TrashRef, UploadOptions,
 };
 use gabion_protocol::path::FsPath;
 use serde::{Deserialize, Serialize};
@@ -290,6 +290,8 @@ pub enum ClientCommand {
         /// Which content it must be.
         version: Option<FileVersion>,
     },
+    /// Changes a file that is there. Answer: `Spliced`, `Truncated`, `ReplicasSet`, `WriteLease` or `Done`.
+    ChangeFile(FileChange),
 }
 
 impl Command {
@@ -382,6 +384,7 @@ impl ClientCommand {
                 _ => format!("cannot make {} of other files", copy.to),
             },
             Self::CopyExtents { upload, source, .. } => format!("cannot copy {source} to upload {upload}"),
+            Self::ChangeFile(FileChange { file, .. }) => format!("cannot change file {file}"),
         }
     }
 }

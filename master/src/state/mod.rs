@@ -13,6 +13,9 @@
 //! | `uploads` | files on their way, until they appear |
 //! | `stocks` | chunks for small files to come |
 //! | `copies` | files made of others by reference |
+//! | `changes` | files that change: append, overwrite, truncate |
+//! | `write_leases` | who may change a file |
+//! | `replicas` | how many copies a file's chunks shall have |
 //! | `chunks` | allocation, seals, references, copies, garbage |
 //! | `kept` | the trash: removals that can be undone |
 //! | [`repair`] | background copies of sealed chunks, and which copies may be dropped |
@@ -29,6 +32,7 @@
 //! * copies of Garbage stay until the last token for it has expired;
 //! * every inode but the root, uploads and trash hangs under exactly one name; totals equal a walk.
 
+mod changes;
 pub mod check;
 mod chunks;
 mod clock;
@@ -39,6 +43,7 @@ pub mod key;
 mod names;
 pub mod read;
 pub mod repair;
+mod replicas;
 pub mod reply;
 pub mod rows;
 mod servers;
@@ -48,6 +53,7 @@ mod totals;
 mod trash;
 mod tx;
 mod uploads;
+mod write_leases;
 
 pub use command::{Bootstrap, ClientCommand, ClientRequest, Command, CommandError, LEVEL_KNOWN};
 pub use key::meta::Settings;
@@ -277,6 +283,7 @@ fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
             let owner = uploads::Owner::new(session, *upload, *generation);
             copies::add_part(tx, owner, source, *offset, *version)
         }
+        ClientCommand::ChangeFile(change) => changes::run(tx, session, change, request.wall_ms),
     }
 }
 

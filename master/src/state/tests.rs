@@ -10,6 +10,7 @@ use super::check::check;
 use super::rows::{Batch, MemoryRows};
 use super::*;
 
+mod changes;
 mod copies;
 mod exactly_once;
 mod fleet;

@@ -5,6 +5,7 @@
 //! remote paths. Remote paths are absolute; `gabion:/path` says the same.
 
 mod attributes;
+mod change;
 mod copy;
 mod find;
 mod trash;
@@ -20,6 +21,7 @@ use gabion_protocol::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, REPLICAS_MAX};
 use gabion_protocol::messages::master::ChunkTrouble;
 
 pub(crate) use attributes::{ChangeMode, Touch};
+pub(crate) use change::{Append, SetReplicas, Tail, Truncate};
 pub(crate) use copy::{Concat, Copy};
 pub(crate) use find::{Find, Sort, Tree, with_two_dashes};
 pub(crate) use trash::{Trash, TrashEmpty, TrashList, TrashRestore};
@@ -122,6 +124,14 @@ pub(crate) enum Verb {
     Df(Space),
     /// Write files to standard output
     Cat(Cat),
+    /// Write the end of a file to standard output, and with -f what comes to it
+    Tail(Tail),
+    /// Put local files, or what a pipe brings, at the end of a file
+    Append(Append),
+    /// Make files shorter or longer
+    Truncate(Truncate),
+    /// Set how many copies files shall have
+    Setrep(SetReplicas),
     /// Show the checksums of files as the masters hold them
     Checksum(Checksum),
     /// Show the chunks of a file and where their copies are

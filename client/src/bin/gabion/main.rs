@@ -9,6 +9,7 @@
 mod admin;
 mod args;
 mod attributes;
+mod change;
 mod chunk_list;
 mod content;
 mod context;
@@ -22,6 +23,7 @@ mod local;
 mod names;
 mod records;
 mod scrub;
+mod tail;
 mod trash;
 mod upload;
 mod upload_plan;
@@ -70,7 +72,7 @@ fn main() -> ExitCode {
 /// One thread for a question and its answer; several where checksums and network compete for the CPU.
 fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = match verb {
-        Verb::Upload(_) | Verb::Download(_) | Verb::Cat(_) | Verb::Checksum(_) => {
+        Verb::Upload(_) | Verb::Download(_) | Verb::Append(_) | Verb::Cat(_) | Verb::Checksum(_) => {
             tokio::runtime::Builder::new_multi_thread()
         }
         Verb::List(_)
@@ -87,6 +89,9 @@ fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
         | Verb::Find(_)
         | Verb::Tree(_)
         | Verb::Df(_)
+        | Verb::Tail(_)
+        | Verb::Truncate(_)
+        | Verb::Setrep(_)
         | Verb::Chunks(_)
         | Verb::Admin(_) => tokio::runtime::Builder::new_current_thread(),
     };
@@ -133,6 +138,10 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
         Verb::Tree(tree) => find::tree(&context, tree).await,
         Verb::Du(du) => usage::usage(&context, du).await,
         Verb::Df(df) => usage::space(&context, df).await,
+        Verb::Tail(tail) => tail::run(&context, tail).await,
+        Verb::Append(append) => change::append(&context, append).await,
+        Verb::Truncate(truncate) => change::truncate(&context, truncate).await,
+        Verb::Setrep(set) => change::set_replicas(&context, set).await,
         Verb::Cat(cat) => content::cat(&context, cat).await,
         Verb::Checksum(checksum) => content::checksum(&context, checksum).await,
         Verb::Chunks(chunks) => content::chunks(&context, chunks).await,

@@ -29,6 +29,7 @@
 //! | [`UploadLease`](upload_lease) | deadline, ino | index: when to look at an upload |
 //! | [`History`](history) | key, until | old values a snapshot still sees |
 //! | [`Copying`](copying) | server, chunk, replica | index: the background copies a server is told to make |
+//! | [`WriteLease`](write_lease) | ino | who alone may change a file |
 //! | [`Surplus`](surplus) | chunk | index: sealed chunks with more live copies than wanted |
 //!
 //! The chunk row is the one truth about replicas; the indexes by server and by need are written together with
@@ -63,6 +64,7 @@ pub mod taken_apart;
 pub mod total;
 pub mod trash;
 pub mod upload_lease;
+pub mod write_lease;
 
 /// The number of a kind: a key's first byte. Never changed, never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,11 +118,13 @@ pub enum Kind {
     KeptPath = 25,
     /// Inodes half taken apart.
     TakenApart = 26,
+    /// Who alone may change a file.
+    WriteLease = 29,
 }
 
 impl Kind {
     /// Every kind, in the order of numbers.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Meta,
         Self::Inode,
         Self::Dentry,
@@ -145,6 +149,7 @@ impl Kind {
         Self::Kept,
         Self::KeptPath,
         Self::TakenApart,
+        Self::WriteLease,
     ];
 
     /// The kind of a key, by its first byte.

@@ -3,8 +3,10 @@
 //! A [`Request::Command`] changes the namespace and goes through the Raft log; it carries a [`RequestId`] and is
 //! sent again, the same, after a lost answer. A [`Request::Query`] is linearizable unless it asks for less.
 //!
-//! [`Request`] and [`Response`] are here; `namespace`, `trash`, `fleet`, `cluster` and `scrub` hold what they are made of.
+//! [`Request`] and [`Response`] are here; `namespace`, `change`, `trash`, `fleet`,
+//! `cluster` and `scrub` hold what they are made of.
 
+mod change;
 mod cluster;
 mod fleet;
 mod namespace;
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, Ino, MasterId, RequestId, ServerId, StateTime, UploadGeneration};
 
+pub use change::{Change, FileChange, SpliceAt};
 pub use cluster::{
     Admin, ChunkInfo, ChunkState, ChunkTrouble, Defaults, Health, MasterInfo, ReplicaState, ServerInfo, Status,
     TroubledChunk,
@@ -216,5 +219,29 @@ pub enum Response {
         length: u64,
         /// Its CRC, if it is known.
         crc: Option<u32>,
+    },
+    /// Chunks are part of a file.
+    Spliced {
+        /// Where the first of them begins.
+        offset: u64,
+        /// The file's length now.
+        length: u64,
+    },
+    /// A file is shorter or longer.
+    Truncated {
+        /// Its length now: what was asked for, or more if there is more to do.
+        length: u64,
+    },
+    /// Chunks want another number of copies.
+    ReplicasSet {
+        /// Ask again from here; `None` at the file's end.
+        next: Option<u64>,
+    },
+    /// The right to be a file's only writer.
+    WriteLease {
+        /// Its number.
+        lease: u64,
+        /// When it ends, unless it is renewed before.
+        until: StateTime,
     },
 }
