@@ -1,10 +1,11 @@
 //! Files that are there and change: bytes put at their end or over what they hold, and their length.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gabion_protocol::limits::WRITE_LEASE_MS_MAX;
+use gabion_protocol::limits::{FILE_BYTES_MAX, WRITE_LEASE_MS_MAX};
 use gabion_protocol::messages::master::{Change, EntryKind, Op, Response, SpliceAt};
 use gabion_protocol::{ErrorCode, FsPath, WireError};
 
@@ -73,7 +74,7 @@ impl Client {
             path: path.clone(),
             file: entry.ino,
             lease: None,
-            replicas: entry.replicas,
+            replicas: Arc::new(AtomicU8::new(entry.replicas)),
             chunk_bytes: entry.chunk_bytes,
         })
     }
@@ -103,6 +104,8 @@ impl File {
     pub async fn write_at(&self, offset: u64, bytes: impl Into<Bytes>) -> Result<(), Error> {
         let mut rest: Bytes = bytes.into();
         let (mut at, mut step) = (offset, usize::try_from(self.0.target.chunk_bytes).unwrap_or(usize::MAX));
+        let end = offset.checked_add(rest.len() as u64);
+        let fits = end.is_some_and(|end| end <= FILE_BYTES_MAX);
         while !rest.is_empty() {
             let piece = rest.slice(..rest.len().min(step.max(1)));
             let len = piece.len();
@@ -112,7 +115,7 @@ impl File {
                     rest = rest.slice(len..);
                 }
                 // What is there is in more pieces than one step may replace.
-                Err(error) if error.code() == ErrorCode::LimitExceeded && len > 1 => step = len / 2,
+                Err(error) if error.code() == ErrorCode::LimitExceeded && len > 1 && fits => step = len / 2,
                 Err(error) => return Err(self.cannot(format!("write to {} at offset {at}", self.path()), error)),
             }
         }
@@ -160,6 +163,18 @@ impl File {
     pub fn appender(&self) -> Appender {
         // It holds the file open: the lease lasts as long as it does.
         Appender::new(self.0.target.clone(), Arc::clone(&self.0) as _)
+    }
+
+    /// Ends the right to be the only writer, of all clones, now; dropping the last one does it in the background.
+    ///
+    /// # Errors
+    /// If the masters cannot be told: it then ends by itself.
+    pub async fn close(self) -> Result<(), Error> {
+        if self.0.target.lease.is_none() {
+            return Ok(());
+        }
+        let closed = self.command(Change::EndLease, || format!("close {}", self.path()));
+        closed.await.map(drop)
     }
 
     async fn command(&self, change: Change, what: impl Fn() -> String) -> Result<Response, Error> {

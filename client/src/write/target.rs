@@ -4,11 +4,12 @@
 //! that is sent again has the same sequence, so that nothing is put in twice.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use gabion_protocol::limits::{BATCH_ROWS_MAX, PACKET_BYTES, SMALL_CHUNK_BYTES};
-use gabion_protocol::messages::master::{Change, FileChange, Op, Response, Seal, SpliceAt, UploadOptions};
+use gabion_protocol::messages::master::{Change, FileChange, Op, Query, Response, Seal, SpliceAt, UploadOptions};
 use gabion_protocol::{Action, ErrorCode, FsPath, Ino, WireError};
 use tokio::sync::mpsc;
 
@@ -28,8 +29,8 @@ pub(crate) struct Target {
     pub(crate) file: Ino,
     /// The write lease that is held.
     pub(crate) lease: Option<u64>,
-    /// As the file was told to be stored when it was looked up.
-    pub(crate) replicas: u8,
+    /// Copies the file shall have, as last heard of.
+    pub(crate) replicas: Arc<AtomicU8>,
     pub(crate) chunk_bytes: u64,
 }
 
@@ -51,10 +52,31 @@ impl Target {
         })
     }
 
+    fn replicas(&self) -> u8 {
+        self.replicas.load(Ordering::Relaxed)
+    }
+
+    /// Whether the file is to have another number of copies than was heard of: what was refused for that goes well with
+    /// chunks of the right number.
+    async fn has_other_replicas(&self, error: &Error) -> bool {
+        if error.code() != ErrorCode::InvalidArgument {
+            return false;
+        }
+        let query = Query::Stat {
+            path: self.path.clone(),
+        };
+        match self.inner.masters.query(query).await {
+            Ok(Response::Entry(entry)) if entry.ino == self.file => {
+                self.replicas.swap(entry.replicas, Ordering::Relaxed) != entry.replicas
+            }
+            _ => false,
+        }
+    }
+
     /// Opens an upload whose chunks are for this file.
     pub(super) async fn open(&self) -> Result<Upload, WireError> {
         let options = UploadOptions {
-            replicas: Some(self.replicas),
+            replicas: Some(self.replicas()),
             chunk_bytes: Some(self.chunk_bytes),
             replace: true,
             parents: false,
@@ -97,15 +119,29 @@ impl Target {
                 at,
             })
         };
-        let answer = stock::put_into(&self.inner, self.file, self.replicas, packet, op).await;
+        let answer = stock::put_into(&self.inner, self.file, self.replicas(), packet, op).await;
         Ok(spliced(answer.map_err(Error::into_details))?)
     }
 
     /// Seals bytes in chunks and puts all of them into the file, in one step.
     pub(crate) async fn put(&self, upload: &Cached, bytes: Bytes, at: SpliceAt) -> Result<Spliced, Error> {
-        if bytes.len() as u64 <= SMALL_CHUNK_BYTES {
-            return self.splice_small(&Packet::new(bytes), at).await;
+        let mut is_again = false;
+        loop {
+            let put = match bytes.len() as u64 <= SMALL_CHUNK_BYTES {
+                true => self.splice_small(&Packet::new(bytes.clone()), at).await,
+                false => self.put_large(upload, &bytes, at).await,
+            };
+            match put {
+                // The chunks' lease has ended, as after a long sleep: nothing was put, the bytes are still here.
+                Err(error) if error.code() == ErrorCode::Fenced && !is_again => {}
+                Err(error) if !is_again && self.has_other_replicas(&error).await => {}
+                put => return put,
+            }
+            is_again = true;
         }
+    }
+
+    async fn put_large(&self, cached: &Cached, bytes: &Bytes, at: SpliceAt) -> Result<Spliced, Error> {
         let chunk_bytes = usize::try_from(self.chunk_bytes).unwrap_or(usize::MAX).max(1);
         let chunks = bytes.len().div_ceil(chunk_bytes);
         if chunks > BATCH_ROWS_MAX {
@@ -113,29 +149,25 @@ impl Target {
             let error = WireError::new(ErrorCode::LimitExceeded, message);
             return Err(error.help("write them in several pieces").into());
         }
-        let mut is_again = false;
-        loop {
-            let upload = upload.get(self).await?;
-            let jobs = (0..chunks).map(|n| {
-                let begin = n * chunk_bytes;
-                let part = bytes.slice(begin..bytes.len().min(begin + chunk_bytes));
-                seal_part(Arc::clone(&upload.0), begin as u64, part)
-            });
-            let in_flight = self.inner.config.chunks_in_flight.max(1);
-            let sealed = futures_util::stream::iter(jobs)
-                .buffered(in_flight)
-                .try_collect::<Vec<_>>();
-            let put = match sealed.await {
-                Ok(seals) => self.splice(&upload.0, seals, at).await.map_err(Error::from),
-                Err(error) => Err(error),
-            };
-            match put {
-                // Our lease of the chunks has ended, as after a long sleep: nothing was put, the bytes are still here.
-                Err(error) if error.code() == ErrorCode::Fenced && !is_again => is_again = true,
-                put => return put,
-            }
-            upload.forget().await;
+        let upload = cached.get(self).await?;
+        let jobs = (0..chunks).map(|n| {
+            let begin = n * chunk_bytes;
+            let part = bytes.slice(begin..bytes.len().min(begin + chunk_bytes));
+            seal_part(Arc::clone(&upload), begin as u64, part)
+        });
+        let in_flight = self.inner.config.chunks_in_flight.max(1);
+        let sealed = futures_util::stream::iter(jobs)
+            .buffered(in_flight)
+            .try_collect::<Vec<_>>();
+        let put = match sealed.await {
+            Ok(seals) => self.splice(&upload, seals, at).await.map_err(Error::from),
+            Err(error) => Err(error),
+        };
+        if put.is_err() {
+            // What was sealed for nothing goes with the upload.
+            cached.forget(&upload).await;
         }
+        put
     }
 }
 
@@ -193,17 +225,21 @@ fn spliced(answer: Result<Response, WireError>) -> Result<Spliced, WireError> {
 #[derive(Debug, Default)]
 pub(crate) struct Cached(tokio::sync::Mutex<Option<Arc<Upload>>>);
 
-/// An upload in use.
-pub(crate) struct InUse<'a>(Arc<Upload>, &'a Cached);
-
 impl Cached {
-    async fn get(&self, target: &Target) -> Result<InUse<'_>, Error> {
+    async fn get(&self, target: &Target) -> Result<Arc<Upload>, Error> {
         let mut cached = self.0.lock().await;
-        let upload = match &*cached {
+        Ok(match &*cached {
             Some(upload) => Arc::clone(upload),
             None => Arc::clone(cached.insert(Arc::new(target.open().await?))),
-        };
-        Ok(InUse(upload, self))
+        })
+    }
+
+    /// The next one needs another upload than this.
+    async fn forget(&self, upload: &Arc<Upload>) {
+        let mut cached = self.0.lock().await;
+        if cached.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, upload)) {
+            *cached = None;
+        }
     }
 
     /// Gives the upload back to the masters. Best effort: its lease ends it anyway.
@@ -212,16 +248,6 @@ impl Cached {
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             runtime.spawn(async move { upload.abort().await });
-        }
-    }
-}
-
-impl InUse<'_> {
-    /// The next one needs another upload.
-    async fn forget(&self) {
-        let mut cached = self.1.0.lock().await;
-        if cached.as_ref().is_some_and(|upload| Arc::ptr_eq(upload, &self.0)) {
-            *cached = None;
         }
     }
 }

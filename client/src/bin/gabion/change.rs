@@ -59,6 +59,7 @@ pub(crate) async fn append(context: &Context, append: Append) -> Result<(), Fail
         }
     }
     progress.finish();
+    file.close().await?;
     let took = text::span(began.elapsed());
     context.say(&format!("appended {} in {took}", text::size(bytes)));
     tally.finish("file", "appended", &mut |line| eprintln!("{line}"))
@@ -89,17 +90,22 @@ async fn append_one(context: &Context, file: &File, source: &PathBuf, progress: 
     Ok(taken)
 }
 
-/// Appends all that comes. Bytes of a slow source go into the file soon, not only with the next whole chunk.
+/// Appends all that comes. Bytes of a slow source go into the file soon, not only with the next whole chunk; a fast one
+/// is left to fill chunks.
 async fn copy(mut from: impl AsyncRead + Unpin, to: &mut Appender, bar: &FileProgress) -> Result<(), Failure> {
     let mut buffer = vec![0; PACKET_BYTES];
-    let mut kept_since: Option<tokio::time::Instant> = None;
+    // When bytes began to be kept back, and how many came since.
+    let mut kept: Option<(tokio::time::Instant, usize)> = None;
     loop {
-        let due = kept_since.map(|since| since + GATHER);
+        let due = kept.map_or_else(tokio::time::Instant::now, |(since, _)| since + GATHER);
         let read = tokio::select! {
             read = from.read(&mut buffer) => read.map_err(|error| Failure::local("read", "the source", &error))?,
-            () = async { tokio::time::sleep_until(due.unwrap_or_else(tokio::time::Instant::now)).await }, if due.is_some() => {
-                to.sync().await?;
-                kept_since = None;
+            () = tokio::time::sleep_until(due), if kept.is_some() => {
+                if kept.take().is_some_and(|(_, bytes)| bytes < PACKET_BYTES) {
+                    to.sync().await?;
+                } else {
+                    kept = Some((tokio::time::Instant::now(), 0));
+                }
                 continue;
             }
         };
@@ -108,7 +114,7 @@ async fn copy(mut from: impl AsyncRead + Unpin, to: &mut Appender, bar: &FilePro
         }
         to.write(&buffer[..read]).await?;
         bar.advance(read as u64);
-        kept_since.get_or_insert_with(tokio::time::Instant::now);
+        kept.get_or_insert_with(|| (tokio::time::Instant::now(), 0)).1 += read;
     }
 }
 
