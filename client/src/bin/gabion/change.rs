@@ -153,7 +153,7 @@ pub(crate) async fn set_replicas(context: &Context, set: SetReplicas) -> Result<
             Err(error) => tally.failed(path.as_str(), error.into()),
         }
     }
-    if set.wait {
+    if set.until_copied {
         wait_for_copies(context, files, &mut tally).await?;
     }
     tally.finish("file", "changed", &mut |line| eprintln!("{line}"))

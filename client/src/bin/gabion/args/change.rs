@@ -54,7 +54,7 @@ pub(crate) struct Truncate {
 Copies are made, and those too many dropped, in the background; what is written from now on has so many at once.
 
 Examples:
-  gabion setrep 5 /important.db --wait
+  gabion setrep 5 /important.db --until-copied
   gabion setrep 2 -R /scratch")]
 pub(crate) struct SetReplicas {
     /// Copies of each chunk
@@ -67,8 +67,8 @@ pub(crate) struct SetReplicas {
     #[arg(short = 'R', long)]
     pub(crate) recursive: bool,
     /// Wait until no chunk has fewer copies than wanted
-    #[arg(short, long)]
-    pub(crate) wait: bool,
+    #[arg(short = 'w', long)]
+    pub(crate) until_copied: bool,
 }
 
 #[derive(Debug, Args)]
