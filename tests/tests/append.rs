@@ -22,7 +22,7 @@ const LOG: &str = "/log";
 
 /// A writer's n-th record.
 fn record(writer: u64, number: u64) -> Vec<u8> {
-    let mut bytes = content::bytes(writer << 32 | number, RECORD as u64);
+    let mut bytes = content::bytes((writer << 32) | number, RECORD as u64);
     bytes[..8].copy_from_slice(&writer.to_le_bytes());
     bytes[8..16].copy_from_slice(&number.to_le_bytes());
     bytes

@@ -617,7 +617,7 @@ impl Refusal {
             }
             _ if matches!(self, Self::PlaceTaken { .. }) => "restore it under another name: --to PATH",
             _ if matches!(self, Self::CopiesDiffer { .. }) => {
-                "upload it again with as many copies as the others: --replicas"
+                "give it as many copies as the others have: gabion setrep"
             }
             _ if matches!(self, Self::SourceChanged { .. }) => "copy it again, when nobody writes it",
             _ if matches!(self, Self::CopyDiffers { .. }) => "it is copied again by itself; check that server's disk",

@@ -1,6 +1,6 @@
 //! `gabion append`, `truncate` and `setrep`: files that are there and change.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use gabion_client::terminal::{Failure, FileProgress, Progress, Tally, text};
@@ -66,7 +66,7 @@ pub(crate) async fn append(context: &Context, append: Append) -> Result<(), Fail
 }
 
 /// Appends one local file, or what a pipe brings; how many bytes.
-async fn append_one(context: &Context, file: &File, source: &PathBuf, progress: &Progress) -> Result<u64, Failure> {
+async fn append_one(context: &Context, file: &File, source: &Path, progress: &Progress) -> Result<u64, Failure> {
     let mut appender = file.appender();
     let appended = async {
         if source == Path::new("-") {
