@@ -26,6 +26,7 @@ mod client;
 mod config;
 mod copy;
 mod error;
+mod file;
 mod link;
 mod local;
 mod masters;
@@ -44,6 +45,7 @@ pub use client::{Client, Removed};
 pub use config::{Config, Settings};
 pub use copy::CopyOptions;
 pub use error::Error;
+pub use file::File;
 pub use gabion_protocol::messages::data::Verdict;
 pub use gabion_protocol::messages::master::{
     Admin, AttributeChange, Attributes, ChunkInfo, ChunkState, Defaults, Entry, EntryKind, Extent, Health, Load,
@@ -56,7 +58,7 @@ pub use read::{DownloadOptions, FileReader, FileStream, Resumed};
 pub use scrub::ScrubStarted;
 pub use trash::Trashed;
 pub use walk::Walk;
-pub use write::{CreateOptions, FileWriter, ResumedUpload, WriteStream};
+pub use write::{Appender, CreateOptions, FileWriter, ResumedUpload, WriteStream};
 
 /// Randomness for jitter and session ids. Sessions also carry their time, so a failing source costs little.
 fn random() -> u64 {

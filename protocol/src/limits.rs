@@ -94,6 +94,8 @@ pub const UPLOAD_LEASE_MS: u64 = 60_000;
 pub const RESUME_MS: u64 = 24 * 60 * 60 * 1000;
 /// Longest such time: what nobody resumes takes space.
 pub const RESUME_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1000;
+/// Milliseconds a write lease lasts at most without renewal: a writer that died holds others up no longer.
+pub const WRITE_LEASE_MS_MAX: u64 = 60_000;
 /// Milliseconds a token is valid.
 pub const TOKEN_MS: u64 = 10 * 60 * 1000;
 /// Milliseconds a connection ticket is valid.

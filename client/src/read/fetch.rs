@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use gabion_protocol::checksum::first_bad_block;
+use gabion_protocol::checksum::{block_crcs, first_bad_block};
 use gabion_protocol::frame::Kind;
 use gabion_protocol::ids::ServerId;
 use gabion_protocol::limits::BLOCK_BYTES;
@@ -20,7 +20,8 @@ use gabion_protocol::messages::data::{Request, Response};
 use gabion_protocol::messages::master::{Extent, Replica};
 use gabion_protocol::{Action, ErrorCode, WireError};
 
-use super::{FileReader, Piece};
+use super::locate::is_hole;
+use super::{FileReader, PIECE_BYTES, Piece};
 use crate::Error;
 use crate::client::unexpected;
 use crate::policy::chain::Pulse;
@@ -45,6 +46,18 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
+    /// What a piece reads as that no chunk holds.
+    fn zeros(piece: &Piece) -> Self {
+        static ZEROS: [u8; PIECE_BYTES as usize] = [0; PIECE_BYTES as usize];
+        let bytes = Bytes::from_static(&ZEROS[..piece.length.min(PIECE_BYTES) as usize]);
+        Self {
+            start: in_chunk(piece),
+            crcs: block_crcs(&bytes),
+            bytes,
+            server: ServerId(0),
+        }
+    }
+
     /// The bytes `piece` asked for.
     pub(super) fn wanted(&self, piece: &Piece) -> Bytes {
         let from = usize::try_from(in_chunk(piece) - self.start).unwrap_or(usize::MAX);
@@ -83,6 +96,10 @@ impl<'a> Fetch<'a> {
     }
 
     pub(super) async fn run(mut self) -> Result<(Piece, Blocks), Error> {
+        if is_hole(&self.piece.extent) {
+            let zeros = Blocks::zeros(&self.piece);
+            return Ok((self.piece, zeros));
+        }
         let mut round = 0;
         loop {
             let is_given_up = self.is_given_up().await?;
@@ -113,7 +130,11 @@ impl<'a> Fetch<'a> {
     /// Asks the masters where the copies are now.
     async fn relocate(&mut self) -> Result<(), Error> {
         self.reader.0.map.lock().forget(self.piece.extent.offset);
-        self.piece.extent = self.reader.refresh(self.piece.offset).await?;
+        let (piece, extent) = (&self.piece, self.reader.refresh(self.piece.offset).await?);
+        if extent.offset + extent.length < piece.offset + piece.length || is_hole(&extent) {
+            return Err(self.reader.changed("it was overwritten while it was read"));
+        }
+        self.piece.extent = extent;
         Ok(())
     }
 

@@ -532,7 +532,8 @@ impl State {
             | Op::Copy(_)
             | Op::CopyExtents { .. }
             | Op::ResumeUpload { .. }
-            | Op::ChangeAttributes { .. } => panic!("no test needs it"),
+            | Op::ChangeAttributes { .. }
+            | Op::ChangeFile(_) => panic!("no test needs it"),
         }
     }
 

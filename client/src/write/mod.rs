@@ -3,17 +3,19 @@
 //!
 //! `packet` cuts and keeps what is written, `chunk` pushes it, `chain` judges the servers it is pushed to, `upload` is
 //! what the masters know of it all, `stock` has chunks at hand for small files, `resume` goes on where an upload was
-//! interrupted.
+//! interrupted. `target` and `appender` write to files that are there.
 //!
 //! Invariants: a CRC is made once, here, from the bytes the program gave; what is in flight or kept is bounded by
 //! the chunks in flight; nothing appears before [`FileWriter::finish`] has succeeded.
 
+mod appender;
 mod chain;
 mod chunk;
 mod packet;
 mod resume;
 mod stock;
 mod stream;
+mod target;
 mod upload;
 
 use std::fs::File;
@@ -29,12 +31,14 @@ use tokio::task::JoinSet;
 use crate::Error;
 use crate::client::{Inner, unexpected};
 use crate::error::Context as _;
+pub use appender::Appender;
 use chunk::{ChunkJob, Seals};
 use packet::{Feed, Packet, Piece, Replay, packet_len};
 pub use resume::ResumedUpload;
 pub(crate) use resume::resume_file;
 pub(crate) use stock::Stocks;
 pub use stream::WriteStream;
+pub(crate) use target::{Cached, Target};
 pub(crate) use upload::Uploads;
 use upload::{Progress, Upload};
 
@@ -112,6 +116,8 @@ pub struct FileWriter {
     seals: Seals,
     /// Where what must be sent again is read; kept in memory if `None`.
     source: Option<Arc<File>>,
+    /// The file at whose end it writes; a new one if `None`.
+    target: Option<Target>,
     failed: Option<Error>,
     is_over: bool,
 }
@@ -151,6 +157,7 @@ impl FileWriter {
             jobs: JoinSet::new(),
             seals: Seals::default(),
             source: None,
+            target: None,
             failed: None,
             is_over: false,
         };
@@ -168,7 +175,10 @@ impl FileWriter {
         }
         let options = self.options.clone();
         let length = options.length_hint;
-        let upload = Upload::open(&self.inner, &self.path, options.into(), length).await?;
+        let upload = match &self.target {
+            Some(target) => target.open().await?,
+            None => Upload::open(&self.inner, &self.path, options.into(), length).await?,
+        };
         if let Some(progress) = self.progress.take() {
             upload.on_progress(progress);
         }
@@ -333,6 +343,7 @@ impl FileWriter {
             done.map_err(|error| Error::new(ErrorCode::Internal, format!("a task of the upload ended: {error}")))?;
         self.seals.add(sealed?);
         match &self.upload {
+            Some(_) if self.target.is_some() => self.append_sealed().await,
             Some(upload) => chunk::log_seals(upload, &mut self.seals).await,
             None => Ok(()),
         }
@@ -460,15 +471,20 @@ impl Drop for FileWriter {
     }
 }
 
-/// An error as the one who writes `path` wants to read it: a master's words for a step are replaced.
+/// An error as the one who writes `path` wants to read it.
 fn cannot_write(path: &FsPath, error: impl Into<Error>) -> Error {
+    retold(format!("cannot write {path}"), path, error)
+}
+
+/// An error as one wants to read it who does `what` with `path`: a master's words for a step are replaced.
+pub(crate) fn retold(what: String, path: &FsPath, error: impl Into<Error>) -> Error {
     let mut wire = error.into().into_details();
     if let Some((step, why)) = wire.message.split_once(": ")
         && (step.starts_with("cannot ") && (!step.contains('/') || step.ends_with(path.as_str())))
     {
         wire.message = why.to_owned();
     }
-    Error::from(wire).context(format!("cannot write {path}"))
+    Error::from(wire).context(what)
 }
 
 /// Uploads the first `length` bytes of a local file.

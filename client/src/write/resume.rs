@@ -74,6 +74,7 @@ pub(crate) async fn resume_file(
         source: None,
         failed: None,
         is_over: false,
+        target: None,
     };
     let entry = copy_file(writer, file, length).await?;
     Ok((entry, resumed))

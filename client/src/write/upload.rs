@@ -87,6 +87,8 @@ pub(super) struct Upload {
     pub(super) inner: Arc<Inner>,
     pub(super) path: FsPath,
     pub(super) ino: Ino,
+    /// The file chunkservers are told its chunks are for.
+    file: Ino,
     generation: UploadGeneration,
     session: Arc<Session>,
     pub(super) chunk_bytes: u64,
@@ -219,6 +221,7 @@ impl Upload {
             inner: Arc::clone(inner),
             path: path.clone(),
             ino: upload,
+            file: upload,
             generation,
             session,
             replicas,
@@ -267,6 +270,7 @@ impl Upload {
             inner: Arc::clone(inner),
             path: path.clone(),
             ino: upload,
+            file: upload,
             generation,
             session,
             replicas,
@@ -282,6 +286,17 @@ impl Upload {
             progress: Mutex::new(None),
         };
         Ok((resumed, beginning))
+    }
+
+    /// The same, with chunks that will be part of another file.
+    pub(super) fn for_file(mut self, file: Ino) -> Self {
+        self.file = file;
+        self
+    }
+
+    /// Its number, and its owner's generation.
+    pub(super) fn owner(&self) -> (Ino, UploadGeneration) {
+        (self.ino, self.generation)
     }
 
     /// A chunk to write, on a chain without servers that failed us lately if that is possible.
@@ -367,7 +382,7 @@ impl Upload {
         }
     }
 
-    async fn command(&self, op: Op) -> Result<Response, WireError> {
+    pub(super) async fn command(&self, op: Op) -> Result<Response, WireError> {
         self.inner.masters.command_in(&self.session, op).await
     }
 
@@ -414,7 +429,7 @@ impl Upload {
 
     /// A granted chunk's servers.
     pub(super) fn chain<'a>(&'a self, grant: &'a ChunkGrant) -> Chain<'a> {
-        Chain::new(&self.inner, self.ino, self.chunk_bytes, grant)
+        Chain::new(&self.inner, self.file, self.chunk_bytes, grant)
     }
 
     /// The client stops before its end. The masters, if they are there, are told that the upload is given up; else its

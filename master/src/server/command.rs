@@ -4,7 +4,7 @@ use gabion_protocol::error::{ErrorCode, WireError};
 use gabion_protocol::ids::{ChunkId, RequestId, ServerId};
 use gabion_protocol::keys::Identity;
 use gabion_protocol::limits::{BATCH_ROWS_MAX, GRANT_CHUNKS_MAX};
-use gabion_protocol::messages::master::{ChunkGrant, Op, Response, ServerAccess};
+use gabion_protocol::messages::master::{Change, ChunkGrant, Op, Response, ServerAccess};
 
 use super::access::Signer;
 use super::placement::seed;
@@ -217,6 +217,10 @@ impl Master {
                 length,
                 crc,
             },
+            Outcome::Spliced { offset, length } => Response::Spliced { offset, length },
+            Outcome::Truncated { length } => Response::Truncated { length },
+            Outcome::ReplicasSet { next } => Response::ReplicasSet { next },
+            Outcome::WriteLease { lease, until } => Response::WriteLease { lease, until },
             Outcome::Chunks(chunks) => {
                 let (chunks, servers) = self.signed(asker, request, chunks).await?;
                 Response::Chunks { chunks, servers }
@@ -281,6 +285,12 @@ fn check(op: &Op) -> Result<(), WireError> {
         | Op::ResumeUpload { .. }
         | Op::ChangeAttributes { .. } => Ok(()),
         Op::Copy(copy) => too_many("files", copy.sources.len(), BATCH_ROWS_MAX),
+        Op::ChangeFile(change) => match &change.what {
+            Change::Splice { seals, .. } => too_many("seals", seals.len(), BATCH_ROWS_MAX),
+            Change::Truncate { .. } | Change::SetReplicas { .. } | Change::TakeLease { .. } | Change::EndLease => {
+                Ok(())
+            }
+        },
         Op::EmptyTrash { entries } => too_many("things in the trash", entries.len(), BATCH_ROWS_MAX),
     }
 }
@@ -390,6 +400,7 @@ pub(super) fn filled(op: Op, asker: &Identity, placements: Vec<Vec<ServerId>>) -
             keep_ms,
         },
         Op::ChangeAttributes { path, change } => ClientCommand::ChangeAttributes { path, change },
+        Op::ChangeFile(change) => ClientCommand::ChangeFile(change),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gabion_protocol::messages::master::{AttributeChange, Op};
+use gabion_protocol::messages::master::{AttributeChange, Change, Op};
 
 use super::{Level, Room, SpaceOptions};
 
@@ -159,6 +159,10 @@ pub fn grows(op: &Op) -> bool {
         | Op::EmptyTrash { .. }
         // A row is written in place of another.
         | Op::SetAttributes { .. } => false,
+        Op::ChangeFile(change) => match change.what {
+            Change::Splice { .. } | Change::SetReplicas { .. } | Change::TakeLease { .. } => true,
+            Change::Truncate { .. } | Change::EndLease => false,
+        },
     }
 }
 

@@ -8,7 +8,7 @@ use gabion_protocol::ids::{ChunkId, ClusterId, Ino, ReplicaNumber, RequestId, Se
 use gabion_protocol::keys::Identity;
 use gabion_protocol::messages::DecodeError;
 use gabion_protocol::messages::master::{
-    AttributeChange, CopyFiles, Damage, FileVersion, Registration, Seal, TrashId, TrashRef, UploadOptions,
+    AttributeChange, CopyFiles, Damage, FileChange, FileVersion, Registration, Seal, TrashId, TrashRef, UploadOptions,
 };
 use gabion_protocol::path::FsPath;
 use serde::{Deserialize, Serialize};
@@ -309,6 +309,8 @@ pub enum ClientCommand {
         /// The change.
         change: AttributeChange,
     },
+    /// Changes a file that is there. Answer: `Spliced`, `Truncated`, `ReplicasSet`, `WriteLease` or `Done`.
+    ChangeFile(FileChange),
 }
 
 impl Command {
@@ -403,6 +405,7 @@ impl ClientCommand {
             Self::CopyExtents { upload, source, .. } => format!("cannot copy {source} to upload {upload}"),
             Self::ResumeUpload { path, .. } => format!("cannot upload to {path}"),
             Self::ChangeAttributes { path, .. } => format!("cannot change {path}"),
+            Self::ChangeFile(FileChange { file, .. }) => format!("cannot change file {file}"),
         }
     }
 }

@@ -13,6 +13,9 @@
 //! | `uploads` | files on their way, until they appear |
 //! | `stocks` | chunks for small files to come |
 //! | `copies` | files made of others by reference |
+//! | `changes` | files that change: append, overwrite, truncate |
+//! | `write_leases` | who may change a file |
+//! | `replicas` | how many copies a file's chunks shall have |
 //! | `chunks` | allocation, seals, references, copies, garbage |
 //! | `kept` | the trash: removals that can be undone |
 //! | [`repair`] | background copies of sealed chunks, and which copies may be dropped |
@@ -30,6 +33,7 @@
 //! * every inode but the root, uploads and trash hangs under exactly one name; totals equal a walk.
 
 mod attributes;
+mod changes;
 pub mod check;
 mod chunks;
 mod clock;
@@ -40,6 +44,7 @@ pub mod key;
 mod names;
 pub mod read;
 pub mod repair;
+mod replicas;
 pub mod reply;
 mod resumable;
 pub mod rows;
@@ -50,6 +55,7 @@ mod totals;
 mod trash;
 mod tx;
 mod uploads;
+mod write_leases;
 
 pub use command::{Bootstrap, ClientCommand, ClientRequest, Command, CommandError, LEVEL_KNOWN};
 pub use key::meta::Settings;
@@ -286,6 +292,7 @@ fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
             keep_ms,
         } => resumable::open(tx, session, path, options, resumable::terms(owner, *keep_ms)),
         ClientCommand::ChangeAttributes { path, change } => attributes::change(tx, path, change),
+        ClientCommand::ChangeFile(change) => changes::run(tx, session, change, request.wall_ms),
     }
 }
 

@@ -23,7 +23,6 @@ use serde::{Deserialize, Serialize};
 use super::chunks::{self, needed};
 use super::key::chunk::{Chunk, ChunkKey, Phase, Replica, ReplicaState};
 use super::key::copying::CopyingKey;
-use super::key::inode::{Body, InodeKey};
 use super::key::server::ServerKey;
 use super::key::surplus::{Excess, SurplusKey};
 use super::key::{self, Key as _, Kind};
@@ -88,7 +87,7 @@ pub(super) fn add(tx: &mut Tx<'_>, plans: &[CopyPlan]) -> Result<Outcome, Stop> 
                         state: ReplicaState::Copying,
                     });
                 }
-                store(tx, plan.chunk, &old, &new)?;
+                chunks::change(tx, plan.chunk, &old, Some(&new))?;
             }
             Err(refusal) => refused.push((plan.chunk, refusal)),
         }
@@ -180,7 +179,7 @@ fn change_copying(
     let mut new = old.clone();
     let state = becomes(&old);
     new.replicas[at].state = state;
-    store(tx, id, &old, &new)?;
+    chunks::change(tx, id, &old, Some(&new))?;
     Ok(Some(state))
 }
 
@@ -193,7 +192,7 @@ pub(super) fn drop_surplus(tx: &mut Tx<'_>, drops: &[CopyDrop]) -> Result<Outcom
             Ok((old, at)) => {
                 let mut new = old.clone();
                 new.replicas[at].state = ReplicaState::Dropping;
-                store(tx, drop.chunk, &old, &new)?;
+                chunks::change(tx, drop.chunk, &old, Some(&new))?;
             }
             Err(refusal) => refused.push((drop.chunk, refusal)),
         }
@@ -234,29 +233,6 @@ fn droppable(tx: &Tx<'_>, drop: &CopyDrop) -> Result<Result<(Chunk, usize), Refu
         }));
     }
     Ok(Ok((old, at)))
-}
-
-/// Stores a chunk and keeps its file's count of degraded chunks right.
-fn store(tx: &mut Tx<'_>, id: ChunkId, old: &Chunk, new: &Chunk) -> Result<(), RowsError> {
-    chunks::store(tx, id, Some(old), Some(new))?;
-    if old.is_degraded() == new.is_degraded() {
-        return Ok(());
-    }
-    let Some(mut inode) = tx.get(&InodeKey(new.owner))? else {
-        return Ok(());
-    };
-    let content = match &mut inode.body {
-        Body::File(content) => content,
-        Body::Upload(upload) => &mut upload.content,
-        Body::Directory => return Ok(()),
-    };
-    content.degraded = if new.is_degraded() {
-        content.degraded.saturating_add(1)
-    } else {
-        content.degraded.saturating_sub(1)
-    };
-    tx.put(&InodeKey(new.owner), &inode);
-    Ok(())
 }
 
 fn bounded(asked: usize) -> Result<(), Refusal> {

@@ -11,6 +11,7 @@ use super::rows::{Batch, MemoryRows};
 use super::*;
 
 mod attributes;
+mod changes;
 mod copies;
 mod exactly_once;
 mod fleet;

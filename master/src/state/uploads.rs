@@ -48,6 +48,11 @@ impl Owner {
         self.claim_if(tx, Upload::is_stock)
     }
 
+    /// The inode and its upload or stock, if the claim is right.
+    pub(super) fn claim_any(self, tx: &Tx<'_>) -> Result<(Inode, Upload), Stop> {
+        self.claim_if(tx, |_| true)
+    }
+
     fn claim_if(self, tx: &Tx<'_>, fits: impl FnOnce(&Upload) -> bool) -> Result<(Inode, Upload), Stop> {
         let upload = self.upload;
         let gone = Refusal::UploadGone { upload };
@@ -333,9 +338,7 @@ pub(super) fn append(
     seal: &Seal,
 ) -> Result<(), Stop> {
     let Seal { chunk, length, .. } = *seal;
-    let Some(at) = open.iter().position(|open| *open == chunk) else {
-        return Err(Refusal::ChunkNotOpen { chunk }.into());
-    };
+    take_open(open, chunk)?;
     if seal.file_offset != content.length {
         return Err(Refusal::SealOutOfOrder {
             chunk,
@@ -351,7 +354,7 @@ pub(super) fn append(
     if end.is_none_or(|end| end > limits::FILE_BYTES_MAX) {
         return Err(Refusal::FileTooLong.into());
     }
-    let degraded = chunks::seal(tx, seal)?;
+    let degraded = chunks::seal(tx, seal, ino)?;
     let extent = Extent {
         chunk,
         chunk_offset: 0,
@@ -368,8 +371,43 @@ pub(super) fn append(
     content.length = whole.len();
     content.extents += 1;
     content.degraded += u64::from(degraded);
-    open.remove(at);
     Ok(())
+}
+
+/// Takes a chunk out of those that are open.
+pub(super) fn take_open(open: &mut Vec<ChunkId>, chunk: ChunkId) -> Result<(), Refusal> {
+    let at = open.iter().position(|open| *open == chunk);
+    open.remove(at.ok_or(Refusal::ChunkNotOpen { chunk })?);
+    Ok(())
+}
+
+/// The length and CRC of sealed chunks that follow each other from offset 0 on, if they do.
+pub(super) fn in_order(seals: &[Seal], chunk_bytes: u64) -> Result<Running, Refusal> {
+    let mut whole = Running::default();
+    for seal in seals {
+        let Seal { chunk, length, .. } = *seal;
+        if seal.file_offset != whole.len() {
+            return Err(Refusal::SealOutOfOrder {
+                chunk,
+                offset: seal.file_offset,
+                expected: whole.len(),
+            });
+        }
+        if length == 0 || length > chunk_bytes {
+            return Err(Refusal::SealLength { chunk, length });
+        }
+        whole.append(seal.crc, length);
+    }
+    Ok(whole)
+}
+
+/// Writes an upload or stock after chunks of it went elsewhere. A stock without any is gone.
+pub(super) fn went_on(tx: &mut Tx<'_>, owner: Owner, inode: Inode, upload: Upload) {
+    if upload.is_stock() && upload.open.is_empty() {
+        tx.delete(&InodeKey(owner.upload));
+    } else {
+        save(tx, owner, inode, upload);
+    }
 }
 
 /// Records the last chunks and gives the file its name, in place of an older file.
@@ -395,19 +433,19 @@ fn check_whole(content: &Content, whole: Whole) -> Result<(), Refusal> {
             recorded: content.length,
         });
     }
-    let recorded = content.crc.unwrap_or(0);
-    if recorded != whole.crc {
-        return Err(Refusal::Crc {
+    // Not known if it shares a part of a file that was overwritten: its chunks have their CRCs all the same.
+    match content.crc {
+        Some(recorded) if recorded != whole.crc => Err(Refusal::Crc {
             told: whole.crc,
             recorded,
-        });
+        }),
+        Some(_) | None => Ok(()),
     }
-    Ok(())
 }
 
 /// Gives an upload up. One that is gone already is fine.
 pub(super) fn abort(tx: &mut Tx<'_>, owner: Owner) -> Result<Outcome, Stop> {
-    match owner.claim_if(tx, |_| true) {
+    match owner.claim_any(tx) {
         Ok((inode, upload)) => {
             end(tx, owner.upload, inode, upload)?;
             Ok(Outcome::Done)
@@ -435,7 +473,7 @@ pub(super) fn renew(tx: &mut Tx<'_>, session: SessionId, uploads: &[(Ino, Upload
     bound(uploads.len(), limits::BATCH_ROWS_MAX)?;
     for (upload, generation) in uploads {
         let owner = Owner::new(session, *upload, *generation);
-        match owner.claim_if(tx, |_| true) {
+        match owner.claim_any(tx) {
             Ok((inode, upload)) => save(tx, owner, inode, upload),
             Err(Stop::Refused(_)) => {}
             Err(stop) => return Err(stop),

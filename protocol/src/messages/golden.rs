@@ -9,11 +9,13 @@ use crate::path::FsPath;
 use crate::token::{Grant, Mode, Token};
 use proptest::prelude::*;
 
+mod changes;
 mod chunks;
 mod healing;
 mod resume;
 mod sharing;
 
+use changes::{change_ops, change_requests, change_responses};
 use chunks::{data_requests, data_responses, from_server, to_server};
 use healing::{repair, scrub_requests, scrub_responses};
 
@@ -503,7 +505,7 @@ fn covers<T: serde::Serialize>(samples: &[T], last: u8) {
 #[test]
 fn golden_messages() {
     covers(&[master_requests(), scrub_requests()].concat(), 7);
-    covers(&[ops(), sharing::ops()].concat(), 18);
+    covers(&[ops(), sharing::ops(), change_ops()].concat(), 19);
     covers(&queries(), 7);
     let scrub_admins = scrub_requests().into_iter().filter_map(|request| match request {
         master::Request::Admin(admin) => Some(admin),
@@ -532,6 +534,8 @@ fn golden_messages() {
     all.extend(lines("master response", &sharing::responses()));
     all.extend(resume::resume());
     all.extend(resume::attributes());
+    all.extend(lines("master request", &change_requests()));
+    all.extend(lines("master response", &change_responses()));
     let frozen: Vec<&str> = include_str!("../golden/messages.txt").lines().collect();
     for (now, frozen) in all.iter().zip(&frozen) {
         assert_eq!(now, frozen);

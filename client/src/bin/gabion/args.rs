@@ -5,6 +5,7 @@
 //! remote paths. Remote paths are absolute; `gabion:/path` says the same.
 
 mod attributes;
+mod change;
 mod copy;
 mod find;
 mod transfer;
@@ -20,6 +21,7 @@ use gabion_protocol::config::Span;
 use gabion_protocol::messages::master::ChunkTrouble;
 
 pub(crate) use attributes::{ChangeMode, ChangeOwner, ExtendedAttributes, Ownership, Touch};
+pub(crate) use change::{Append, SetReplicas, Tail, Truncate};
 pub(crate) use copy::{Concat, Copy};
 pub(crate) use find::{Find, Sort, Tree, with_two_dashes};
 pub(crate) use transfer::{Check, Download, Sync, Upload};
@@ -132,6 +134,14 @@ pub(crate) enum Verb {
     Df(Space),
     /// Write files to standard output
     Cat(Cat),
+    /// Write the end of a file to standard output, and with -f what comes to it
+    Tail(Tail),
+    /// Put local files, or what a pipe brings, at the end of a file
+    Append(Append),
+    /// Make files shorter or longer
+    Truncate(Truncate),
+    /// Set how many copies files shall have
+    Setrep(SetReplicas),
     /// Show the checksums of files as the masters hold them
     Checksum(Checksum),
     /// Show the chunks of a file and where their copies are

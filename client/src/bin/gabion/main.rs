@@ -9,6 +9,7 @@
 mod admin;
 mod args;
 mod attributes;
+mod change;
 mod check;
 mod chunk_list;
 mod compare;
@@ -27,6 +28,7 @@ mod records;
 mod scrub;
 mod sync;
 mod sync_plan;
+mod tail;
 mod trash;
 mod upload;
 mod upload_plan;
@@ -76,7 +78,13 @@ fn main() -> ExitCode {
 /// One thread for a question and its answer; as many as serve best where bytes are moved.
 fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = match verb {
-        Verb::Upload(_) | Verb::Download(_) | Verb::Sync(_) | Verb::Check(_) | Verb::Cat(_) | Verb::Checksum(_) => {
+        Verb::Upload(_)
+        | Verb::Download(_)
+        | Verb::Sync(_)
+        | Verb::Check(_)
+        | Verb::Append(_)
+        | Verb::Cat(_)
+        | Verb::Checksum(_) => {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
             builder.worker_threads(process::byte_threads());
             builder
@@ -97,6 +105,9 @@ fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
         | Verb::Find(_)
         | Verb::Tree(_)
         | Verb::Df(_)
+        | Verb::Tail(_)
+        | Verb::Truncate(_)
+        | Verb::Setrep(_)
         | Verb::Chunks(_)
         | Verb::Admin(_) => tokio::runtime::Builder::new_current_thread(),
     };
@@ -147,6 +158,10 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
         Verb::Tree(tree) => find::tree(&context, tree).await,
         Verb::Du(du) => usage::usage(&context, du).await,
         Verb::Df(df) => usage::space(&context, df).await,
+        Verb::Tail(tail) => tail::run(&context, tail).await,
+        Verb::Append(append) => change::append(&context, append).await,
+        Verb::Truncate(truncate) => change::truncate(&context, truncate).await,
+        Verb::Setrep(set) => change::set_replicas(&context, set).await,
         Verb::Cat(cat) => content::cat(&context, cat).await,
         Verb::Checksum(checksum) => content::checksum(&context, checksum).await,
         Verb::Chunks(chunks) => content::chunks(&context, chunks).await,

@@ -117,7 +117,7 @@ fn describe(path: &FsPath, entry: &Entry, attributes: &Attributes, exact: bool) 
             let chunk_size = text::size_or_bytes(entry.chunk_bytes, exact);
             lines.extend([
                 ("size", size(entry.length, exact)),
-                ("crc32", records::crc32(entry.crc)),
+                ("crc32", records::known_crc32(entry)),
                 ("chunks", format!("{} of at most {chunk_size}", entry.children)),
                 ("copies", copies),
             ]);

@@ -37,7 +37,7 @@ impl EntryRecord {
             name: entry.name.clone(),
             kind: kind(entry.kind),
             bytes: entry.length,
-            crc32: is_file.then(|| crc32(entry.crc)),
+            crc32: entry.known_crc().filter(|_| is_file).map(crc32),
             replicas: is_file.then_some(entry.replicas),
             chunk_bytes: is_file.then_some(entry.chunk_bytes),
             chunks: is_file.then_some(entry.children),
@@ -61,6 +61,11 @@ pub(crate) fn kind(kind: EntryKind) -> &'static str {
 /// A checksum as people compare it.
 pub(crate) fn crc32(crc: u32) -> String {
     format!("{crc:08x}")
+}
+
+/// A file's checksum, if the masters know it.
+pub(crate) fn known_crc32(entry: &Entry) -> String {
+    entry.known_crc().map_or_else(|| "-".to_owned(), crc32)
 }
 
 /// Copies wanted, with `<` in front while there are fewer.

@@ -29,6 +29,7 @@
 //! | [`UploadLease`](upload_lease) | deadline, ino | index: when to look at an upload |
 //! | [`History`](history) | key, until | old values a snapshot still sees |
 //! | [`Copying`](copying) | server, chunk, replica | index: the background copies a server is told to make |
+//! | [`WriteLease`](write_lease) | ino | who alone may change a file |
 //! | [`Surplus`](surplus) | chunk | index: sealed chunks with more live copies than wanted |
 //! | [`Attributes`](attributes) | ino | owner, group, extended attributes |
 //! | [`Resumable`](resumable) | path, upload | uploads that outlive their client |
@@ -67,6 +68,7 @@ pub mod taken_apart;
 pub mod total;
 pub mod trash;
 pub mod upload_lease;
+pub mod write_lease;
 
 /// The number of a kind: a key's first byte. Never changed, never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,6 +122,8 @@ pub enum Kind {
     KeptPath = 25,
     /// Inodes half taken apart.
     TakenApart = 26,
+    /// Who alone may change a file.
+    WriteLease = 29,
     /// Owners and extended attributes.
     Attributes = 35,
     /// Uploads that can be resumed.
@@ -128,7 +132,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of numbers.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Meta,
         Self::Inode,
         Self::Dentry,
@@ -155,6 +159,7 @@ impl Kind {
         Self::TakenApart,
         Self::Attributes,
         Self::Resumable,
+        Self::WriteLease,
     ];
 
     /// The kind of a key, by its first byte.

@@ -4,7 +4,9 @@
 //! a new version or variant instead. New lines are appended.
 
 use gabion_protocol::keys::{Identity, Role};
-use gabion_protocol::messages::master::{AttributeChange, CopyFiles, Damage as Found, EntryKind, FileVersion};
+use gabion_protocol::messages::master::{
+    AttributeChange, Change, CopyFiles, Damage as Found, EntryKind, FileChange, FileVersion, SpliceAt,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -34,6 +36,7 @@ use crate::state::key::surplus::{Excess, SurplusKey};
 use crate::state::key::taken_apart::{TakenApart, TakenApartKey};
 use crate::state::key::trash::{TrashKey, Trashed};
 use crate::state::key::upload_lease::{LeaseDue, UploadLeaseKey};
+use crate::state::key::write_lease::{WriteLease, WriteLeaseKey};
 use crate::state::key::{Moment, Value};
 use crate::state::repair::{CopyDrop, CopyPlan, MadeCopy};
 
@@ -637,6 +640,48 @@ fn copies(golden: &mut Golden) {
     golden.reply("copied", Ok(copied));
 }
 
+/// Files that change: rows, commands and replies.
+fn changes(golden: &mut Golden) {
+    let lease = WriteLease {
+        number: 300,
+        until: StateTime(0x55),
+        holder: "ann".to_owned(),
+    };
+    golden.row("write_lease", &WriteLeaseKey(Ino(2)), &lease);
+    let seal = || Seal {
+        chunk: CHUNK,
+        generation: Generation(1),
+        file_offset: 0,
+        length: 300,
+        crc: 5,
+        members: chain(&[4, 5]),
+    };
+    let splice = |at| Change::Splice {
+        upload: Ino(3),
+        generation: UploadGeneration(1),
+        seals: vec![seal()],
+        at,
+    };
+    let holder = "ann".to_owned();
+    for (name, what) in [
+        ("splice.end", splice(SpliceAt::End)),
+        ("splice.at", splice(SpliceAt::Offset(300))),
+        ("truncate", Change::Truncate { length: 300 }),
+        ("set_replicas", Change::SetReplicas { replicas: 2, from: 300 }),
+        ("take_lease", Change::TakeLease { ms: 300, holder }),
+        ("end_lease", Change::EndLease),
+    ] {
+        let (file, lease) = (Ino(2), Some(300));
+        golden.client(name, ClientCommand::ChangeFile(FileChange { file, lease, what }));
+    }
+    let spliced = Outcome::Spliced { offset: 1, length: 300 };
+    golden.reply("spliced", Ok(spliced));
+    golden.reply("truncated", Ok(Outcome::Truncated { length: 300 }));
+    golden.reply("replicas_set", Ok(Outcome::ReplicasSet { next: Some(300) }));
+    let until = StateTime(0x55);
+    golden.reply("write_lease", Ok(Outcome::WriteLease { lease: 300, until }));
+}
+
 /// One of each, in the order of their numbers.
 fn refusals() -> Vec<Refusal> {
     use Refusal::*;
@@ -725,6 +770,14 @@ fn refusals() -> Vec<Refusal> {
         AttributeName,
         AttributesTooLarge { bytes: 70_000 },
         NoAttribute { path: path() },
+        FileGone { file: upload },
+        TooManyPieces { limit: 1000 },
+        Leased {
+            holder: "ann".to_owned(),
+            until: StateTime(300),
+        },
+        LeaseLost { holder: None },
+        LeaseTime { asked: 0 },
     ]
 }
 
@@ -743,6 +796,7 @@ fn bytes_are_frozen() {
         copies,
         resumable,
         attributes,
+        changes,
     ] {
         part(&mut golden);
     }
@@ -770,7 +824,7 @@ fn refusals_are_numbered_in_order_and_say_what_to_do() {
         assert!(error.message.starts_with("cannot do it: "), "{error}");
         assert!(error.message.len() > 20 && !error.message.contains('{'), "{error}");
     }
-    assert_eq!(refusals().len(), 55);
+    assert_eq!(refusals().len(), 60);
 }
 
 proptest! {

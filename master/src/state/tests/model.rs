@@ -4,6 +4,7 @@
 //! program the trees must be equal, the invariants must hold, and when all has been removed nothing may be left.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use gabion_protocol::messages::master::{AttributeChange, EntryKind};
 use proptest::prelude::*;
@@ -12,13 +13,16 @@ use super::*;
 use crate::state::key::Kind;
 
 mod attributes;
+mod changes;
 mod copies;
 mod resumable;
+
+use changes::{File, Told};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Node {
     Directory,
-    File { length: u64, crc: u32, chunks: u64 },
+    File { file: Rc<File> },
 }
 
 #[derive(Debug, Clone)]
@@ -32,7 +36,7 @@ struct Draft {
     lease: u64,
     open: Vec<GrantedChunk>,
     whole: Running,
-    chunks: u64,
+    content: File,
     /// Who may resume it, if anyone.
     owner: Option<usize>,
 }
@@ -143,6 +147,7 @@ enum Step {
     OtherClient,
     Repair(repair::Step),
     Copy(copies::Step),
+    Change(changes::Step),
 }
 
 fn any_path() -> impl Strategy<Value = FsPath> {
@@ -188,6 +193,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::OtherClient),
         8 => repair::any_step().prop_map(Step::Repair),
         5 => copies::any_step().prop_map(Step::Copy),
+        8 => changes::any_step().prop_map(Step::Change),
     ]
 }
 
@@ -328,6 +334,7 @@ impl Model {
             Step::OtherClient => self.active = 1 - self.active,
             Step::Repair(step) => repair::run(&mut self.machine, &step),
             Step::Copy(step) => self.copy_step(step),
+            Step::Change(step) => self.change(step),
         }
     }
 
@@ -423,17 +430,13 @@ impl Model {
             lease: self.now + SETTINGS.upload_lease_ms,
             open: chunks,
             whole: Running::default(),
-            chunks: 0,
+            content: File::empty(),
             owner: None,
         });
     }
 
     fn create(&mut self, path: FsPath, replace: bool, parents: bool) {
-        let file = Node::File {
-            length: 0,
-            crc: 0,
-            chunks: 0,
-        };
+        let file = Node::File { file: File::of(&[]) };
         let expected = self.appeared(&path, replace, parents, file);
         let command = ClientCommand::CreateFile {
             path: path.clone(),
@@ -511,7 +514,7 @@ impl Model {
             members,
         };
         draft.whole.append(seal.crc, length);
-        draft.chunks += 1;
+        draft.content = draft.content.spliced(None, std::slice::from_ref(&seal));
         seal
     }
 
@@ -548,28 +551,26 @@ impl Model {
             generation: draft.generation,
             seals,
             length: draft.whole.len(),
-            crc: draft.whole.crc() ^ u32::from(lie),
+            crc: draft.content.told().1 ^ u32::from(lie),
         };
         if let Some((outcome, tree)) = self.compare(command, expected) {
             let file = entry(Ok(outcome));
-            assert_eq!((file.length, file.crc), (draft.whole.len(), draft.whole.crc()));
             assert_eq!(
-                (Some(file.name.as_str()), file.children),
-                (draft.path.name(), draft.chunks)
+                (file.length, file.crc, file.children, file.replicas),
+                draft.content.told()
             );
+            assert_eq!(Some(file.name.as_str()), draft.path.name());
             self.tree = tree;
             self.drafts.remove(at);
         }
     }
 
     fn committed(&self, draft: &Draft, lie: bool) -> Expected<BTreeMap<FsPath, Node>> {
-        if lie {
+        if lie && draft.content.crc().is_some() {
             return Err(ErrorCode::ChecksumMismatch);
         }
         let file = Node::File {
-            length: draft.whole.len(),
-            crc: draft.whole.crc(),
-            chunks: draft.chunks,
+            file: Rc::new(draft.content.clone()),
         };
         self.appeared(&draft.path, draft.replace, draft.parents, file)
     }
@@ -624,7 +625,7 @@ impl Model {
             lease: self.now + SETTINGS.upload_lease_ms,
             open: chunks,
             whole: Running::default(),
-            chunks: 0,
+            content: File::empty(),
             owner: None,
         });
     }
@@ -646,7 +647,9 @@ impl Model {
         }
         let seal = self.next_seal(&mut stock, order, order == 1);
         let (length, crc) = (seal.length, seal.crc);
-        let file = Node::File { length, crc, chunks: 1 };
+        let file = Node::File {
+            file: File::of(std::slice::from_ref(&seal)),
+        };
         let expected = mine.and_then(|()| self.appeared(&path, replace, parents, file));
         let command = ClientCommand::PutFile {
             path: path.clone(),
@@ -929,9 +932,9 @@ impl Model {
         assert_eq!(again, expected, "{command:?}");
     }
 
-    /// The tree as the state machine shows it.
-    fn shown(&self) -> BTreeMap<FsPath, Node> {
-        let mut shown = BTreeMap::from([(FsPath::root(), Node::Directory)]);
+    /// The tree as the state machine shows it: `None` for a directory.
+    fn shown(&self) -> BTreeMap<FsPath, Option<Told>> {
+        let mut shown = BTreeMap::from([(FsPath::root(), None)]);
         let mut directories = vec![FsPath::root()];
         while let Some(directory) = directories.pop() {
             for entry in read::list(&self.machine.rows, &directory, None, 1000).unwrap().entries {
@@ -939,18 +942,23 @@ impl Model {
                 let node = match entry.kind {
                     EntryKind::Directory => {
                         directories.push(path.clone());
-                        Node::Directory
+                        None
                     }
-                    EntryKind::File => Node::File {
-                        length: entry.length,
-                        crc: entry.crc,
-                        chunks: entry.children,
-                    },
+                    EntryKind::File => Some((entry.length, entry.crc, entry.children, entry.replicas)),
                 };
                 shown.insert(path, node);
             }
         }
         shown
+    }
+
+    /// The tree as it should be shown.
+    fn expected(&self) -> BTreeMap<FsPath, Option<Told>> {
+        let told = |node: &Node| match node {
+            Node::Directory => None,
+            Node::File { file } => Some(file.told()),
+        };
+        self.tree.iter().map(|(at, node)| (at.clone(), told(node))).collect()
     }
 
     /// Lets everything expire and be removed; nothing may be left.
@@ -988,7 +996,7 @@ fn weight(tree: &BTreeMap<FsPath, Node>) -> (u64, u64, u64) {
     tree.values()
         .fold((0, 0, 0), |(files, directories, bytes), node| match node {
             Node::Directory => (files, directories + 1, bytes),
-            Node::File { length, .. } => (files + 1, directories, bytes + length),
+            Node::File { file } => (files + 1, directories, bytes + file.length()),
         })
 }
 
@@ -1002,7 +1010,8 @@ proptest! {
             model.machine.check();
             model.compare_trash();
         }
-        prop_assert_eq!(model.shown(), model.tree.clone());
+        prop_assert_eq!(model.shown(), model.expected());
+        model.compare_bytes();
         model.compare_owners();
         model.clear();
     }

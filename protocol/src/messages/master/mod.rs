@@ -3,9 +3,11 @@
 //! A [`Request::Command`] changes the namespace and goes through the Raft log; it carries a [`RequestId`] and is
 //! sent again, the same, after a lost answer. A [`Request::Query`] is linearizable unless it asks for less.
 //!
-//! [`Request`] and [`Response`] are here; `namespace`, `attributes`, `trash`, `fleet`, `cluster` and `scrub` hold what they are made of.
+//! [`Request`] and [`Response`] are here; `namespace`, `attributes`, `change`, `trash`, `fleet`,
+//! `cluster` and `scrub` hold what they are made of.
 
 mod attributes;
+mod change;
 mod cluster;
 mod fleet;
 mod namespace;
@@ -17,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Epoch, Ino, MasterId, RequestId, ServerId, StateTime, UploadGeneration};
 
 pub use attributes::{AttributeChange, Attributes};
+pub use change::{Change, FileChange, SpliceAt};
 pub use cluster::{
     Admin, ChunkInfo, ChunkState, ChunkTrouble, Defaults, Health, MasterInfo, ReplicaState, ServerInfo, Status,
     TroubledChunk,
@@ -236,4 +239,28 @@ pub enum Response {
     },
     /// Owner, group and extended attributes.
     Attributes(Attributes),
+    /// Chunks are part of a file.
+    Spliced {
+        /// Where the first of them begins.
+        offset: u64,
+        /// The file's length now.
+        length: u64,
+    },
+    /// A file is shorter or longer.
+    Truncated {
+        /// Its length now: what was asked for, or more if there is more to do.
+        length: u64,
+    },
+    /// Chunks want another number of copies.
+    ReplicasSet {
+        /// Ask again from here; `None` at the file's end.
+        next: Option<u64>,
+    },
+    /// The right to be a file's only writer.
+    WriteLease {
+        /// Its number.
+        lease: u64,
+        /// When it ends, unless it is renewed before.
+        until: StateTime,
+    },
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AttributeChange, ServerAccess, TrashAfter, TrashId, TrashRef};
+use super::{AttributeChange, FileChange, ServerAccess, TrashAfter, TrashId, TrashRef};
 use crate::ids::{ChunkId, Generation, Ino, ReplicaNumber, ServerId, UploadGeneration};
 use crate::path::FsPath;
 use crate::token::Token;
@@ -234,6 +234,8 @@ pub enum Op {
         /// The change.
         change: AttributeChange,
     },
+    /// Changes a file that is there. Answer: what the [`FileChange`] says.
+    ChangeFile(FileChange),
 }
 
 /// A copy by reference.
@@ -394,7 +396,7 @@ pub struct Entry {
     pub kind: EntryKind,
     /// Bytes of the file; of all files below for a directory.
     pub length: u64,
-    /// CRC of the whole file; 0 for a directory.
+    /// CRC of the whole file; 0 for a directory. 0 also stands for a CRC that nobody knows, see [`Entry::known_crc`].
     pub crc: u32,
     /// Copies wanted; 0 for a directory.
     pub replicas: u8,
@@ -408,6 +410,15 @@ pub struct Entry {
     pub modified_ms: i64,
     /// Some chunk was written with fewer copies than wanted and not topped up yet.
     pub degraded: bool,
+}
+
+impl Entry {
+    /// The CRC of the whole file, if it is known. An overwrite in the middle makes it unknown; one whose CRC happens to
+    /// be 0 passes for unknown, too, which only costs a comparison.
+    #[must_use]
+    pub fn known_crc(&self) -> Option<u32> {
+        (self.crc != 0 || self.length == 0).then_some(self.crc)
+    }
 }
 
 /// A page of a directory.

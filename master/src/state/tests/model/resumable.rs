@@ -113,7 +113,7 @@ impl Draft {
             lease: 0,
             open: Vec::new(),
             whole: Running::default(),
-            chunks: 0,
+            content: File::empty(),
             owner,
         }
     }
