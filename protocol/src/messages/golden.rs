@@ -505,7 +505,7 @@ fn covers<T: serde::Serialize>(samples: &[T], last: u8) {
 #[test]
 fn golden_messages() {
     covers(&[master_requests(), scrub_requests()].concat(), 7);
-    covers(&[ops(), sharing::ops(), change_ops()].concat(), 19);
+    covers(&[ops(), sharing::ops(), resume::ops(), change_ops()].concat(), 21);
     covers(&queries(), 7);
     let scrub_admins = scrub_requests().into_iter().filter_map(|request| match request {
         master::Request::Admin(admin) => Some(admin),

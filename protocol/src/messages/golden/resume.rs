@@ -2,9 +2,8 @@
 
 use super::*;
 
-/// All of it, after what was frozen before.
-pub(super) fn resume() -> Vec<String> {
-    let op = master::Op::ResumeUpload {
+fn resume_op() -> master::Op {
+    master::Op::ResumeUpload {
         path: path(),
         options: master::UploadOptions {
             replicas: Some(2),
@@ -15,7 +14,18 @@ pub(super) fn resume() -> Vec<String> {
             modified_ms: Some(-1),
         },
         keep_ms: 300,
-    };
+    }
+}
+
+/// All commands, for the count of variants.
+pub(super) fn ops() -> Vec<master::Op> {
+    let mut all = vec![resume_op()];
+    all.extend(attribute_ops());
+    all
+}
+
+/// All of it, after what was frozen before.
+pub(super) fn resume() -> Vec<String> {
     let resumed = master::Response::Resumed {
         upload: Ino(2),
         generation: UploadGeneration(3),
@@ -24,14 +34,13 @@ pub(super) fn resume() -> Vec<String> {
         length: 300,
         crc: 5,
     };
-    let mut all = lines("op", &[op]);
+    let mut all = lines("op", &[resume_op()]);
     all.extend(lines("master response", &[resumed]));
     all
 }
 
-/// Owner, group and extended attributes, after that.
-pub(super) fn attributes() -> Vec<String> {
-    use master::{AttributeChange, Attributes, Op, Query, Response};
+fn attribute_ops() -> Vec<master::Op> {
+    use master::{AttributeChange, Op};
     let changes = [
         AttributeChange::Owner {
             owner: Some("ann".into()),
@@ -43,13 +52,20 @@ pub(super) fn attributes() -> Vec<String> {
         },
         AttributeChange::Remove { name: "n".into() },
     ];
-    let ops = changes.map(|change| Op::ChangeAttributes { path: path(), change });
+    changes
+        .map(|change| Op::ChangeAttributes { path: path(), change })
+        .into()
+}
+
+/// Owner, group and extended attributes, after that.
+pub(super) fn attributes() -> Vec<String> {
+    use master::{Attributes, Query, Response};
     let told = Attributes {
         owner: "ann".into(),
         group: "1000".into(),
         extended: vec![("n".into(), vec![0, 255])],
     };
-    let mut all = lines("op", &ops);
+    let mut all = lines("op", &attribute_ops());
     all.extend(lines("query", &[Query::Attributes { path: path() }]));
     all.extend(lines("master response", &[Response::Attributes(told)]));
     all
