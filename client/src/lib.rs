@@ -25,6 +25,7 @@ mod client;
 mod config;
 mod copy;
 mod error;
+mod fleet;
 mod link;
 mod masters;
 mod policy;

@@ -37,6 +37,7 @@ impl Master {
     ) -> Result<Response, WireError> {
         check(&op)?;
         self.has_room_for(request, &op).await?;
+        self.may_change(&op).await?;
         let logged = |op| ClientRequest {
             request,
             answered_below,
@@ -261,6 +262,7 @@ fn check(op: &Op) -> Result<(), WireError> {
         | Op::MoveToTrash { .. }
         | Op::Restore { .. }
         | Op::SetAttributes { .. }
+        | Op::SetCondition { .. }
         | Op::CopyExtents { .. } => Ok(()),
         Op::Copy(copy) => too_many("files", copy.sources.len(), BATCH_ROWS_MAX),
         Op::EmptyTrash { entries } => too_many("things in the trash", entries.len(), BATCH_ROWS_MAX),
@@ -365,6 +367,7 @@ pub(super) fn filled(op: Op, placements: Vec<Vec<ServerId>>) -> ClientCommand {
             offset,
             version,
         },
+        Op::SetCondition { server, change, .. } => ClientCommand::SetCondition { server, change },
     }
 }
 

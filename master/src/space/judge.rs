@@ -156,7 +156,8 @@ pub fn grows(op: &Op) -> bool {
         | Op::ReportDamage { .. }
         | Op::EmptyTrash { .. }
         // A row is written in place of another.
-        | Op::SetAttributes { .. } => false,
+        | Op::SetAttributes { .. }
+        | Op::SetCondition { .. } => false,
     }
 }
 

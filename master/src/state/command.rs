@@ -7,7 +7,7 @@
 use gabion_protocol::ids::{ChunkId, ClusterId, Ino, ReplicaNumber, RequestId, ServerId, Timeline, UploadGeneration};
 use gabion_protocol::messages::DecodeError;
 use gabion_protocol::messages::master::{
-    CopyFiles, Damage, FileVersion, Registration, Seal, TrashId, TrashRef, UploadOptions,
+    ConditionChange, CopyFiles, Damage, FileVersion, Registration, Seal, TrashId, TrashRef, UploadOptions,
 };
 use gabion_protocol::path::FsPath;
 use serde::{Deserialize, Serialize};
@@ -290,6 +290,13 @@ pub enum ClientCommand {
         /// Which content it must be.
         version: Option<FileVersion>,
     },
+    /// Changes what a chunkserver is there for. Answer: `Done`.
+    SetCondition {
+        /// The server.
+        server: ServerId,
+        /// How.
+        change: ConditionChange,
+    },
 }
 
 impl Command {
@@ -382,6 +389,12 @@ impl ClientCommand {
                 _ => format!("cannot make {} of other files", copy.to),
             },
             Self::CopyExtents { upload, source, .. } => format!("cannot copy {source} to upload {upload}"),
+            Self::SetCondition { server, change } => match change {
+                ConditionChange::Serve => format!("cannot put c{server} back into service"),
+                ConditionChange::Drain => format!("cannot drain c{server}"),
+                ConditionChange::Maintain { .. } => format!("cannot begin maintenance of c{server}"),
+                ConditionChange::Remove => format!("cannot remove c{server}"),
+            },
         }
     }
 }

@@ -19,6 +19,7 @@
 //! | `trash` | taking unlinked trees apart |
 //! | `clock` | state time and what is due |
 //! | `servers` | chunkservers, their copies, damage |
+//! | [`conditions`] | chunkservers that are drained, left alone for a while, or removed |
 //! | [`read`] | queries |
 //! | [`check`] | the invariants, executed |
 //!
@@ -33,6 +34,7 @@ pub mod check;
 mod chunks;
 mod clock;
 pub mod command;
+pub mod conditions;
 mod copies;
 mod kept;
 pub mod key;
@@ -277,6 +279,7 @@ fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
             let owner = uploads::Owner::new(session, *upload, *generation);
             copies::add_part(tx, owner, source, *offset, *version)
         }
+        ClientCommand::SetCondition { server, change } => conditions::set(tx, *server, *change),
     }
 }
 

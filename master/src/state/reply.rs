@@ -466,6 +466,18 @@ pub enum Refusal {
         /// Those of the first file, or of the upload.
         others: u8,
     },
+    /// The operator has removed the server for ever.
+    #[error("c{server} was removed from the cluster, and its number is never used again")]
+    ServerRemoved {
+        /// The server.
+        server: ServerId,
+    },
+    /// A maintenance of no time, or of too long a time.
+    #[error("maintenance lasts from 1 to {} ms, not {asked}", limits::MAINTENANCE_MS_MAX)]
+    MaintenanceTime {
+        /// What was asked, milliseconds.
+        asked: u64,
+    },
 }
 
 impl Refusal {
@@ -516,6 +528,7 @@ impl Refusal {
             | Self::ServerName
             | Self::StockCopies { .. }
             | Self::Mode { .. }
+            | Self::MaintenanceTime { .. }
             | Self::NoSource
             | Self::CopiesDiffer { .. } => ErrorCode::InvalidArgument,
             Self::TooFewServers { .. } | Self::TooFewMembers { .. } => ErrorCode::TooFewServers,
@@ -531,9 +544,10 @@ impl Refusal {
             | Self::CopyTarget { .. }
             | Self::CopiesNeeded { .. }
             | Self::SourceChanged { .. } => ErrorCode::Conflict,
-            Self::ServerForeign { .. } | Self::ServerStale { .. } | Self::ServerRetired { .. } => {
-                ErrorCode::StaleDirectory
-            }
+            Self::ServerForeign { .. }
+            | Self::ServerStale { .. }
+            | Self::ServerRetired { .. }
+            | Self::ServerRemoved { .. } => ErrorCode::StaleDirectory,
         }
     }
 
@@ -550,6 +564,12 @@ impl Refusal {
             }
             _ if matches!(self, Self::SourceChanged { .. }) => "copy it again, when nobody writes it",
             _ if matches!(self, Self::CopyDiffers { .. }) => "it is copied again by itself; check that server's disk",
+            _ if matches!(self, Self::ServerRemoved { .. }) => {
+                "its copies are held elsewhere: start the chunkserver with an empty directory, and it joins under a new number"
+            }
+            _ if matches!(self, Self::MaintenanceTime { .. }) => {
+                "for longer than that, drain it: gabion admin server drain"
+            }
             ErrorCode::Exists => "ask for replacement, or choose another name",
             ErrorCode::NotEmpty => "ask for recursive removal, or empty it first",
             ErrorCode::OutcomeUnknown => "look at the path to see what happened, then decide",

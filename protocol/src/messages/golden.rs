@@ -10,10 +10,12 @@ use crate::token::{Grant, Mode, Token};
 use proptest::prelude::*;
 
 mod chunks;
+mod conditions;
 mod healing;
 mod sharing;
 
 use chunks::{data_requests, data_responses, from_server, to_server};
+use conditions::conditions;
 use healing::{repair, scrub_requests, scrub_responses};
 
 fn chunk() -> ChunkId {
@@ -529,6 +531,7 @@ fn golden_messages() {
     all.extend(lines("master response", &scrub_responses()));
     all.extend(lines("op", &sharing::ops()));
     all.extend(lines("master response", &sharing::responses()));
+    all.extend(conditions());
     let frozen: Vec<&str> = include_str!("../golden/messages.txt").lines().collect();
     for (now, frozen) in all.iter().zip(&frozen) {
         assert_eq!(now, frozen);

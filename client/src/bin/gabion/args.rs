@@ -7,6 +7,7 @@
 mod attributes;
 mod copy;
 mod find;
+mod server;
 mod trash;
 mod usage;
 
@@ -22,6 +23,7 @@ use gabion_protocol::messages::master::ChunkTrouble;
 pub(crate) use attributes::{ChangeMode, Touch};
 pub(crate) use copy::{Concat, Copy};
 pub(crate) use find::{Find, Sort, Tree, with_two_dashes};
+pub(crate) use server::{Server, ServerDrain, ServerList, ServerMaintenance, ServerRemove, ServerShow};
 pub(crate) use trash::{Trash, TrashEmpty, TrashList, TrashRestore};
 pub(crate) use usage::{Space, Usage};
 
@@ -335,6 +337,9 @@ pub(crate) enum Admin {
     /// Look at and change the group of masters
     #[command(subcommand)]
     Raft(Raft),
+    /// Look at chunkservers, empty them, leave them alone for a while, remove them
+    #[command(subcommand)]
+    Server(Server),
     /// Look at single chunks
     #[command(subcommand)]
     Chunk(Chunk),

@@ -30,6 +30,7 @@
 //! | [`History`](history) | key, until | old values a snapshot still sees |
 //! | [`Copying`](copying) | server, chunk, replica | index: the background copies a server is told to make |
 //! | [`Surplus`](surplus) | chunk | index: sealed chunks with more live copies than wanted |
+//! | [`Condition`](condition) | server | chunkservers that are drained, left alone for a while, or removed |
 //!
 //! The chunk row is the one truth about replicas; the indexes by server and by need are written together with
 //! it, in one function (`state::chunks`), and compared with it by [`super::check`].
@@ -40,6 +41,7 @@ use serde::de::DeserializeOwned;
 use super::rows::{Row, Rows, RowsError};
 
 pub mod chunk;
+pub mod condition;
 pub mod copying;
 pub mod damage;
 pub mod degraded;
@@ -116,11 +118,13 @@ pub enum Kind {
     KeptPath = 25,
     /// Inodes half taken apart.
     TakenApart = 26,
+    /// Chunkservers that do not just serve.
+    Condition = 27,
 }
 
 impl Kind {
     /// Every kind, in the order of numbers.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Meta,
         Self::Inode,
         Self::Dentry,
@@ -145,6 +149,7 @@ impl Kind {
         Self::Kept,
         Self::KeptPath,
         Self::TakenApart,
+        Self::Condition,
     ];
 
     /// The kind of a key, by its first byte.

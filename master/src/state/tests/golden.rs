@@ -3,12 +3,13 @@
 //! A line that changes or goes means that stored rows and logs of running clusters are not understood any more: make
 //! a new version or variant instead. New lines are appended.
 
-use gabion_protocol::messages::master::{CopyFiles, Damage as Found, EntryKind, FileVersion};
+use gabion_protocol::messages::master::{ConditionChange, CopyFiles, Damage as Found, EntryKind, FileVersion};
 use proptest::prelude::*;
 
 use super::*;
 use crate::state::check::row_decodes;
 use crate::state::key::chunk::{Chunk, ChunkKey, Phase, Replica, ReplicaState};
+use crate::state::key::condition::{Condition, ConditionKey};
 use crate::state::key::copying::{self, CopyingKey};
 use crate::state::key::damage::{Damage, DamageKey};
 use crate::state::key::degraded::{DegradedKey, Wanting};
@@ -586,6 +587,28 @@ fn copies(golden: &mut Golden) {
     golden.reply("copied", Ok(copied));
 }
 
+fn conditions(golden: &mut Golden) {
+    let key = ConditionKey(SERVER);
+    golden.row("condition.draining", &key, &Condition::Draining);
+    let until = StateTime(300);
+    golden.row("condition.maintenance", &key, &Condition::Maintenance { until });
+    let after = Some(CHUNK);
+    golden.row("condition.removing", &key, &Condition::Removing { after });
+    let changes = [
+        ("serve", ConditionChange::Serve),
+        ("drain", ConditionChange::Drain),
+        ("maintain", ConditionChange::Maintain { for_ms: 300 }),
+        ("remove", ConditionChange::Remove),
+    ];
+    for (name, change) in changes {
+        let server = SERVER;
+        golden.client(
+            &format!("set_condition.{name}"),
+            ClientCommand::SetCondition { server, change },
+        );
+    }
+}
+
 /// One of each, in the order of their numbers.
 fn refusals() -> Vec<Refusal> {
     use Refusal::*;
@@ -670,6 +693,8 @@ fn refusals() -> Vec<Refusal> {
             copies: 1,
             others: 3,
         },
+        ServerRemoved { server },
+        MaintenanceTime { asked: 0 },
     ]
 }
 
@@ -686,6 +711,7 @@ fn bytes_are_frozen() {
         trash,
         repairs,
         copies,
+        conditions,
     ] {
         part(&mut golden);
     }
@@ -713,7 +739,7 @@ fn refusals_are_numbered_in_order_and_say_what_to_do() {
         assert!(error.message.starts_with("cannot do it: "), "{error}");
         assert!(error.message.len() > 20 && !error.message.contains('{'), "{error}");
     }
-    assert_eq!(refusals().len(), 51);
+    assert_eq!(refusals().len(), 53);
 }
 
 proptest! {

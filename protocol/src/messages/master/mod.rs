@@ -3,9 +3,11 @@
 //! A [`Request::Command`] changes the namespace and goes through the Raft log; it carries a [`RequestId`] and is
 //! sent again, the same, after a lost answer. A [`Request::Query`] is linearizable unless it asks for less.
 //!
-//! [`Request`] and [`Response`] are here; `namespace`, `trash`, `fleet`, `cluster` and `scrub` hold what they are made of.
+//! [`Request`] and [`Response`] are here; `namespace`, `trash`, `fleet`, `cluster`, `condition` and
+//! `scrub` hold what they are made of.
 
 mod cluster;
+mod condition;
 mod fleet;
 mod namespace;
 mod scrub;
@@ -19,6 +21,7 @@ pub use cluster::{
     Admin, ChunkInfo, ChunkState, ChunkTrouble, Defaults, Health, MasterInfo, ReplicaState, ServerInfo, Status,
     TroubledChunk,
 };
+pub use condition::{Condition, ConditionChange, ServerPlan, ServerState};
 pub use fleet::{Beat, CopyOrder, CopySource, Damage, Load, Order, OrderDone, Registration, ServerAccess};
 pub use namespace::{
     ChunkGrant, CopyFiles, Entry, EntryKind, Extent, FileVersion, Located, Op, Page, Query, Replica, Seal,
@@ -217,4 +220,13 @@ pub enum Response {
         /// Its CRC, if it is known.
         crc: Option<u32>,
     },
+    /// The chunkservers.
+    Servers {
+        /// State time.
+        now: StateTime,
+        /// All that are registered, retired ones too.
+        servers: Vec<ServerState>,
+    },
+    /// What a chunkserver holds.
+    ServerPlan(Box<ServerPlan>),
 }

@@ -217,6 +217,16 @@ pub enum Op {
         /// What the step before answered; the file must not have changed since.
         version: Option<FileVersion>,
     },
+    /// Changes what a chunkserver is there for. For operators only. Answer: `Response::Done`.
+    SetCondition {
+        /// The server.
+        server: ServerId,
+        /// How.
+        change: super::ConditionChange,
+        /// Also if chunks have fewer copies than wanted, or none, that can be read meanwhile. Never lets a needed copy
+        /// be removed.
+        force: bool,
+    },
 }
 
 /// A copy by reference.
@@ -307,6 +317,13 @@ pub enum Query {
     },
     /// What repair does. Answer: `Response::Repairs`.
     Repairs,
+    /// The chunkservers and their conditions. Answer: `Response::Servers`.
+    Servers,
+    /// What a chunkserver holds and what would become of it: a walk over its copies. Answer: `Response::ServerPlan`.
+    ServerPlan {
+        /// The server.
+        server: ServerId,
+    },
 }
 
 /// A copy of a chunk and the right to use it.
