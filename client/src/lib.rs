@@ -27,6 +27,7 @@ mod config;
 mod copy;
 mod error;
 mod file;
+mod fleet;
 mod link;
 mod local;
 mod masters;

@@ -102,3 +102,7 @@ pub const TOKEN_MS: u64 = 10 * 60 * 1000;
 pub const TICKET_MS: u64 = 60 * 60 * 1000;
 /// Milliseconds what was removed stays in the trash: a night's sleep after the mistake.
 pub const TRASH_MS: u64 = 24 * 60 * 60 * 1000;
+/// Longest maintenance of a chunkserver, milliseconds: what takes longer is a drain.
+pub const MAINTENANCE_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1000;
+/// Chunks a plan names as examples.
+pub const PLAN_EXAMPLES_MAX: usize = 8;

@@ -529,6 +529,7 @@ impl State {
             | Op::Restore { .. }
             | Op::EmptyTrash { .. }
             | Op::SetAttributes { .. }
+            | Op::SetCondition { .. }
             | Op::Copy(_)
             | Op::CopyExtents { .. }
             | Op::ResumeUpload { .. }

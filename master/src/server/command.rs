@@ -37,6 +37,7 @@ impl Master {
     ) -> Result<Response, WireError> {
         check(&op)?;
         self.has_room_for(asker, request, &op).await?;
+        self.may_change(&op).await?;
         let logged = |op| ClientRequest {
             request,
             answered_below,
@@ -283,7 +284,8 @@ fn check(op: &Op) -> Result<(), WireError> {
         | Op::SetAttributes { .. }
         | Op::CopyExtents { .. }
         | Op::ResumeUpload { .. }
-        | Op::ChangeAttributes { .. } => Ok(()),
+        | Op::ChangeAttributes { .. }
+        | Op::SetCondition { .. } => Ok(()),
         Op::Copy(copy) => too_many("files", copy.sources.len(), BATCH_ROWS_MAX),
         Op::ChangeFile(change) => match &change.what {
             Change::Splice { seals, .. } => too_many("seals", seals.len(), BATCH_ROWS_MAX),
@@ -401,6 +403,7 @@ pub(super) fn filled(op: Op, asker: &Identity, placements: Vec<Vec<ServerId>>) -
         },
         Op::ChangeAttributes { path, change } => ClientCommand::ChangeAttributes { path, change },
         Op::ChangeFile(change) => ClientCommand::ChangeFile(change),
+        Op::SetCondition { server, change, .. } => ClientCommand::SetCondition { server, change },
     }
 }
 

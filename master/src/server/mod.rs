@@ -15,6 +15,7 @@
 //! | `suspects` | copies that readers reported, to be re-read |
 //! | `scrub` | how far servers' scrubs are, and requests to begin one |
 //! | `admin` | operators' requests |
+//! | `conditions` | what operators want of chunkservers, judged before it is logged |
 //! | `leader` | what only the leader does: first command, state time |
 //! | `repair` | the leader's search for lost copies, and its copy orders |
 //! | `troubled` | chunks that are not as they should be, for operators |
@@ -31,6 +32,7 @@ mod admin;
 mod beat;
 mod census;
 mod command;
+mod conditions;
 mod connection;
 mod leader;
 mod listen;

@@ -158,7 +158,8 @@ pub fn grows(op: &Op) -> bool {
         | Op::ReportDamage { .. }
         | Op::EmptyTrash { .. }
         // A row is written in place of another.
-        | Op::SetAttributes { .. } => false,
+        | Op::SetAttributes { .. }
+        | Op::SetCondition { .. } => false,
         Op::ChangeFile(change) => match change.what {
             Change::Splice { .. } | Change::SetReplicas { .. } | Change::TakeLease { .. } => true,
             Change::Truncate { .. } | Change::EndLease => false,

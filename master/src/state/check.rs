@@ -10,6 +10,7 @@ use gabion_protocol::ids::{ChunkId, Ino, ServerId, StateTime};
 use super::chunks;
 use super::key::attributes::{Attributes, AttributesKey};
 use super::key::chunk::{Chunk, ChunkKey, Phase, ReplicaState};
+use super::key::condition::ConditionKey;
 use super::key::copying::CopyingKey;
 use super::key::damage::{Damage, DamageKey};
 use super::key::degraded::DegradedKey;
@@ -106,6 +107,7 @@ pub fn row_decodes(key: &[u8], value: &[u8]) -> Result<Kind, String> {
         Kind::Resumable => decodes::<ResumableKey>(key, value),
         Kind::Attributes => decodes::<AttributesKey>(key, value),
         Kind::WriteLease => decodes::<WriteLeaseKey>(key, value),
+        Kind::Condition => decodes::<ConditionKey>(key, value),
     }
     .map(|()| kind)
 }
@@ -167,6 +169,7 @@ struct Loaded {
     replies: Vec<(ReplyKey, Answered)>,
     servers: BTreeMap<ServerId, Server>,
     names: BTreeMap<String, ServerId>,
+    conditions: BTreeSet<ServerId>,
     clock: Option<Clock>,
     /// The first key of each kind.
     first: BTreeMap<Kind, Vec<u8>>,
@@ -237,6 +240,7 @@ impl Loaded {
             Kind::ServerName => put(&key, &value, |ServerNameKey(name), named| {
                 self.names.insert(name, named.server)
             }),
+            Kind::Condition => put(&key, &value, |ConditionKey(id), _| self.conditions.insert(id)),
             Kind::Meta if ClockKey::decode(&key).is_some() => self.clock = Clock::decode(&value).ok(),
             Kind::Meta if TrashTotalKey::decode(&key).is_some() => self.trash_total = TrashTotal::decode(&value).ok(),
             Kind::Meta | Kind::History => {}
@@ -449,6 +453,9 @@ impl Loaded {
                     server.name
                 ));
             }
+        }
+        for id in self.conditions.iter().filter(|id| !self.servers.contains_key(id)) {
+            report.find(format!("c{id} has a condition and is not registered"));
         }
         for (name, id) in &self.names {
             if self.servers.get(id).is_none_or(|server| server.name != *name) {

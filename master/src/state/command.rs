@@ -8,7 +8,8 @@ use gabion_protocol::ids::{ChunkId, ClusterId, Ino, ReplicaNumber, RequestId, Se
 use gabion_protocol::keys::Identity;
 use gabion_protocol::messages::DecodeError;
 use gabion_protocol::messages::master::{
-    AttributeChange, CopyFiles, Damage, FileChange, FileVersion, Registration, Seal, TrashId, TrashRef, UploadOptions,
+    AttributeChange, ConditionChange, CopyFiles, Damage, FileChange, FileVersion, Registration, Seal, TrashId,
+    TrashRef, UploadOptions,
 };
 use gabion_protocol::path::FsPath;
 use serde::{Deserialize, Serialize};
@@ -311,6 +312,13 @@ pub enum ClientCommand {
     },
     /// Changes a file that is there. Answer: `Spliced`, `Truncated`, `ReplicasSet`, `WriteLease` or `Done`.
     ChangeFile(FileChange),
+    /// Changes what a chunkserver is there for. Answer: `Done`.
+    SetCondition {
+        /// The server.
+        server: ServerId,
+        /// How.
+        change: ConditionChange,
+    },
 }
 
 impl Command {
@@ -406,6 +414,12 @@ impl ClientCommand {
             Self::ResumeUpload { path, .. } => format!("cannot upload to {path}"),
             Self::ChangeAttributes { path, .. } => format!("cannot change {path}"),
             Self::ChangeFile(FileChange { file, .. }) => format!("cannot change file {file}"),
+            Self::SetCondition { server, change } => match change {
+                ConditionChange::Serve => format!("cannot put c{server} back into service"),
+                ConditionChange::Drain => format!("cannot drain c{server}"),
+                ConditionChange::Maintain { .. } => format!("cannot begin maintenance of c{server}"),
+                ConditionChange::Remove => format!("cannot remove c{server}"),
+            },
         }
     }
 }

@@ -22,6 +22,7 @@
 //! | `trash` | taking unlinked trees apart |
 //! | `clock` | state time and what is due |
 //! | `servers` | chunkservers, their copies, damage |
+//! | [`conditions`] | chunkservers that are drained, left alone for a while, or removed |
 //! | [`read`] | queries |
 //! | [`check`] | the invariants, executed |
 //!
@@ -38,6 +39,7 @@ pub mod check;
 mod chunks;
 mod clock;
 pub mod command;
+pub mod conditions;
 mod copies;
 mod kept;
 pub mod key;
@@ -293,6 +295,7 @@ fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
         } => resumable::open(tx, session, path, options, resumable::terms(owner, *keep_ms)),
         ClientCommand::ChangeAttributes { path, change } => attributes::change(tx, path, change),
         ClientCommand::ChangeFile(change) => changes::run(tx, session, change, request.wall_ms),
+        ClientCommand::SetCondition { server, change } => conditions::set(tx, *server, *change),
     }
 }
 

@@ -564,6 +564,18 @@ pub enum Refusal {
         /// What was asked.
         asked: u64,
     },
+    /// The operator has removed the server for ever.
+    #[error("c{server} was removed from the cluster, and its number is never used again")]
+    ServerRemoved {
+        /// The server.
+        server: ServerId,
+    },
+    /// A maintenance of no time, or of too long a time.
+    #[error("maintenance lasts from 1 to {} ms, not {asked}", limits::MAINTENANCE_MS_MAX)]
+    MaintenanceTime {
+        /// What was asked, milliseconds.
+        asked: u64,
+    },
 }
 
 fn by(holder: &Option<String>) -> String {
@@ -626,6 +638,7 @@ impl Refusal {
             | Self::ServerName
             | Self::StockCopies { .. }
             | Self::Mode { .. }
+            | Self::MaintenanceTime { .. }
             | Self::NoSource
             | Self::CopiesDiffer { .. }
             | Self::OwnerName
@@ -646,9 +659,10 @@ impl Refusal {
             | Self::CopiesNeeded { .. }
             | Self::SourceChanged { .. }
             | Self::Leased { .. } => ErrorCode::Conflict,
-            Self::ServerForeign { .. } | Self::ServerStale { .. } | Self::ServerRetired { .. } => {
-                ErrorCode::StaleDirectory
-            }
+            Self::ServerForeign { .. }
+            | Self::ServerStale { .. }
+            | Self::ServerRetired { .. }
+            | Self::ServerRemoved { .. } => ErrorCode::StaleDirectory,
         }
     }
 
@@ -671,6 +685,12 @@ impl Refusal {
             }
             _ if matches!(self, Self::LeaseLost { .. }) => "look what is in the file, then open it again",
             _ if matches!(self, Self::TooManyPieces { .. }) => "write it in smaller pieces",
+            _ if matches!(self, Self::ServerRemoved { .. }) => {
+                "its copies are held elsewhere: start the chunkserver with an empty directory, and it joins under a new number"
+            }
+            _ if matches!(self, Self::MaintenanceTime { .. }) => {
+                "for longer than that, drain it: gabion admin server drain"
+            }
             ErrorCode::Exists => "ask for replacement, or choose another name",
             ErrorCode::NotEmpty => "ask for recursive removal, or empty it first",
             ErrorCode::OutcomeUnknown => "look at the path to see what happened, then decide",

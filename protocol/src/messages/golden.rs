@@ -11,12 +11,14 @@ use proptest::prelude::*;
 
 mod changes;
 mod chunks;
+mod conditions;
 mod healing;
 mod resume;
 mod sharing;
 
 use changes::{change_ops, change_requests, change_responses};
 use chunks::{data_requests, data_responses, from_server, to_server};
+use conditions::conditions;
 use healing::{repair, scrub_requests, scrub_responses};
 
 fn chunk() -> ChunkId {
@@ -536,6 +538,7 @@ fn golden_messages() {
     all.extend(resume::attributes());
     all.extend(lines("master request", &change_requests()));
     all.extend(lines("master response", &change_responses()));
+    all.extend(conditions());
     let frozen: Vec<&str> = include_str!("../golden/messages.txt").lines().collect();
     for (now, frozen) in all.iter().zip(&frozen) {
         assert_eq!(now, frozen);

@@ -8,6 +8,7 @@ mod attributes;
 mod change;
 mod copy;
 mod find;
+mod server;
 mod transfer;
 mod trash;
 mod usage;
@@ -24,6 +25,7 @@ pub(crate) use attributes::{ChangeMode, ChangeOwner, ExtendedAttributes, Ownersh
 pub(crate) use change::{Append, SetReplicas, Tail, Truncate};
 pub(crate) use copy::{Concat, Copy};
 pub(crate) use find::{Find, Sort, Tree, with_two_dashes};
+pub(crate) use server::{Server, ServerDrain, ServerList, ServerMaintenance, ServerRemove, ServerShow};
 pub(crate) use transfer::{Check, Download, Sync, Upload};
 pub(crate) use trash::{Trash, TrashEmpty, TrashList, TrashRestore};
 pub(crate) use usage::{Space, Usage};
@@ -290,6 +292,9 @@ pub(crate) enum Admin {
     /// Look at and change the group of masters
     #[command(subcommand)]
     Raft(Raft),
+    /// Look at chunkservers, empty them, leave them alone for a while, remove them
+    #[command(subcommand)]
+    Server(Server),
     /// Look at single chunks
     #[command(subcommand)]
     Chunk(Chunk),

@@ -26,6 +26,7 @@ mod local;
 mod names;
 mod records;
 mod scrub;
+mod server;
 mod sync;
 mod sync_plan;
 mod tail;
@@ -43,7 +44,7 @@ use gabion_client::terminal::Failure;
 use gabion_protocol::process;
 use tokio_util::sync::CancellationToken;
 
-use args::{Admin, Arguments, Chunk, Raft, Scrub, Trash, Verb};
+use args::{Admin, Arguments, Chunk, Raft, Scrub, Server, Trash, Verb};
 use context::Context;
 
 /// How long a stopped command may take to clear up after itself.
@@ -174,6 +175,13 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
             Raft::Snapshot => admin::snapshot(&context).await,
         },
         Verb::Admin(Admin::Chunk(Chunk::List(list))) => chunk_list::run(&context, list).await,
+        Verb::Admin(Admin::Server(server)) => match server {
+            Server::List(list) => server::list(&context, list).await,
+            Server::Show(show) => server::show(&context, show).await,
+            Server::Drain(drain) => server::drain(&context, drain).await,
+            Server::Maintenance(maintenance) => server::maintenance(&context, maintenance).await,
+            Server::Remove(remove) => server::remove(&context, remove).await,
+        },
         Verb::Admin(Admin::Scrub(scrub)) => match scrub {
             Scrub::Start(start) => scrub::start(&context, start).await,
             Scrub::Status(status) => scrub::status(&context, status).await,

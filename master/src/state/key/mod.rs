@@ -31,6 +31,7 @@
 //! | [`Copying`](copying) | server, chunk, replica | index: the background copies a server is told to make |
 //! | [`WriteLease`](write_lease) | ino | who alone may change a file |
 //! | [`Surplus`](surplus) | chunk | index: sealed chunks with more live copies than wanted |
+//! | [`Condition`](condition) | server | chunkservers that are drained, left alone for a while, or removed |
 //! | [`Attributes`](attributes) | ino | owner, group, extended attributes |
 //! | [`Resumable`](resumable) | path, upload | uploads that outlive their client |
 //!
@@ -44,6 +45,7 @@ use super::rows::{Row, Rows, RowsError};
 
 pub mod attributes;
 pub mod chunk;
+pub mod condition;
 pub mod copying;
 pub mod damage;
 pub mod degraded;
@@ -122,6 +124,8 @@ pub enum Kind {
     KeptPath = 25,
     /// Inodes half taken apart.
     TakenApart = 26,
+    /// Chunkservers that do not just serve.
+    Condition = 27,
     /// Who alone may change a file.
     WriteLease = 29,
     /// Owners and extended attributes.
@@ -132,7 +136,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of numbers.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Meta,
         Self::Inode,
         Self::Dentry,
@@ -160,6 +164,7 @@ impl Kind {
         Self::Attributes,
         Self::Resumable,
         Self::WriteLease,
+        Self::Condition,
     ];
 
     /// The kind of a key, by its first byte.

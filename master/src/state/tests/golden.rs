@@ -5,7 +5,7 @@
 
 use gabion_protocol::keys::{Identity, Role};
 use gabion_protocol::messages::master::{
-    AttributeChange, Change, CopyFiles, Damage as Found, EntryKind, FileChange, FileVersion, SpliceAt,
+    AttributeChange, Change, ConditionChange, CopyFiles, Damage as Found, EntryKind, FileChange, FileVersion, SpliceAt,
 };
 use proptest::prelude::*;
 
@@ -13,6 +13,7 @@ use super::*;
 use crate::state::check::row_decodes;
 use crate::state::key::attributes::{Attributes, AttributesKey};
 use crate::state::key::chunk::{Chunk, ChunkKey, Phase, Replica, ReplicaState};
+use crate::state::key::condition::{Condition, ConditionKey};
 use crate::state::key::copying::{self, CopyingKey};
 use crate::state::key::damage::{Damage, DamageKey};
 use crate::state::key::degraded::{DegradedKey, Wanting};
@@ -682,6 +683,29 @@ fn changes(golden: &mut Golden) {
     golden.reply("write_lease", Ok(Outcome::WriteLease { lease: 300, until }));
 }
 
+/// Servers that do not just serve.
+fn conditions(golden: &mut Golden) {
+    let key = ConditionKey(SERVER);
+    golden.row("condition.draining", &key, &Condition::Draining);
+    let until = StateTime(300);
+    golden.row("condition.maintenance", &key, &Condition::Maintenance { until });
+    let after = Some(CHUNK);
+    golden.row("condition.removing", &key, &Condition::Removing { after });
+    let changes = [
+        ("serve", ConditionChange::Serve),
+        ("drain", ConditionChange::Drain),
+        ("maintain", ConditionChange::Maintain { for_ms: 300 }),
+        ("remove", ConditionChange::Remove),
+    ];
+    for (name, change) in changes {
+        let server = SERVER;
+        golden.client(
+            &format!("set_condition.{name}"),
+            ClientCommand::SetCondition { server, change },
+        );
+    }
+}
+
 /// One of each, in the order of their numbers.
 fn refusals() -> Vec<Refusal> {
     use Refusal::*;
@@ -778,6 +802,8 @@ fn refusals() -> Vec<Refusal> {
         },
         LeaseLost { holder: None },
         LeaseTime { asked: 0 },
+        ServerRemoved { server },
+        MaintenanceTime { asked: 0 },
     ]
 }
 
@@ -797,6 +823,7 @@ fn bytes_are_frozen() {
         resumable,
         attributes,
         changes,
+        conditions,
     ] {
         part(&mut golden);
     }
@@ -824,7 +851,7 @@ fn refusals_are_numbered_in_order_and_say_what_to_do() {
         assert!(error.message.starts_with("cannot do it: "), "{error}");
         assert!(error.message.len() > 20 && !error.message.contains('{'), "{error}");
     }
-    assert_eq!(refusals().len(), 60);
+    assert_eq!(refusals().len(), 62);
 }
 
 proptest! {

@@ -4,11 +4,12 @@
 //! sent again, the same, after a lost answer. A [`Request::Query`] is linearizable unless it asks for less.
 //!
 //! [`Request`] and [`Response`] are here; `namespace`, `attributes`, `change`, `trash`, `fleet`,
-//! `cluster` and `scrub` hold what they are made of.
+//! `cluster`, `condition` and `scrub` hold what they are made of.
 
 mod attributes;
 mod change;
 mod cluster;
+mod condition;
 mod fleet;
 mod namespace;
 mod scrub;
@@ -24,6 +25,7 @@ pub use cluster::{
     Admin, ChunkInfo, ChunkState, ChunkTrouble, Defaults, Health, MasterInfo, ReplicaState, ServerInfo, Status,
     TroubledChunk,
 };
+pub use condition::{Condition, ConditionChange, ServerPlan, ServerState};
 pub use fleet::{Beat, CopyOrder, CopySource, Damage, Load, Order, OrderDone, Registration, ServerAccess};
 pub use namespace::{
     ChunkGrant, CopyFiles, Entry, EntryKind, Extent, FileVersion, Located, Op, Page, Query, Replica, Seal,
@@ -263,4 +265,13 @@ pub enum Response {
         /// When it ends, unless it is renewed before.
         until: StateTime,
     },
+    /// The chunkservers.
+    Servers {
+        /// State time.
+        now: StateTime,
+        /// All that are registered, retired ones too.
+        servers: Vec<ServerState>,
+    },
+    /// What a chunkserver holds.
+    ServerPlan(Box<ServerPlan>),
 }

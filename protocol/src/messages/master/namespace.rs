@@ -236,6 +236,16 @@ pub enum Op {
     },
     /// Changes a file that is there. Answer: what the [`FileChange`] says.
     ChangeFile(FileChange),
+    /// Changes what a chunkserver is there for. For operators only. Answer: `Response::Done`.
+    SetCondition {
+        /// The server.
+        server: ServerId,
+        /// How.
+        change: super::ConditionChange,
+        /// Also if chunks have fewer copies than wanted, or none, that can be read meanwhile. Never lets a needed copy
+        /// be removed.
+        force: bool,
+    },
 }
 
 /// A copy by reference.
@@ -330,6 +340,13 @@ pub enum Query {
     Attributes {
         /// Of what.
         path: FsPath,
+    },
+    /// The chunkservers and their conditions. Answer: `Response::Servers`.
+    Servers,
+    /// What a chunkserver holds and what would become of it: a walk over its copies. Answer: `Response::ServerPlan`.
+    ServerPlan {
+        /// The server.
+        server: ServerId,
     },
 }
 
