@@ -67,7 +67,11 @@ fn main() -> ExitCode {
     if let Ok(text) = toml::to_string(&config) {
         tracing::info!(files, config = %text.replace('\n', " "), "starting");
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(process::byte_threads())
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "the runtime cannot start");

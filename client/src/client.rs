@@ -15,7 +15,7 @@ use crate::error::Context as _;
 use crate::masters::Masters;
 use crate::read::FileReader;
 use crate::servers::Servers;
-use crate::write::{CreateOptions, FileWriter, Stocks, Uploads};
+use crate::write::{CreateOptions, FileWriter, ResumedUpload, Stocks, Uploads};
 use crate::{Config, Error};
 
 /// A handle to a cluster. Clones share its connections.
@@ -265,6 +265,24 @@ impl Client {
         progress: impl Fn(u64) + Send + Sync + 'static,
     ) -> Result<Entry, Error> {
         crate::write::upload_file(&self.inner, path, options, file, length, Box::new(progress)).await
+    }
+
+    /// As [`Client::upload_file`], and goes on where an earlier call with the same key for the same path failed or was
+    /// killed, if the local file begins with what was stored: at most the chunks in flight are sent again. After a failure
+    /// what is stored is kept for a day ([`gabion_protocol::limits::RESUME_MS`]). A client that still uploads to the path
+    /// in this way is refused from now on.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn resume_upload(
+        &self,
+        path: &FsPath,
+        options: CreateOptions,
+        file: std::fs::File,
+        length: u64,
+        progress: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Result<(Entry, ResumedUpload), Error> {
+        crate::write::resume_file(&self.inner, path, options, file, length, Box::new(progress)).await
     }
 
     /// Opens a file for reading.

@@ -21,12 +21,16 @@
 //! `policy`.
 
 mod admin;
+mod attributes;
 mod client;
 mod config;
 mod copy;
 mod error;
+mod file;
+mod fleet;
 mod inventory;
 mod link;
+mod local;
 mod masters;
 mod policy;
 mod read;
@@ -43,17 +47,20 @@ pub use client::{Client, Removed};
 pub use config::{Config, Settings};
 pub use copy::CopyOptions;
 pub use error::Error;
+pub use file::File;
 pub use gabion_protocol::messages::data::Verdict;
 pub use gabion_protocol::messages::master::{
-    Admin, ChunkInfo, ChunkState, Defaults, Entry, EntryKind, Extent, Health, Load, MasterInfo, Page, Replica,
-    ReplicaState, ServerInfo, Status, TrashAfter, TrashEntry, TrashId, TrashPage, TrashRef, TrashTotals,
+    Admin, AttributeChange, Attributes, ChunkInfo, ChunkState, Defaults, Entry, EntryKind, Extent, Health, Load,
+    MasterInfo, Page, Replica, ReplicaState, ServerInfo, Status, TrashAfter, TrashEntry, TrashId, TrashPage, TrashRef,
+    TrashTotals,
 };
 pub use gabion_protocol::{ChunkId, ErrorCode, FsPath, MasterId, ServerId};
-pub use read::{DownloadOptions, FileReader, FileStream};
+pub use local::local_crc;
+pub use read::{DownloadOptions, FileReader, FileStream, Resumed};
 pub use scrub::ScrubStarted;
 pub use trash::Trashed;
 pub use walk::Walk;
-pub use write::{CreateOptions, FileWriter, WriteStream};
+pub use write::{Appender, CreateOptions, FileWriter, ResumedUpload, WriteStream};
 
 /// Randomness for jitter and session ids. Sessions also carry their time, so a failing source costs little.
 fn random() -> u64 {

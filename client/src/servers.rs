@@ -40,7 +40,7 @@ pub(crate) struct Servers {
 
 #[derive(Debug)]
 struct Server {
-    access: Mutex<ServerAccess>,
+    access: Mutex<Arc<ServerAccess>>,
     link: Link,
     record: Mutex<Record>,
 }
@@ -74,7 +74,7 @@ impl Servers {
                 None => {
                     let id = access.server;
                     let server = Server {
-                        access: Mutex::new(access),
+                        access: Mutex::new(Arc::new(access)),
                         link: Link::default(),
                         record: Mutex::default(),
                     };
@@ -120,7 +120,7 @@ impl Servers {
     }
 
     async fn dial(&self, server: &Server) -> Result<Connection, WireError> {
-        let access = server.access.lock().clone();
+        let access = Arc::clone(&server.access.lock());
         let dialer = || Dialer {
             key: unwrap_connection_key(&self.dialer.key, &access.ticket, &access.wrapped_key),
             ticket: Some(access.ticket.clone()),
@@ -285,6 +285,6 @@ impl Server {
         if known.address != access.address {
             self.link.close();
         }
-        *known = access;
+        *known = Arc::new(access);
     }
 }

@@ -76,6 +76,26 @@ impl Running {
     }
 }
 
+/// The CRC of `len` zero bytes, in a number of steps that grows with the logarithm of `len`.
+#[must_use]
+pub fn zeros(len: u64) -> u32 {
+    let mut whole = Running::default();
+    // CRCs of runs of 1, 2, 4, … zeros.
+    let mut run = Running::default();
+    run.append(crc(&[0]), 1);
+    let mut left = len;
+    while left > 0 {
+        if left & 1 == 1 {
+            whole.append(run.crc, run.len);
+        }
+        left >>= 1;
+        if left > 0 {
+            run.append(run.crc, run.len);
+        }
+    }
+    whole.crc
+}
+
 /// The CRC of `len` bytes that have these block CRCs.
 #[must_use]
 pub fn combine_blocks(crcs: &[u32], len: u64) -> u32 {
@@ -107,6 +127,17 @@ mod tests {
             running.append(crc(b), b.len() as u64);
             prop_assert_eq!((running.crc(), running.len()), (crc(&bytes), len as u64));
         }
+    }
+
+    #[test]
+    fn zeros_have_the_crc_of_zeros() {
+        for len in [0, 1, 2, 3, 1000, 65_536, 1_048_577] {
+            assert_eq!(zeros(len), crc(&vec![0; len as usize]), "{len} zeros");
+        }
+        let (mut twice, half) = (Running::default(), 1 << 40);
+        twice.append(zeros(half), half);
+        twice.append(zeros(half), half);
+        assert_eq!(zeros(2 * half), twice.crc());
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 pub const PATH_BYTES_MAX: usize = 4096;
 /// Bytes of one name, as POSIX `NAME_MAX`.
 pub const NAME_BYTES_MAX: usize = 255;
+/// Bytes of all extended attributes of a file, names and values, as Linux's largest value (`XATTR_SIZE_MAX`).
+pub const ATTRIBUTES_BYTES_MAX: usize = 64 << 10;
 /// Components of a path: bounds each walk to the root.
 pub const DEPTH_MAX: usize = 128;
 /// Entries in one page of a listing.
@@ -93,6 +95,12 @@ pub const SEND_QUEUE_FRAMES: usize = 64;
 pub const SESSION_MS: u64 = 30 * 60 * 1000;
 /// Milliseconds an upload lives without its writer renewing the lease.
 pub const UPLOAD_LEASE_MS: u64 = 60_000;
+/// Milliseconds a resumable upload is kept without a word of its client: until the next day's work.
+pub const RESUME_MS: u64 = 24 * 60 * 60 * 1000;
+/// Longest such time: what nobody resumes takes space.
+pub const RESUME_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1000;
+/// Milliseconds a write lease lasts at most without renewal: a writer that died holds others up no longer.
+pub const WRITE_LEASE_MS_MAX: u64 = 60_000;
 /// Milliseconds a token is valid.
 pub const TOKEN_MS: u64 = 10 * 60 * 1000;
 /// Milliseconds a connection ticket is valid.
@@ -101,3 +109,7 @@ pub const TICKET_MS: u64 = 60 * 60 * 1000;
 pub const TRASH_MS: u64 = 24 * 60 * 60 * 1000;
 /// Milliseconds a copy no row names is kept: an operator sees the alarm on a working day.
 pub const UNKNOWN_MS: u64 = 24 * 60 * 60 * 1000;
+/// Longest maintenance of a chunkserver, milliseconds: what takes longer is a drain.
+pub const MAINTENANCE_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1000;
+/// Chunks a plan names as examples.
+pub const PLAN_EXAMPLES_MAX: usize = 8;

@@ -37,6 +37,20 @@ pub fn raise_file_limit() -> u64 {
     }
 }
 
+/// Threads of a runtime that moves bytes: half of the cores, at least one.
+///
+/// Whoever receives, checks and sends needs the other half: disk threads, the kernel's network work, and on a small
+/// machine the processes at the other ends. A second thread on two cores mostly wakes the first one up; it cost random
+/// reads a third and uploads a tenth (ops/BENCHMARKS.md). `TOKIO_WORKER_THREADS` overrides it.
+#[must_use]
+pub fn byte_threads() -> usize {
+    let asked = std::env::var("TOKIO_WORKER_THREADS").ok();
+    let asked = asked
+        .and_then(|threads| threads.parse().ok())
+        .filter(|threads| *threads > 0);
+    asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)))
+}
+
 /// Waits for SIGTERM or SIGINT: the request to stop gracefully.
 ///
 /// # Errors

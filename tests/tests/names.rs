@@ -120,6 +120,44 @@ fn searches_trees_and_patterns_say_what_is_there() {
         .fails(3, &["/none"]);
     cluster.gabion().args(["rm", "/t/made"]).run().ok();
 
+    // Owners and extended attributes go where the file goes.
+    let chown = cluster.gabion().args(["chown", "-R", "ann:staff", "/t/d", "/t/b.log"]);
+    chown.run().ok();
+    let xattr = |arguments: &[&str]| cluster.gabion().arg("xattr").args(arguments);
+    xattr(&["set", "/t/b.log", "user.text", "some"]).run().ok();
+    xattr(&["set", "/t/b.log", "user.bytes"]).run_with(b"\0\xff").ok();
+    xattr(&["set", "/t/b.log", "user.large"])
+        .run_with(&vec![0; 65 << 10])
+        .fails(4, &["at most 65536"]);
+    cluster.gabion().args(["mv", "/t/b.log", "/t/moved"]).run().ok();
+    assert_eq!(xattr(&["get", "/t/moved", "user.bytes"]).run().ok().stdout, b"\0\xff");
+    assert_eq!(
+        lines(&xattr(&["list", "/t/moved"]).run().ok()).len(),
+        3,
+        "a head and two"
+    );
+    let told = stat("/t/moved");
+    assert_eq!((&told["owner"], &told["group"]), (&"ann".into(), &"staff".into()));
+    assert_eq!(stat("/t/d/e/f.txt")["owner"], "ann");
+    xattr(&["rm", "/t/moved", "user.text"]).run().ok();
+    xattr(&["rm", "/t/moved", "user.text"])
+        .run()
+        .fails(3, &["no attribute"]);
+    xattr(&["get", "/t/moved", "user.text"]).run().fails(3, &["user.text"]);
+    // Without leave nothing is replaced; -n takes that for an answer.
+    cluster
+        .gabion()
+        .args(["mv", "/t/moved", "/t/a.log"])
+        .run()
+        .fails(4, &["--force"]);
+    cluster.gabion().args(["mv", "-n", "/t/moved", "/t/a.log"]).run().ok();
+    cluster.gabion().args(["mv", "-n", "/t/moved", "/t/b.log"]).run().ok();
+    cluster
+        .gabion()
+        .args(["mv", "/t/d", "/t/d/e/d"])
+        .run()
+        .fails(2, &["into itself"]);
+
     // A pattern that is a name is that name.
     let cat = cluster.gabion().args(["cat", "/t/c*.log"]).run().ok();
     assert_eq!(cat.stdout.len(), 1);

@@ -56,6 +56,24 @@ async fn small_files(access: &Access, base: &str, lose: &dyn Fn(&str), fired: &d
     }
 }
 
+/// An append that ran twice would be in the file twice.
+async fn appends(client: &Client, base: &str, lose: &dyn Fn(&str), fired: &dyn Fn()) {
+    let name = format!("{base}/log");
+    let created = client.create_empty(&fs_path(&name), CreateOptions::default()).await;
+    created.expect("a file is made");
+    let file = client.open_file(&fs_path(&name)).await.expect("it is there");
+    file.append(&b"one"[..]).await.expect("it can be written");
+    lose("ChangeFile");
+    let offset = file.append(&b"two"[..]).await.expect("an append runs once");
+    fired();
+    assert_eq!(offset, 3, "the answer is the first one's");
+    assert_eq!(get(client, &name).await.expect("it is there"), b"onetwo");
+    lose("ChangeFile");
+    file.truncate(4).await.expect("a truncation runs once");
+    fired();
+    assert_eq!(get(client, &name).await.expect("it is there"), b"onet");
+}
+
 async fn all_commands(client: &Client, base: &str, lose: &dyn Fn(&str), fired: &dyn Fn()) {
     let path = |name: &str| fs_path(&format!("{base}/{name}"));
     lose("Mkdir");
@@ -110,6 +128,7 @@ fn lose_each(loss: Loss) {
             };
             all_commands(&client, base, &lose, &fired).await;
             small_files(&cluster.access(), base, &lose, &fired).await;
+            appends(&client, base, &lose, &fired).await;
         }
     });
     cluster.assert_clean();

@@ -7,12 +7,17 @@ pub(crate) const PATIENCE_MIN: Duration = Duration::from_millis(200);
 /// Never wait longer before looking elsewhere: people notice a second.
 pub(crate) const PATIENCE_MAX: Duration = Duration::from_millis(700);
 const SAMPLES: usize = 64;
+/// The 95th percentile is looked for again after this many answers: readers ask for it more often than that, and it
+/// moves slowly.
+const AFRESH: usize = 8;
 
 /// The last answers' times.
 #[derive(Debug, Clone)]
 pub(crate) struct Latency {
     samples: [Duration; SAMPLES],
     count: usize,
+    /// As of the last multiple of [`AFRESH`] answers.
+    p95: Option<Duration>,
 }
 
 impl Default for Latency {
@@ -20,6 +25,7 @@ impl Default for Latency {
         Self {
             samples: [Duration::ZERO; SAMPLES],
             count: 0,
+            p95: None,
         }
     }
 }
@@ -29,18 +35,17 @@ impl Latency {
     pub(crate) fn record(&mut self, took: Duration) {
         self.samples[self.count % SAMPLES] = took;
         self.count += 1;
+        if self.count.is_multiple_of(AFRESH) {
+            let known = self.count.min(SAMPLES);
+            let mut known = self.samples[..known].to_vec();
+            let at = known.len() * 19 / 20;
+            self.p95 = Some(*known.select_nth_unstable(at).1);
+        }
     }
 
     /// Nineteen answers of twenty came within this time; `None` before there is experience.
     pub(crate) fn p95(&self) -> Option<Duration> {
-        let known = self.count.min(SAMPLES);
-        if known < 8 {
-            return None;
-        }
-        let mut sorted = self.samples;
-        let sorted = &mut sorted[..known];
-        sorted.sort_unstable();
-        Some(sorted[(known * 19 / 20).min(known - 1)])
+        self.p95
     }
 
     /// How long to wait before looking elsewhere.

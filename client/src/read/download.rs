@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gabion_protocol::checksum::Running;
+use gabion_protocol::limits::SMALL_CHUNK_BYTES;
 use gabion_protocol::{Action, ErrorCode, WireError};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 use super::FileReader;
-use super::stream::StreamError;
+use super::stream::{FileStream, StreamError};
 use crate::Error;
 use crate::random;
 
@@ -54,9 +56,20 @@ impl FileReader {
     /// # Errors
     /// Why not; `file` then holds anything.
     pub async fn download_to(&self, file: File, progress: impl Fn(u64) + Send + Sync) -> Result<(), Error> {
+        self.download_after(Running::default(), file, progress).await
+    }
+
+    /// As [`Self::download_to`], of what follows the `beginning` that the file holds already.
+    pub(super) async fn download_after(
+        &self,
+        beginning: Running,
+        file: File,
+        progress: impl Fn(u64) + Send + Sync,
+    ) -> Result<(), Error> {
         let (pieces, queue) = mpsc::channel(QUEUE_PIECES);
         let writer = tokio::task::spawn_blocking(move || write_pieces(&file, queue));
-        let read = self.send_pieces(pieces, &progress).await;
+        let stream = FileStream::after(self.clone(), beginning);
+        let read = self.send_pieces(stream, pieces, &progress).await;
         let written = writer
             .await
             .unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into()));
@@ -67,10 +80,10 @@ impl FileReader {
 
     async fn send_pieces(
         &self,
+        mut stream: FileStream,
         pieces: mpsc::Sender<(u64, Bytes)>,
         progress: &(impl Fn(u64) + Send + Sync),
     ) -> Result<(), Error> {
-        let mut stream = self.stream();
         let mut times_back = 0;
         loop {
             match stream.next_piece().await {
@@ -103,10 +116,13 @@ impl FileReader {
         progress: impl Fn(u64) + Send + Sync,
     ) -> Result<(), Error> {
         let failed = |error: &std::io::Error| Error::local(format!("cannot write {}", target.display()), error);
-        check_replaceable(target)?;
-        if !options.replace && target.symlink_metadata().is_ok() {
-            return Err(failed(&std::io::ErrorKind::AlreadyExists.into()));
+        check_target(target, options)?;
+        if self.entry().length <= SMALL_CHUNK_BYTES
+            && let Ok(bytes) = self.read_at(0, self.entry().length).await
+        {
+            return self.place_small(bytes, target, options, progress).await;
         }
+        // Larger ones, and those that need another look, piece by piece.
         let temporary = Temporary::beside(target, self.entry().mode).map_err(|error| failed(&error))?;
         let file = temporary.file.try_clone().map_err(|error| failed(&error))?;
         self.download_to(file, progress).await?;
@@ -117,6 +133,59 @@ impl FileReader {
             .unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into()))
             .map_err(|error| Error::local(format!("cannot write {shown}"), &error))
     }
+}
+
+impl FileReader {
+    /// Writes a small file, which was read and proved whole, in one go: who fetches thousands waits for a disk thread once
+    /// for each.
+    async fn place_small(
+        &self,
+        bytes: Bytes,
+        target: &Path,
+        options: DownloadOptions,
+        progress: impl Fn(u64) + Send + Sync,
+    ) -> Result<(), Error> {
+        let (length, mode) = (bytes.len() as u64, self.entry().mode);
+        let (to, shown) = (target.to_owned(), target.display().to_string());
+        let placed = tokio::task::spawn_blocking(move || {
+            let temporary = Temporary::beside(&to, mode)?;
+            temporary.file.write_all_at(&bytes, 0)?;
+            temporary.take_name(&to, options)
+        });
+        placed
+            .await
+            .unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into()))
+            .map_err(|error| Error::local(format!("cannot write {shown}"), &error))?;
+        progress(length);
+        Ok(())
+    }
+}
+
+/// Refuses a target that no download may take, before the first byte moves.
+pub(super) fn check_target(target: &Path, options: DownloadOptions) -> Result<(), Error> {
+    check_replaceable(target)?;
+    if !options.replace && target.symlink_metadata().is_ok() {
+        let error = std::io::ErrorKind::AlreadyExists.into();
+        return Err(Error::local(format!("cannot write {}", target.display()), &error));
+    }
+    Ok(())
+}
+
+/// Gives a file that is complete its name.
+pub(super) fn place(file: &File, from: &Path, target: &Path, options: DownloadOptions) -> std::io::Result<()> {
+    if options.sync {
+        file.sync_all()?;
+    }
+    if options.replace {
+        std::fs::rename(from, target)?;
+    } else {
+        rename_new(from, target)?;
+    }
+    if options.sync {
+        let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+        File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Renames, and never replaces what appeared at `to` meanwhile.
@@ -183,19 +252,8 @@ impl Temporary {
     }
 
     fn take_name(mut self, target: &Path, options: DownloadOptions) -> std::io::Result<()> {
-        if options.sync {
-            self.file.sync_all()?;
-        }
-        if options.replace {
-            std::fs::rename(&self.path, target)?;
-        } else {
-            rename_new(&self.path, target)?;
-        }
+        place(&self.file, &self.path, target, options)?;
         self.is_placed = true;
-        if options.sync {
-            let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty());
-            File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()?;
-        }
         Ok(())
     }
 }

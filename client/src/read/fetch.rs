@@ -6,12 +6,13 @@
 //! life, the next reader looks once and does not wait all over again.
 
 use std::collections::VecDeque;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use gabion_protocol::checksum::first_bad_block;
+use gabion_protocol::checksum::{block_crcs, first_bad_block};
 use gabion_protocol::frame::Kind;
 use gabion_protocol::ids::ServerId;
 use gabion_protocol::limits::BLOCK_BYTES;
@@ -19,7 +20,8 @@ use gabion_protocol::messages::data::{Request, Response};
 use gabion_protocol::messages::master::{Extent, Replica};
 use gabion_protocol::{Action, ErrorCode, WireError};
 
-use super::{FileReader, Piece};
+use super::locate::is_hole;
+use super::{FileReader, PIECE_BYTES, Piece};
 use crate::Error;
 use crate::client::unexpected;
 use crate::policy::chain::Pulse;
@@ -29,6 +31,8 @@ use crate::random;
 const BLOCK: u64 = BLOCK_BYTES as u64;
 /// Longest wait for one server's answer.
 const ANSWER: Duration = Duration::from_secs(10);
+/// Drawn once a process, so that processes that read the same chunk spread over its servers.
+static LOT: LazyLock<u64> = LazyLock::new(random);
 
 /// Whole blocks of a chunk, each with its CRC.
 #[derive(Debug)]
@@ -42,6 +46,18 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
+    /// What a piece reads as that no chunk holds.
+    fn zeros(piece: &Piece) -> Self {
+        static ZEROS: [u8; PIECE_BYTES as usize] = [0; PIECE_BYTES as usize];
+        let bytes = Bytes::from_static(&ZEROS[..piece.length.min(PIECE_BYTES) as usize]);
+        Self {
+            start: in_chunk(piece),
+            crcs: block_crcs(&bytes),
+            bytes,
+            server: ServerId(0),
+        }
+    }
+
     /// The bytes `piece` asked for.
     pub(super) fn wanted(&self, piece: &Piece) -> Bytes {
         let from = usize::try_from(in_chunk(piece) - self.start).unwrap_or(usize::MAX);
@@ -80,6 +96,10 @@ impl<'a> Fetch<'a> {
     }
 
     pub(super) async fn run(mut self) -> Result<(Piece, Blocks), Error> {
+        if is_hole(&self.piece.extent) {
+            let zeros = Blocks::zeros(&self.piece);
+            return Ok((self.piece, zeros));
+        }
         let mut round = 0;
         loop {
             let is_given_up = self.is_given_up().await?;
@@ -110,7 +130,11 @@ impl<'a> Fetch<'a> {
     /// Asks the masters where the copies are now.
     async fn relocate(&mut self) -> Result<(), Error> {
         self.reader.0.map.lock().forget(self.piece.extent.offset);
-        self.piece.extent = self.reader.refresh(self.piece.offset).await?;
+        let (piece, extent) = (&self.piece, self.reader.refresh(self.piece.offset).await?);
+        if extent.offset + extent.length < piece.offset + piece.length || is_hole(&extent) {
+            return Err(self.reader.changed("it was overwritten while it was read"));
+        }
+        self.piece.extent = extent;
         Ok(())
     }
 
@@ -220,7 +244,7 @@ impl<'a> Fetch<'a> {
             })
             .collect();
         // By chunk, so that a stream stays with one server and its read-ahead.
-        let lot = (extent.chunk.counter ^ u64::from(std::process::id())).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let lot = (extent.chunk.counter ^ *LOT).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         order(&candidates, lot)
             .into_iter()
             .map(|position| trusted[position].clone())

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gabion_protocol::ids::{ChunkId, Generation, Timeline, VolumeId};
 use gabion_protocol::limits::{GRANT_CHUNKS_MAX, TOKEN_MS};
 use gabion_protocol::messages::master::{Extent, Located, Query, Response};
 use gabion_protocol::{FsPath, Ino, WireError};
@@ -17,18 +18,51 @@ const FRESH: Duration = Duration::from_millis(TOKEN_MS / 2);
 /// Most extents kept of one file.
 const EXTENTS_MAX: usize = 4096;
 
+/// A range that no chunk holds: it reads as zeros.
+fn hole(from: u64, to: u64) -> Extent {
+    Extent {
+        offset: from,
+        length: to - from,
+        chunk: ChunkId {
+            volume: VolumeId(0),
+            timeline: Timeline(0),
+            counter: 0,
+        },
+        chunk_offset: 0,
+        chunk_length: 0,
+        chunk_crc: 0,
+        generation: Generation(0),
+        replicas: Vec::new(),
+    }
+}
+
+/// Whether it stands for a range that no chunk holds: no other chunk is empty.
+pub(super) fn is_hole(extent: &Extent) -> bool {
+    extent.chunk_length == 0
+}
+
 /// Known extents by their offset in the file.
 #[derive(Debug, Default)]
 pub(super) struct Map(BTreeMap<u64, (Arc<Extent>, Instant)>);
 
 impl Map {
-    pub(super) fn learn(&mut self, extents: Vec<Extent>) {
-        if self.0.len() + extents.len() > EXTENTS_MAX {
+    /// Takes what was told of the file from `asked` on.
+    pub(super) fn learn(&mut self, asked: u64, located: Located) {
+        if self.0.len() + located.extents.len() > EXTENTS_MAX {
             self.0.clear();
         }
         let now = Instant::now();
-        for extent in extents {
-            self.0.insert(extent.offset, (Arc::new(extent), now));
+        let mut insert = |extent: Extent| self.0.insert(extent.offset, (Arc::new(extent), now));
+        let mut at = asked;
+        for extent in located.extents {
+            if extent.offset > at {
+                insert(hole(at, extent.offset));
+            }
+            at = extent.offset + extent.length;
+            insert(extent);
+        }
+        if !located.more && at < located.entry.length {
+            insert(hole(at, located.entry.length));
         }
     }
 

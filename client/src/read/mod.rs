@@ -1,14 +1,17 @@
 //! Reading a file: where its bytes are, whole blocks of them from the best copy, and proof that they are right.
 //!
 //! `locate` keeps what the masters told of the file's extents, `fetch` gets verified blocks from one copy or another,
-//! `stream` reads in order with several reads in flight, `download` puts a whole file beside its name and renames it.
+//! `stream` reads in order with several reads in flight, `download` puts a whole file beside its name and renames it,
+//! `resume` goes on with one that was interrupted.
 //!
 //! Invariant: no byte leaves this module whose block did not have its CRC. In-order reads prove more: the CRC of each
-//! whole chunk, and of the whole file, are those the masters agreed on.
+//! whole chunk, and of the whole file if it is known, are those the masters agreed on. Ranges that nobody wrote read as
+//! zeros; `locate` has them as extents without a chunk.
 
 mod download;
 mod fetch;
 mod locate;
+mod resume;
 mod stream;
 
 use std::collections::HashSet;
@@ -17,7 +20,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use gabion_protocol::ids::{ChunkId, ServerId};
 use gabion_protocol::messages::master::{Entry, Extent};
-use gabion_protocol::{ErrorCode, FsPath};
+use gabion_protocol::{ErrorCode, FsPath, WireError};
 use parking_lot::Mutex;
 
 use crate::Error;
@@ -26,6 +29,7 @@ use crate::error::Context as _;
 pub use download::DownloadOptions;
 use fetch::Blocks;
 use locate::Map;
+pub use resume::Resumed;
 pub use stream::FileStream;
 
 /// Bytes asked for at once: the packet size, for the same reasons.
@@ -57,13 +61,13 @@ struct Piece {
 
 impl FileReader {
     pub(crate) async fn open(inner: &Arc<Inner>, path: &FsPath) -> Result<Self, Error> {
-        let located = locate::ask(inner, path, None, 0)
+        let mut located = locate::ask(inner, path, None, 0)
             .await
             .context(|| format!("cannot open {path}"))?;
         let entry = located.entry.clone();
+        inner.servers.learn(std::mem::take(&mut located.servers));
         let mut map = Map::default();
-        map.learn(located.extents);
-        inner.servers.learn(located.servers);
+        map.learn(0, located);
         Ok(Self(Arc::new(Shared {
             inner: Arc::clone(inner),
             path: path.clone(),
@@ -119,7 +123,7 @@ impl FileReader {
         FileStream::new(self.clone(), offset, length)
     }
 
-    /// All extents of the file, in order.
+    /// All extents of the file, in order. What lies between them are zeros.
     ///
     /// # Errors
     /// If the masters cannot tell.
@@ -129,7 +133,9 @@ impl FileReader {
         while offset < self.0.entry.length {
             let extent = self.extent_at(offset).await?;
             offset = extent.offset + extent.length;
-            extents.push(Extent::clone(&extent));
+            if !locate::is_hole(&extent) {
+                extents.push(Extent::clone(&extent));
+            }
         }
         Ok((self.0.entry.clone(), extents))
     }
@@ -145,12 +151,15 @@ impl FileReader {
     /// Asks the masters afresh.
     async fn refresh(&self, offset: u64) -> Result<Arc<Extent>, Error> {
         let shared = &self.0;
-        let located = locate::ask(&shared.inner, &shared.path, Some(shared.entry.ino), offset)
+        let mut located = locate::ask(&shared.inner, &shared.path, Some(shared.entry.ino), offset)
             .await
             .context(|| format!("cannot read {}", shared.path))?;
-        shared.inner.servers.learn(located.servers);
+        shared.inner.servers.learn(std::mem::take(&mut located.servers));
+        if located.entry.length <= offset {
+            return Err(self.changed("it became shorter while it was read"));
+        }
         let mut map = shared.map.lock();
-        map.learn(located.extents);
+        map.learn(offset, located);
         map.at(offset).ok_or_else(|| {
             Error::new(
                 ErrorCode::Protocol,
@@ -160,6 +169,22 @@ impl FileReader {
                 ),
             )
         })
+    }
+
+    /// The file is not any more what it was when it was opened.
+    fn changed(&self, how: &str) -> Error {
+        let message = format!("cannot read {}: {how}", self.0.path);
+        let error = WireError::new(ErrorCode::Conflict, message);
+        error.help("begin again to read it as it is now").into()
+    }
+
+    /// Whether the file has been changed since it was opened, other than by bytes at its end: the whole of what was read
+    /// then need not be what it was at any moment.
+    async fn has_changed(&self) -> bool {
+        let Ok(now) = locate::ask(&self.0.inner, &self.0.path, Some(self.0.entry.ino), 0).await else {
+            return false;
+        };
+        (now.entry.length, now.entry.crc) != (self.0.entry.length, self.0.entry.crc)
     }
 
     /// The piece that begins at `offset` and ends before `end`, cut so that reads are whole blocks.

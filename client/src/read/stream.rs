@@ -108,6 +108,14 @@ impl FileStream {
         }
     }
 
+    /// The whole file but its `beginning`, which the caller has and whose CRC counts for the whole's.
+    pub(super) fn after(reader: FileReader, beginning: Running) -> Self {
+        let left = reader.0.entry.length.saturating_sub(beginning.len());
+        let mut stream = Self::new(reader, beginning.len(), left);
+        stream.proof.file = Some(beginning);
+        stream
+    }
+
     /// The next bytes; `None` at the end of the range.
     ///
     /// # Errors
@@ -121,7 +129,14 @@ impl FileStream {
         if let Some(error) = &self.failed {
             return Err(StreamError::Failed(error.clone()));
         }
-        let next = self.fetch_next().await;
+        let mut next = self.fetch_next().await;
+        if let Err(StreamError::Failed(error)) = &next
+            && error.code() == ErrorCode::ChecksumMismatch
+            && self.reader.has_changed().await
+        {
+            let how = "it was changed while it was read";
+            next = Err(StreamError::Failed(self.reader.changed(how)));
+        }
         if let Err(StreamError::Failed(error) | StreamError::WrongChunk { error, .. }) = &next {
             self.failed = Some(error.clone());
             self.fetching = FuturesOrdered::new();
@@ -250,14 +265,14 @@ impl FileStream {
 
     fn check_file(&self, end: u64) -> Result<(), Error> {
         let entry = &self.reader.0.entry;
-        match self.proof.file {
-            Some(file) if end == entry.length && file.crc() != entry.crc => Err(WireError::new(
+        match (self.proof.file, entry.known_crc()) {
+            (Some(file), Some(crc)) if end == entry.length && file.crc() != crc => Err(WireError::new(
                 ErrorCode::ChecksumMismatch,
                 format!(
                     "cannot read {}: its bytes have CRC {:08x}, the masters agreed on {:08x}",
                     self.reader.0.path,
                     file.crc(),
-                    entry.crc
+                    crc
                 ),
             )
             .into()),

@@ -123,6 +123,16 @@ pub struct FileProgress {
 }
 
 impl FileProgress {
+    /// A bar of the same file that nobody sees: for what is only looked at before.
+    #[must_use]
+    pub fn silent(&self) -> Self {
+        Self {
+            bar: ProgressBar::hidden(),
+            total: ProgressBar::hidden(),
+            done: AtomicU64::new(0),
+        }
+    }
+
     /// So many more bytes are done.
     pub fn advance(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);

@@ -529,8 +529,12 @@ impl State {
             | Op::Restore { .. }
             | Op::EmptyTrash { .. }
             | Op::SetAttributes { .. }
+            | Op::SetCondition { .. }
             | Op::Copy(_)
-            | Op::CopyExtents { .. } => panic!("no test needs it"),
+            | Op::CopyExtents { .. }
+            | Op::ResumeUpload { .. }
+            | Op::ChangeAttributes { .. }
+            | Op::ChangeFile(_) => panic!("no test needs it"),
         }
     }
 

@@ -290,3 +290,69 @@ async fn a_full_local_disk_is_told() {
         error.report()
     );
 }
+
+/// Downloads so that the partial file is whole and does not get its name: the name is taken meanwhile.
+async fn leave_partial(client: &Client, target: &std::path::Path) -> std::path::PathBuf {
+    let file = client.open(&path()).await.unwrap();
+    let in_the_way = target.to_owned();
+    let progress = move |_| std::fs::write(&in_the_way, "in the way").unwrap();
+    let failed = file.resume_file(target, DownloadOptions::default(), progress).await;
+    assert_eq!(failed.unwrap_err().code(), ErrorCode::Exists);
+    std::fs::remove_file(target).unwrap();
+    let left = std::fs::read_dir(target.parent().unwrap()).unwrap();
+    let mut left = left.map(|entry| entry.unwrap().path());
+    left.find(|path| path.to_string_lossy().ends_with("-part")).unwrap()
+}
+
+#[tokio::test]
+async fn a_resumed_download_keeps_what_is_proved_and_nothing_else() {
+    use std::os::unix::fs::FileExt as _;
+    let (_cluster, client, bytes) = stored(3 * CHUNK as usize + 70_000).await;
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("file");
+    let resume = async || {
+        let file = client.open(&path()).await.unwrap();
+        file.resume_file(&target, DownloadOptions::default(), |_| ())
+            .await
+            .unwrap()
+    };
+    // A whole partial file, a short one, one that somebody wrote to, one that is too long.
+    for (damage_at, length, kept) in [
+        (None, bytes.len() as u64, bytes.len() as u64),
+        (None, 2 * CHUNK + 5, 2 * CHUNK),
+        (Some(CHUNK + 3), bytes.len() as u64, CHUNK),
+        (None, bytes.len() as u64 + 9, bytes.len() as u64),
+        (Some(0), bytes.len() as u64, 0),
+    ] {
+        let partial = leave_partial(&client, &target).await;
+        let file = std::fs::File::options().read(true).write(true).open(partial).unwrap();
+        file.set_len(length).unwrap();
+        if let Some(at) = damage_at {
+            file.write_all_at(&[bytes[at as usize] ^ 1], at).unwrap();
+        }
+        let resumed = resume().await;
+        assert_eq!((resumed.kept, resumed.source_changed), (kept, false));
+        assert!(std::fs::read(&target).unwrap() == bytes);
+        std::fs::remove_file(&target).unwrap();
+        assert_eq!(
+            std::fs::read_dir(directory.path()).unwrap().count(),
+            0,
+            "nothing is left"
+        );
+    }
+    // Another file of the same length under the name.
+    leave_partial(&client, &target).await;
+    let mut other = bytes.clone();
+    let last = other.len() - 1;
+    other[last] ^= 1;
+    let options = CreateOptions {
+        replace: true,
+        ..CreateOptions::default()
+    };
+    let mut writer = client.create(&path(), options).await.unwrap();
+    writer.write(&other).await.unwrap();
+    writer.finish().await.unwrap();
+    let resumed = resume().await;
+    assert_eq!((resumed.kept, resumed.source_changed), (0, true));
+    assert!(std::fs::read(&target).unwrap() == other);
+}

@@ -401,12 +401,28 @@ pub(super) struct Seals {
     waiting: std::collections::BTreeMap<u64, Seal>,
     ready: Vec<Seal>,
     whole: Running,
+    /// Each seal is logged as soon as those before it are: what is not logged is sent again after a crash.
+    at_once: bool,
 }
 
 /// Seals logged at once: few commands for huge files, and little left for Commit.
 const SEALS_PER_COMMAND: usize = 32;
 
 impl Seals {
+    /// The seals of what follows a `beginning` that is logged, each to be logged at once.
+    pub(super) fn after(beginning: Running) -> Self {
+        Self {
+            whole: beginning,
+            at_once: true,
+            ..Self::default()
+        }
+    }
+
+    /// Seals that wait for one before them.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// A chunk is sealed.
     pub(super) fn add(&mut self, seal: Seal) {
         self.waiting.insert(seal.file_offset, seal);
@@ -418,7 +434,8 @@ impl Seals {
 
     /// Seals to be logged now, if there are many.
     pub(super) fn batch(&mut self) -> Option<Vec<Seal>> {
-        (self.ready.len() >= SEALS_PER_COMMAND).then(|| std::mem::take(&mut self.ready))
+        let least = if self.at_once { 1 } else { SEALS_PER_COMMAND };
+        (self.ready.len() >= least).then(|| std::mem::take(&mut self.ready))
     }
 
     /// The last seals, and the file's length and CRC.

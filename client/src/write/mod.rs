@@ -2,16 +2,20 @@
 //! appear.
 //!
 //! `packet` cuts and keeps what is written, `chunk` pushes it, `chain` judges the servers it is pushed to, `upload` is
-//! what the masters know of it all, `stock` has chunks at hand for small files.
+//! what the masters know of it all, `stock` has chunks at hand for small files, `resume` goes on where an upload was
+//! interrupted. `target` and `appender` write to files that are there.
 //!
 //! Invariants: a CRC is made once, here, from the bytes the program gave; what is in flight or kept is bounded by
 //! the chunks in flight; nothing appears before [`FileWriter::finish`] has succeeded.
 
+mod appender;
 mod chain;
 mod chunk;
 mod packet;
+mod resume;
 mod stock;
 mod stream;
+mod target;
 mod upload;
 
 use std::fs::File;
@@ -27,10 +31,14 @@ use tokio::task::JoinSet;
 use crate::Error;
 use crate::client::{Inner, unexpected};
 use crate::error::Context as _;
+pub use appender::Appender;
 use chunk::{ChunkJob, Seals};
 use packet::{Feed, Packet, Piece, Replay, packet_len};
+pub use resume::ResumedUpload;
+pub(crate) use resume::resume_file;
 pub(crate) use stock::Stocks;
 pub use stream::WriteStream;
+pub(crate) use target::{Cached, Target};
 pub(crate) use upload::Uploads;
 use upload::{Progress, Upload};
 
@@ -108,6 +116,8 @@ pub struct FileWriter {
     seals: Seals,
     /// Where what must be sent again is read; kept in memory if `None`.
     source: Option<Arc<File>>,
+    /// The file at whose end it writes; a new one if `None`.
+    target: Option<Target>,
     failed: Option<Error>,
     is_over: bool,
 }
@@ -147,6 +157,7 @@ impl FileWriter {
             jobs: JoinSet::new(),
             seals: Seals::default(),
             source: None,
+            target: None,
             failed: None,
             is_over: false,
         };
@@ -164,7 +175,10 @@ impl FileWriter {
         }
         let options = self.options.clone();
         let length = options.length_hint;
-        let upload = Upload::open(&self.inner, &self.path, options.into(), length).await?;
+        let upload = match &self.target {
+            Some(target) => target.open().await?,
+            None => Upload::open(&self.inner, &self.path, options.into(), length).await?,
+        };
         if let Some(progress) = self.progress.take() {
             upload.on_progress(progress);
         }
@@ -292,7 +306,8 @@ impl FileWriter {
             Some(_) => config.chunks_in_flight as u64,
             None => (config.chunks_in_flight as u64).min(KEPT_BYTES_MAX / chunk_bytes),
         };
-        while self.jobs.len() as u64 >= most.max(1) {
+        // A sealed chunk that waits for one before it is not logged: it counts as if it were on its way.
+        while !self.jobs.is_empty() && (self.jobs.len() + self.seals.waiting()) as u64 >= most.max(1) {
             self.collect_one().await?;
         }
         // Those that are done already make room for the log.
@@ -328,6 +343,7 @@ impl FileWriter {
             done.map_err(|error| Error::new(ErrorCode::Internal, format!("a task of the upload ended: {error}")))?;
         self.seals.add(sealed?);
         match &self.upload {
+            Some(_) if self.target.is_some() => self.append_sealed().await,
             Some(upload) => chunk::log_seals(upload, &mut self.seals).await,
             None => Ok(()),
         }
@@ -450,20 +466,25 @@ impl Drop for FileWriter {
             return;
         };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { upload.abort().await });
+            runtime.spawn(async move { upload.give_up().await });
         }
     }
 }
 
-/// An error as the one who writes `path` wants to read it: a master's words for a step are replaced.
+/// An error as the one who writes `path` wants to read it.
 fn cannot_write(path: &FsPath, error: impl Into<Error>) -> Error {
+    retold(format!("cannot write {path}"), path, error)
+}
+
+/// An error as one wants to read it who does `what` with `path`: a master's words for a step are replaced.
+pub(crate) fn retold(what: String, path: &FsPath, error: impl Into<Error>) -> Error {
     let mut wire = error.into().into_details();
     if let Some((step, why)) = wire.message.split_once(": ")
         && (step.starts_with("cannot ") && (!step.contains('/') || step.ends_with(path.as_str())))
     {
         wire.message = why.to_owned();
     }
-    Error::from(wire).context(format!("cannot write {path}"))
+    Error::from(wire).context(what)
 }
 
 /// Uploads the first `length` bytes of a local file.
@@ -484,12 +505,16 @@ pub(crate) async fn upload_file(
         ..options
     };
     let mut writer = FileWriter::create(inner, path, options).await?;
-    let file = Arc::new(file);
-    writer.source = Some(Arc::clone(&file));
     writer.tell_progress(progress);
+    copy_file(writer, Arc::new(file), length).await
+}
+
+/// Writes what follows the bytes that are stored already, and finishes the file.
+async fn copy_file(mut writer: FileWriter, file: Arc<File>, length: u64) -> Result<Entry, Error> {
+    writer.source = Some(Arc::clone(&file));
     let (packets, mut cut) = mpsc::channel(QUEUE_PACKETS);
-    let chunk_bytes = writer.chunk_bytes;
-    let reader = tokio::task::spawn_blocking(move || read_packets(&file, length, chunk_bytes, &packets));
+    let (from, chunk_bytes) = (writer.handed, writer.chunk_bytes);
+    let reader = tokio::task::spawn_blocking(move || read_packets(&file, from..length, chunk_bytes, &packets));
     while let Some(packet) = cut.recv().await {
         writer.take(packet).await?;
     }
@@ -519,11 +544,16 @@ pub(crate) async fn create_empty(inner: &Inner, path: &FsPath, options: UploadOp
     }
 }
 
-/// Cuts a file into packets; ends early if nobody takes them any more.
-fn read_packets(file: &File, length: u64, chunk_bytes: u64, packets: &mpsc::Sender<Packet>) -> Result<(), Error> {
-    let mut offset = 0;
-    while offset < length {
-        let left = usize::try_from(length - offset).unwrap_or(usize::MAX);
+/// Cuts a range of a file, from where a chunk begins, into packets; ends early if nobody takes them any more.
+fn read_packets(
+    file: &File,
+    range: std::ops::Range<u64>,
+    chunk_bytes: u64,
+    packets: &mpsc::Sender<Packet>,
+) -> Result<(), Error> {
+    let mut offset = range.start;
+    while offset < range.end {
+        let left = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
         let len = packet_len(chunk_bytes, offset % chunk_bytes).min(left);
         let packet =
             Packet::read(file, offset, len).map_err(|error| Error::local("cannot read the local file", &error))?;

@@ -221,13 +221,17 @@ impl Stock {
             generation: self.generation,
             seal,
         };
-        match inner.masters.command_in(&self.session, op).await? {
-            Response::Entry(entry) => {
-                self.left.fetch_sub(1, Ordering::Relaxed);
-                Ok(entry)
-            }
+        match self.used(inner, op).await? {
+            Response::Entry(entry) => Ok(entry),
             _ => Err(unexpected()),
         }
+    }
+
+    /// Runs a command that uses one of the chunks.
+    async fn used(&self, inner: &Inner, op: Op) -> Result<Response, WireError> {
+        let answer = inner.masters.command_in(&self.session, op).await?;
+        self.left.fetch_sub(1, Ordering::Relaxed);
+        Ok(answer)
     }
 }
 
@@ -267,22 +271,9 @@ pub(super) async fn put_file(
     let defaults = inner.masters.session().await?.defaults();
     let replicas = options.replicas.unwrap_or(defaults.replicas);
     let shelf = inner.stocks.shelf(replicas);
-    let mut attempts = Attempts::new(inner);
     let mut is_again = false;
     loop {
-        let item = shelf.get(inner, replicas).await?;
-        let chain = Chain::new(inner, item.file, item.stock.chunk_bytes, &item.grant);
-        let seal = match push_small(&chain, packet).await {
-            Ok(seal) => seal,
-            Err(failure) => {
-                let is_stale = failure.error.code == ErrorCode::BadToken;
-                attempts.failed(&chain, failure, 0).await?;
-                if is_stale {
-                    shelf.forget(&item.stock);
-                }
-                continue;
-            }
-        };
+        let (item, seal) = stored(inner, &shelf, replicas, None, packet).await?;
         match item.stock.put(inner, path, options, seal).await {
             // Our lease has ended, as after a long sleep: nothing has appeared, the bytes are still here.
             Err(error) if error.code == ErrorCode::Fenced && !is_again => {
@@ -294,6 +285,55 @@ pub(super) async fn put_file(
                 return appeared(inner, path, item.file).await.ok_or_else(|| error.into());
             }
             put => return Ok(put?),
+        }
+    }
+}
+
+/// Writes a small packet to a chunk, and has `op` put that into a file that is there.
+pub(super) async fn put_into(
+    inner: &Arc<Inner>,
+    file: Ino,
+    replicas: u8,
+    packet: &Packet,
+    op: impl Fn(Ino, UploadGeneration, Seal) -> Op,
+) -> Result<Response, Error> {
+    let shelf = inner.stocks.shelf(replicas);
+    let mut is_again = false;
+    loop {
+        let (item, seal) = stored(inner, &shelf, replicas, Some(file), packet).await?;
+        let op = op(item.stock.ino, item.stock.generation, seal);
+        match item.stock.used(inner, op).await {
+            // As above; what else is fenced, as a lost write lease, is so the second time, too.
+            Err(error) if error.code == ErrorCode::Fenced && !is_again => {
+                is_again = true;
+                shelf.forget(&item.stock);
+            }
+            answer => return Ok(answer?),
+        }
+    }
+}
+
+/// Writes a small packet to chunks of stocks until a whole chain has it. Chunkservers are told that it is of `file`, or
+/// of the one the chunk would become.
+async fn stored(
+    inner: &Arc<Inner>,
+    shelf: &Arc<Shelf>,
+    replicas: u8,
+    file: Option<Ino>,
+    packet: &Packet,
+) -> Result<(Item, Seal), Error> {
+    let mut attempts = Attempts::new(inner);
+    loop {
+        let item = shelf.get(inner, replicas).await?;
+        let chain = Chain::new(inner, file.unwrap_or(item.file), item.stock.chunk_bytes, &item.grant);
+        let failure = match push_small(&chain, packet).await {
+            Ok(seal) => return Ok((item, seal)),
+            Err(failure) => failure,
+        };
+        let is_stale = failure.error.code == ErrorCode::BadToken;
+        attempts.failed(&chain, failure, 0).await?;
+        if is_stale {
+            shelf.forget(&item.stock);
         }
     }
 }

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use gabion_protocol::checksum::Running;
 use gabion_protocol::ids::{ChunkId, Ino, ServerId, UploadGeneration};
-use gabion_protocol::limits::{BATCH_ROWS_MAX, GRANT_CHUNKS_MAX, UPLOAD_LEASE_MS};
+use gabion_protocol::limits::{BATCH_ROWS_MAX, GRANT_CHUNKS_MAX, RESUME_MS, UPLOAD_LEASE_MS};
 use gabion_protocol::messages::master::{ChunkGrant, Entry, Op, Query, Response, Seal, UploadOptions};
 use gabion_protocol::{Action, ErrorCode, FsPath, WireError};
 use parking_lot::Mutex;
@@ -86,12 +87,16 @@ pub(super) struct Upload {
     pub(super) inner: Arc<Inner>,
     pub(super) path: FsPath,
     pub(super) ino: Ino,
+    /// The file chunkservers are told its chunks are for.
+    file: Ino,
     generation: UploadGeneration,
     session: Arc<Session>,
     pub(super) chunk_bytes: u64,
     replicas: u8,
     /// Chunks it will take in all, if its length is known.
     chunks_total: Option<u64>,
+    /// Whether the masters keep it for the next client when this one fails.
+    is_resumable: bool,
     grants: tokio::sync::Mutex<Grants>,
     stored: AtomicU64,
     progress: Mutex<Option<Progress>>,
@@ -216,11 +221,13 @@ impl Upload {
             inner: Arc::clone(inner),
             path: path.clone(),
             ino: upload,
+            file: upload,
             generation,
             session,
             replicas,
             chunk_bytes: chunk_bytes.max(1),
             chunks_total: length.map(|length| length.div_ceil(chunk_bytes.max(1))),
+            is_resumable: false,
             grants: tokio::sync::Mutex::new(Grants {
                 granted: chunks.len() as u64,
                 ready: chunks.into(),
@@ -229,6 +236,67 @@ impl Upload {
             stored: AtomicU64::new(0),
             progress: Mutex::new(None),
         })
+    }
+
+    /// Takes over the upload that was left on the way to `path`, or begins one: with what is recorded of it.
+    pub(super) async fn resume(
+        inner: &Arc<Inner>,
+        path: &FsPath,
+        options: UploadOptions,
+        length: u64,
+    ) -> Result<(Self, Running), WireError> {
+        let session = inner.masters.session().await?;
+        let op = Op::ResumeUpload {
+            path: path.clone(),
+            options,
+            keep_ms: RESUME_MS,
+        };
+        let Response::Resumed {
+            upload,
+            generation,
+            chunk_bytes,
+            replicas,
+            length: recorded,
+            crc,
+        } = inner.masters.command_in(&session, op).await?
+        else {
+            return Err(unexpected());
+        };
+        inner.uploads.keep(upload, generation, &session);
+        let mut beginning = Running::default();
+        beginning.append(crc, recorded);
+        let chunk_bytes = chunk_bytes.max(1);
+        let resumed = Self {
+            inner: Arc::clone(inner),
+            path: path.clone(),
+            ino: upload,
+            file: upload,
+            generation,
+            session,
+            replicas,
+            chunk_bytes,
+            chunks_total: Some(length.saturating_sub(recorded).div_ceil(chunk_bytes)),
+            is_resumable: true,
+            grants: tokio::sync::Mutex::new(Grants {
+                granted: 0,
+                ready: VecDeque::new(),
+                abandoned: Vec::new(),
+            }),
+            stored: AtomicU64::new(recorded),
+            progress: Mutex::new(None),
+        };
+        Ok((resumed, beginning))
+    }
+
+    /// The same, with chunks that will be part of another file.
+    pub(super) fn for_file(mut self, file: Ino) -> Self {
+        self.file = file;
+        self
+    }
+
+    /// Its number, and its owner's generation.
+    pub(super) fn owner(&self) -> (Ino, UploadGeneration) {
+        (self.ino, self.generation)
     }
 
     /// A chunk to write, on a chain without servers that failed us lately if that is possible.
@@ -314,7 +382,7 @@ impl Upload {
         }
     }
 
-    async fn command(&self, op: Op) -> Result<Response, WireError> {
+    pub(super) async fn command(&self, op: Op) -> Result<Response, WireError> {
         self.inner.masters.command_in(&self.session, op).await
     }
 
@@ -361,11 +429,15 @@ impl Upload {
 
     /// A granted chunk's servers.
     pub(super) fn chain<'a>(&'a self, grant: &'a ChunkGrant) -> Chain<'a> {
-        Chain::new(&self.inner, self.ino, self.chunk_bytes, grant)
+        Chain::new(&self.inner, self.file, self.chunk_bytes, grant)
     }
 
-    /// Tells the masters, if they are there, that the upload is given up; else its lease ends it.
+    /// The client stops before its end. The masters, if they are there, are told that the upload is given up; else its
+    /// lease ends it. One that can be resumed is left as it is.
     pub(super) async fn give_up(&self) {
+        if self.is_resumable {
+            return self.close();
+        }
         let told = tokio::time::timeout(LAST_WORD, self.abort()).await;
         if !matches!(told, Ok(Ok(()))) {
             tracing::debug!(?told, path = %self.path, "cannot tell the masters that an upload is given up");

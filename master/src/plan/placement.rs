@@ -1,6 +1,7 @@
 //! Which servers get the copies of new chunks.
 //!
-//! Rules, strongest first: never two copies on one server; no server that is suspect, lost, retired or full; at
+//! Rules, strongest first: never two copies on one server; no server that is suspect, lost, retired, drained, in
+//! maintenance or full; at
 //! least min(2, wanted) copies, else nothing is placed; copies in more than one rack where there is more than one;
 //! servers the writer found slow come last. Among equals, two are drawn and the one with more room and fewer streams
 //! is taken: load spreads, and no server is every client's first choice at once.
@@ -11,7 +12,7 @@ use std::collections::BTreeSet;
 
 use gabion_protocol::error::{ErrorCode, WireError};
 use gabion_protocol::ids::ServerId;
-use gabion_protocol::messages::master::Health;
+use gabion_protocol::messages::master::{Condition, Health};
 
 /// A server as the planner sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct Candidate {
     pub disks_ok: u16,
     /// An empty directory took its name over.
     pub retired: bool,
+    /// What it is there for.
+    pub condition: Condition,
 }
 
 /// What is to be placed.
@@ -172,6 +175,7 @@ fn sift<'a>(request: &Placement, candidates: &'a [Candidate]) -> (Vec<Choice<'a>
         match candidate.health {
             _ if usable.iter().any(|choice| choice.candidate.server == candidate.server) => {}
             _ if candidate.retired => pass("an empty directory took its name over".to_owned(), false),
+            _ if candidate.condition != Condition::InService => pass(condition(candidate.condition).to_owned(), false),
             Health::Suspect => pass("suspect: has missed beats".to_owned(), false),
             Health::Lost => pass("lost: has not beaten for long, or never".to_owned(), false),
             Health::Alive if candidate.disks_ok == 0 => pass("none of its disks serves".to_owned(), false),
@@ -191,6 +195,16 @@ fn sift<'a>(request: &Placement, candidates: &'a [Candidate]) -> (Vec<Choice<'a>
         }
     }
     (usable, passed_over)
+}
+
+/// Why a server that does not just serve gets no copies.
+fn condition(condition: Condition) -> &'static str {
+    match condition {
+        Condition::InService => "in service",
+        Condition::Draining => "is being drained",
+        Condition::Maintenance { .. } => "in maintenance",
+        Condition::Removing => "is being removed",
+    }
 }
 
 fn failure(usable: usize, needed: usize, passed_over: Vec<PassedOver>) -> PlacementFailure {
@@ -301,6 +315,7 @@ mod tests {
             health: Health::Alive,
             disks_ok: 1,
             retired: false,
+            condition: Condition::InService,
         }
     }
 

@@ -3,6 +3,8 @@
 //! Rules:
 //! * a copy counts while its server beats, or has been silent for too short a time to be lost. It does not count on a
 //!   server that is lost, retired or comes and goes, nor when its own server calls it damaged;
+//! * on a server in maintenance a copy counts however long it is silent: it was promised to come back. One on a server
+//!   that is drained does not count, but others are made from it, and it goes first when they are there;
 //! * a chunk of which a single copy is left waits for nobody longer than [`Policy::urgent`] after suspicion;
 //! * fewest present copies first, then the oldest chunk; a copy that finds no room in a [`Budget`] does not hold up the
 //!   ones behind it;
@@ -19,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use gabion_protocol::ids::{ChunkId, ReplicaNumber, ServerId};
-use gabion_protocol::messages::master::Health;
+use gabion_protocol::messages::master::{Condition, Health};
 
 use super::placement::{Candidate, Placement, extend};
 use crate::state::key::chunk::{Chunk, Phase, Replica, ReplicaState};
@@ -77,6 +79,8 @@ pub enum Standing {
     Overdue,
     /// They count no more.
     Gone,
+    /// They count no more, and can be read: their server is drained.
+    Leaving,
 }
 
 /// All servers, and how eager repair is.
@@ -203,9 +207,15 @@ impl Fleet {
         let Some(server) = self.servers.get(&server) else {
             return Standing::Gone;
         };
+        let is_over = server.candidate.retired || server.candidate.condition == Condition::Removing;
+        let is_maintained = matches!(server.candidate.condition, Condition::Maintenance { .. });
         match server.health {
-            _ if server.candidate.retired || server.flapping => Standing::Gone,
+            _ if is_over => Standing::Gone,
+            Health::Alive if is_maintained => Standing::Present,
+            Health::Suspect | Health::Lost if is_maintained => Standing::Silent,
+            _ if server.flapping => Standing::Gone,
             Health::Lost => Standing::Gone,
+            Health::Alive | Health::Suspect if server.candidate.condition == Condition::Draining => Standing::Leaving,
             Health::Alive => Standing::Present,
             Health::Suspect if server.silent >= self.policy.suspect + self.policy.urgent => Standing::Overdue,
             Health::Suspect => Standing::Silent,
@@ -220,7 +230,9 @@ impl Fleet {
 
     /// Whether a server has been there for long enough to give up other copies for its own.
     fn is_steady(&self, server: ServerId) -> bool {
-        let steady = |server: &Server| server.steady >= self.policy.urgent;
+        // One that may be switched off at any time is nothing to give up another copy for.
+        let steady =
+            |server: &Server| server.steady >= self.policy.urgent && server.candidate.condition == Condition::InService;
         self.answers(server) && self.servers.get(&server).is_some_and(steady)
     }
 
@@ -230,6 +242,14 @@ impl Fleet {
 
     fn candidates(&self) -> Vec<Candidate> {
         self.servers.values().map(|server| server.candidate.clone()).collect()
+    }
+
+    /// Servers that take copies now.
+    pub fn takers(&self) -> impl Iterator<Item = &Candidate> {
+        let candidates = self.servers.values().map(|server| &server.candidate);
+        candidates.filter(|of| {
+            of.condition == Condition::InService && of.disks_ok > 0 && self.standing(of.server) == Standing::Present
+        })
     }
 
     /// Servers a copy can be read from, those nobody speaks against first.
@@ -263,6 +283,7 @@ impl Fleet {
             match (copy.state, standing) {
                 (ReplicaState::Live, _) if is_damaged => seen.damaged.push(copy.server),
                 (ReplicaState::Live, Standing::Present) => seen.present.push(copy.server),
+                (ReplicaState::Live, Standing::Leaving) => seen.leaving.push(copy.server),
                 (ReplicaState::Live, Standing::Silent) => silent += 1,
                 (ReplicaState::Live, Standing::Overdue) => late += 1,
                 (ReplicaState::Copying, Standing::Present | Standing::Silent)
@@ -291,6 +312,8 @@ pub struct Assessment {
     pub present: Vec<ServerId>,
     /// Servers whose copies are damaged.
     pub damaged: Vec<ServerId>,
+    /// Servers that are drained and have good copies.
+    pub leaving: Vec<ServerId>,
     /// Copies in progress that can be expected to succeed.
     pub copying: Vec<Replica>,
     /// Copies in progress that cannot.
@@ -422,7 +445,7 @@ impl Planner<'_> {
     /// Whether every server that may come to hold a copy has a row of the chunk already.
     fn nobody_else(&self, taken: &[ServerId]) -> bool {
         let mut others = self.candidates.iter().filter(|of| !taken.contains(&of.server));
-        others.all(|of| of.retired || self.fleet.standing(of.server) == Standing::Gone)
+        others.all(|of| of.retired || matches!(self.fleet.standing(of.server), Standing::Gone | Standing::Leaving))
     }
 
     /// A damaged copy whose place on its server a good one can take.
@@ -443,6 +466,9 @@ impl Planner<'_> {
             return None;
         }
         if let Some(server) = seen.damaged.iter().find(|server| self.fleet.answers(**server)) {
+            return Some(*server);
+        }
+        if let Some(server) = seen.leaving.iter().find(|server| self.fleet.answers(**server)) {
             return Some(*server);
         }
         if good.len() == wanted {

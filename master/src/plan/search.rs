@@ -1,7 +1,7 @@
 //! Finds the chunks that may need repair, in bounded steps.
 //!
 //! Chunks with too few rows, with damage, with copies in progress or with too many copies have index rows. Those whose
-//! copies lie on a server that does not answer have none, as losing a server changes no row: that server's copies are
+//! copies lie on a server that does not answer, or is drained, have none, as losing a server changes no row: that server's copies are
 //! walked in the order of chunk ids, some rows in each round, and the chunks in most need are kept in a window.
 //!
 //! Invariants: in memory there are at most [`WINDOW_MAX`] chunks and a cursor for each server; a round reads a bounded
@@ -138,7 +138,7 @@ impl Search {
 
     /// Begins and ends walks as servers come and go.
     fn take_note(&mut self, fleet: &Fleet, now: Duration) {
-        let unwell = |standing: Standing| matches!(standing, Standing::Overdue | Standing::Gone);
+        let unwell = |standing: Standing| matches!(standing, Standing::Overdue | Standing::Gone | Standing::Leaving);
         let now_unwell: BTreeMap<ServerId, Standing> = fleet.standings().filter(|(_, is)| unwell(*is)).collect();
         let mut changed = false;
         self.walks.retain(|server, _| {

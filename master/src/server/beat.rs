@@ -15,8 +15,8 @@ use gabion_protocol::process::monotonic;
 use super::shared::{Master, read_view, row_error};
 use super::suspects::ORDERS_MAX;
 use crate::state::key::server::Server;
-use crate::state::reply::Outcome;
-use crate::state::{Command, read, repair};
+use crate::state::reply::{Outcome, Refusal};
+use crate::state::{Command, conditions, read, repair};
 
 impl Master {
     /// Registers a chunkserver under the name it has proven.
@@ -50,15 +50,25 @@ impl Master {
     /// is not the one that is registered.
     pub(super) async fn beat(&self, identity: &Identity, beat: Beat) -> Result<Response, WireError> {
         let server = beat.server;
-        let (row, now) = self
-            .read_stale(move |view| Ok((read::server(view, server)?, read::now(view)?)))
+        let (known, now) = self
+            .read_stale(move |view| {
+                let known = match conditions::was_removed(view, server)? {
+                    true => Known::Removed,
+                    false => read::server(view, server)?.map_or(Known::Not, Known::Row),
+                };
+                Ok((known, read::now(view)?))
+            })
             .await?;
         let epoch = self.epoch();
-        match row {
-            Some(row) => check(identity, &row, server, beat.incarnation)?,
-            None if epoch.is_some() => return Err(unknown(server)),
+        match known {
+            Known::Row(row) => check(identity, &row, server, beat.incarnation)?,
+            Known::Removed => {
+                let cannot = format!("c{server} ({}) may not serve", identity.id);
+                return Err(Refusal::ServerRemoved { server }.to_wire(&cannot));
+            }
+            Known::Not if epoch.is_some() => return Err(unknown(server)),
             // A follower may lag behind the registration: it takes nothing in and judges nothing.
-            None => {
+            Known::Not => {
                 return Ok(self.beat_answer(None, now, Vec::new()));
             }
         }
@@ -134,6 +144,14 @@ impl Master {
         });
         orders.await
     }
+}
+
+/// What the log says of a server that beats.
+enum Known {
+    Row(Server),
+    /// An operator has removed it, or is about to.
+    Removed,
+    Not,
 }
 
 /// Whether the beat comes from the directory that is registered.

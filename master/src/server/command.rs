@@ -4,7 +4,7 @@ use gabion_protocol::error::{ErrorCode, WireError};
 use gabion_protocol::ids::{ChunkId, RequestId, ServerId};
 use gabion_protocol::keys::Identity;
 use gabion_protocol::limits::{BATCH_ROWS_MAX, GRANT_CHUNKS_MAX};
-use gabion_protocol::messages::master::{ChunkGrant, Op, Response, ServerAccess};
+use gabion_protocol::messages::master::{Change, ChunkGrant, Op, Response, ServerAccess};
 
 use super::access::Signer;
 use super::placement::seed;
@@ -36,7 +36,8 @@ impl Master {
         op: Op,
     ) -> Result<Response, WireError> {
         check(&op)?;
-        self.has_room_for(request, &op).await?;
+        self.has_room_for(asker, request, &op).await?;
+        self.may_change(&op).await?;
         let logged = |op| ClientRequest {
             request,
             answered_below,
@@ -44,8 +45,8 @@ impl Master {
             op,
         };
         let command = match self.wish(&op).await? {
-            None => Command::Client(logged(filled(op, Vec::new()))),
-            Some(wish) => self.placed(op, wish, logged).await?,
+            None => Command::Client(logged(filled(op, asker, Vec::new()))),
+            Some(wish) => self.placed(asker, op, wish, logged).await?,
         };
         let outcome = self.propose(&command).await?.into_wire(&command.cannot())?;
         self.respond(asker, request, outcome).await
@@ -99,6 +100,7 @@ impl Master {
     /// The command with servers for its chunks; without, if the log would refuse it anyway or knows its answer.
     async fn placed(
         &self,
+        asker: &Identity,
         op: Op,
         wish: Wish,
         logged: impl Fn(ClientCommand) -> ClientRequest,
@@ -112,15 +114,15 @@ impl Master {
             seed: seed(),
         };
         if let Some(chains) = self.place_now(&wanted).await? {
-            return Ok(Command::Client(logged(filled(op, chains))));
+            return Ok(Command::Client(logged(filled(op, asker, chains))));
         }
-        let bare = Command::Client(logged(filled(op.clone(), Vec::new())));
+        let bare = Command::Client(logged(filled(op.clone(), asker, Vec::new())));
         if self.needs_no_servers(bare.clone()).await? {
             return Ok(bare);
         }
         let wait = self.settings.placement_wait;
         let chains = self.place_patiently(wanted, &bare.cannot(), wait).await?;
-        Ok(Command::Client(logged(filled(op, chains))))
+        Ok(Command::Client(logged(filled(op, asker, chains))))
     }
 
     /// Tries a command out on the rows as they are, to see whether it would be refused, or ran before.
@@ -202,6 +204,25 @@ impl Master {
                     servers,
                 }
             }
+            Outcome::Resumed {
+                upload,
+                generation,
+                chunk_bytes,
+                replicas,
+                length,
+                crc,
+            } => Response::Resumed {
+                upload,
+                generation,
+                chunk_bytes,
+                replicas,
+                length,
+                crc,
+            },
+            Outcome::Spliced { offset, length } => Response::Spliced { offset, length },
+            Outcome::Truncated { length } => Response::Truncated { length },
+            Outcome::ReplicasSet { next } => Response::ReplicasSet { next },
+            Outcome::WriteLease { lease, until } => Response::WriteLease { lease, until },
             Outcome::Chunks(chunks) => {
                 let (chunks, servers) = self.signed(asker, request, chunks).await?;
                 Response::Chunks { chunks, servers }
@@ -262,14 +283,23 @@ fn check(op: &Op) -> Result<(), WireError> {
         | Op::MoveToTrash { .. }
         | Op::Restore { .. }
         | Op::SetAttributes { .. }
-        | Op::CopyExtents { .. } => Ok(()),
+        | Op::CopyExtents { .. }
+        | Op::ResumeUpload { .. }
+        | Op::ChangeAttributes { .. }
+        | Op::SetCondition { .. } => Ok(()),
         Op::Copy(copy) => too_many("files", copy.sources.len(), BATCH_ROWS_MAX),
+        Op::ChangeFile(change) => match &change.what {
+            Change::Splice { seals, .. } => too_many("seals", seals.len(), BATCH_ROWS_MAX),
+            Change::Truncate { .. } | Change::SetReplicas { .. } | Change::TakeLease { .. } | Change::EndLease => {
+                Ok(())
+            }
+        },
         Op::EmptyTrash { entries } => too_many("things in the trash", entries.len(), BATCH_ROWS_MAX),
     }
 }
 
-/// The command as it is logged.
-pub(super) fn filled(op: Op, placements: Vec<Vec<ServerId>>) -> ClientCommand {
+/// The command of `asker` as it is logged.
+pub(super) fn filled(op: Op, asker: &Identity, placements: Vec<Vec<ServerId>>) -> ClientCommand {
     match op {
         Op::Mkdir { path, parents, mode } => ClientCommand::Mkdir { path, parents, mode },
         Op::OpenUpload { path, options, .. } => ClientCommand::OpenUpload {
@@ -366,6 +396,15 @@ pub(super) fn filled(op: Op, placements: Vec<Vec<ServerId>>) -> ClientCommand {
             offset,
             version,
         },
+        Op::ResumeUpload { path, options, keep_ms } => ClientCommand::ResumeUpload {
+            path,
+            options,
+            owner: asker.clone(),
+            keep_ms,
+        },
+        Op::ChangeAttributes { path, change } => ClientCommand::ChangeAttributes { path, change },
+        Op::ChangeFile(change) => ClientCommand::ChangeFile(change),
+        Op::SetCondition { server, change, .. } => ClientCommand::SetCondition { server, change },
     }
 }
 

@@ -17,6 +17,7 @@
 //! | `inventory` | what servers say they hold, compared with the rows |
 //! | `tail` | numbers that chunkservers know and these masters do not |
 //! | `admin` | operators' requests |
+//! | `conditions` | what operators want of chunkservers, judged before it is logged |
 //! | `leader` | what only the leader does: first command, state time |
 //! | `repair` | the leader's search for lost copies, and its copy orders |
 //! | `troubled` | chunks that are not as they should be, for operators |
@@ -33,6 +34,7 @@ mod admin;
 mod beat;
 mod census;
 mod command;
+mod conditions;
 mod connection;
 mod inventory;
 mod leader;

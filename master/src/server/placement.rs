@@ -1,6 +1,7 @@
 //! Finds chunkservers for new chunks, and waits a while if there are too few: one may be starting, or have missed
 //! beats for a moment only.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gabion_protocol::error::WireError;
@@ -11,15 +12,16 @@ use tokio::time::Instant;
 
 use super::shared::Master;
 use crate::plan::placement::{Candidate, Placement, PlacementFailure, place};
+use crate::state::key::condition::Condition;
 use crate::state::key::server::Server;
-use crate::state::read;
+use crate::state::{conditions, read};
 
 impl Master {
     /// A chain of servers for each chunk, or why there is none now.
     async fn place(&self, wanted: &Placement) -> Result<Result<Placed, (PlacementFailure, Hope)>, WireError> {
-        let servers = self.read_stale(|view| read::servers(view)).await?;
+        let (servers, conditions) = self.servers().await?;
         let now = monotonic();
-        let candidates = self.candidates(&servers, now);
+        let candidates = self.candidates(&servers, &conditions, now);
         Ok(match place(wanted, &candidates) {
             Ok(chains) => {
                 let short = chains.iter().any(|chain| chain.len() < usize::from(wanted.wanted));
@@ -102,8 +104,19 @@ impl Master {
         })
     }
 
+    /// The registered servers, and what those are there for that do not just serve.
+    pub(super) async fn servers(&self) -> Result<(Vec<(ServerId, Server)>, Conditions), WireError> {
+        self.read_stale(|view| Ok((read::servers(view)?, conditions::all(view)?)))
+            .await
+    }
+
     /// The registered servers as the planner sees them: fit for writes only by proof of a beat.
-    pub(super) fn candidates(&self, servers: &[(ServerId, Server)], now: Duration) -> Vec<Candidate> {
+    pub(super) fn candidates(
+        &self,
+        servers: &[(ServerId, Server)],
+        conditions: &Conditions,
+        now: Duration,
+    ) -> Vec<Candidate> {
         self.fleet.read(|fleet| {
             let candidate = |(id, server): &(ServerId, Server)| {
                 let seen = fleet.seen(*id, server.incarnation);
@@ -122,12 +135,16 @@ impl Master {
                     health,
                     disks_ok: load.disks_ok,
                     retired: server.retired,
+                    condition: conditions.get(id).copied().map(Into::into).unwrap_or_default(),
                 }
             };
             servers.iter().map(candidate).collect()
         })
     }
 }
+
+/// Servers that do not just serve.
+pub(super) type Conditions = BTreeMap<ServerId, Condition>;
 
 /// Chains for new chunks.
 struct Placed {

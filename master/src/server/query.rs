@@ -15,9 +15,11 @@ use gabion_protocol::process::monotonic;
 
 use super::access::{Judge, Signer};
 use super::shared::{Master, read_many, read_view, row_error};
+use crate::fleet;
 use crate::plan::search::COPYING_MAX;
 use crate::raft::{MasterNode, Metrics};
 use crate::state::key::inode::Body;
+use crate::state::key::server::Server;
 use crate::state::read::{self, ReadError};
 use crate::state::repair;
 use crate::store::state_db::View;
@@ -115,6 +117,17 @@ impl Master {
                 })
                 .await
             }
+            Query::Attributes { path } => {
+                read_view(view, move |view| {
+                    let found = read::attributes(view, &path);
+                    found
+                        .map(Response::Attributes)
+                        .map_err(|error| refused(&format!("cannot find {path}"), error))
+                })
+                .await
+            }
+            Query::Servers => self.server_states(view).await,
+            Query::ServerPlan { server } => self.server_plan(view, server).await,
             Query::Troubled { trouble, after } => self.troubled(view, trouble, after).await,
             Query::Repairs => {
                 read_many(view, |view| {
@@ -215,18 +228,8 @@ impl Master {
         let now = monotonic();
         self.read_stale(move |view| {
             let totals = read::totals(view)?;
-            let servers = read::servers(view)?.into_iter().map(|(server, row)| {
-                let seen = fleet.seen(server, row.incarnation);
-                ServerInfo {
-                    server,
-                    health: fleet.health(server, row.incarnation, now),
-                    beat_age_ms: seen.map(|seen| millis(now.saturating_sub(seen.last))),
-                    load: seen.map(|seen| seen.load).unwrap_or_default(),
-                    name: row.name,
-                    address: row.address,
-                    rack: row.rack,
-                }
-            });
+            let servers = read::servers(view)?.into_iter();
+            let servers = servers.map(|(server, row)| server_info(&fleet, server, row, now));
             Ok(Response::Status(Box::new(Status {
                 cluster,
                 answered_by: id,
@@ -248,6 +251,20 @@ impl Master {
             })))
         })
         .await
+    }
+}
+
+/// A chunkserver as its row and its beats tell.
+pub(super) fn server_info(fleet: &fleet::View, server: ServerId, row: Server, now: Duration) -> ServerInfo {
+    let seen = fleet.seen(server, row.incarnation);
+    ServerInfo {
+        server,
+        health: fleet.health(server, row.incarnation, now),
+        beat_age_ms: seen.map(|seen| millis(now.saturating_sub(seen.last))),
+        load: seen.map(|seen| seen.load).unwrap_or_default(),
+        name: row.name,
+        address: row.address,
+        rack: row.rack,
     }
 }
 

@@ -128,10 +128,10 @@ pub(super) async fn lead(master: &Master, term: u64) {
 
 impl Master {
     /// The fleet as the planner sees it.
-    async fn repair_fleet(&self) -> Result<Fleet, WireError> {
-        let servers = self.read_stale(|view| read::servers(view)).await?;
+    pub(super) async fn repair_fleet(&self) -> Result<Fleet, WireError> {
+        let (servers, conditions) = self.servers().await?;
         let now = monotonic();
-        let candidates = self.candidates(&servers, now);
+        let candidates = self.candidates(&servers, &conditions, now);
         let servers = self.fleet.read(|fleet| {
             let both = servers.iter().zip(candidates);
             let server = |((id, row), candidate): (&(ServerId, _), _)| {

@@ -2,7 +2,7 @@
 
 use gabion_protocol::error::{ErrorCode, WireError};
 use gabion_protocol::keys::{Identity, Role};
-use gabion_protocol::messages::master::{Query, Request};
+use gabion_protocol::messages::master::{Op, Query, Request};
 
 /// Turns away a request that the peer's role does not allow.
 ///
@@ -10,6 +10,8 @@ use gabion_protocol::messages::master::{Query, Request};
 /// [`ErrorCode::WrongRole`] names the role and what it lacks.
 pub(super) fn check(identity: &Identity, request: &Request) -> Result<(), WireError> {
     let (allowed, what) = match (identity.role, request) {
+        // Chunkservers are the operator's.
+        (Role::Client, Request::Command { op: Op::SetCondition { .. }, .. }) => (false, "change what a chunkserver is there for"),
         (Role::Operator, Request::OpenSession | Request::Command { .. } | Request::Query { .. } | Request::Access { .. } | Request::Admin(_))
         | (Role::Client, Request::OpenSession | Request::Command { .. } | Request::Query { .. } | Request::Access { .. })
         | (Role::Chunkserver, Request::Register(_) | Request::Beat(_) | Request::ScrubReport(_) | Request::Inventory(_) | Request::Access { .. })
@@ -25,7 +27,11 @@ pub(super) fn check(identity: &Identity, request: &Request) -> Result<(), WireEr
     }
     let error = WireError::new(ErrorCode::WrongRole, format!("{identity} may not {what}"));
     Err(match request {
-        Request::Admin(_) => error.help("use an operator's key: gabion-master keys issue --role operator"),
+        Request::Admin(_)
+        | Request::Command {
+            op: Op::SetCondition { .. },
+            ..
+        } => error.help("use an operator's key: gabion-master keys issue --role operator"),
         _ => error.help("use a key that was issued for this role"),
     })
 }

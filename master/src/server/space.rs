@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use gabion_protocol::error::{ErrorCode, WireError};
 use gabion_protocol::ids::RequestId;
+use gabion_protocol::keys::Identity;
 use gabion_protocol::messages::master::Op;
 use gabion_protocol::process::monotonic;
 use parking_lot::Mutex;
@@ -105,7 +106,7 @@ impl Master {
     /// # Errors
     /// [`ErrorCode::NoSpace`] names the masters and their directories; [`ErrorCode::Busy`] while another one is about to
     /// lead.
-    pub(super) async fn has_room_for(&self, request: RequestId, op: &Op) -> Result<(), WireError> {
+    pub(super) async fn has_room_for(&self, asker: &Identity, request: RequestId, op: &Op) -> Result<(), WireError> {
         if !grows(op) {
             return Ok(());
         }
@@ -116,7 +117,7 @@ impl Master {
             }
             rooms.clone()
         };
-        let cannot = || filled(op.clone(), Vec::new()).cannot();
+        let cannot = || filled(op.clone(), asker, Vec::new()).cannot();
         let error = match decided {
             Verdict::Open | Verdict::HandOver(_) => return Ok(()),
             Verdict::HandOverFirst(heir) => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gabion_protocol::messages::master::Op;
+use gabion_protocol::messages::master::{AttributeChange, Change, Op};
 
 use super::{Level, Room, SpaceOptions};
 
@@ -138,6 +138,7 @@ pub fn grows(op: &Op) -> bool {
         Op::Mkdir { .. }
         | Op::OpenUpload { .. }
         | Op::OpenStock { .. }
+        | Op::ResumeUpload { .. }
         | Op::PutFile { .. }
         | Op::GrantChunks { .. }
         | Op::SealChunks { .. }
@@ -149,6 +150,7 @@ pub fn grows(op: &Op) -> bool {
         // What can be restored stays, with rows that say how: removing for good makes room.
         | Op::MoveToTrash { .. }
         | Op::Restore { .. } => true,
+        Op::ChangeAttributes { change, .. } => !matches!(change, AttributeChange::Remove { .. }),
         // A report is a row for each damaged copy at most, and integrity must not wait for room.
         Op::AbortUpload { .. }
         | Op::Renew { .. }
@@ -156,7 +158,12 @@ pub fn grows(op: &Op) -> bool {
         | Op::ReportDamage { .. }
         | Op::EmptyTrash { .. }
         // A row is written in place of another.
-        | Op::SetAttributes { .. } => false,
+        | Op::SetAttributes { .. }
+        | Op::SetCondition { .. } => false,
+        Op::ChangeFile(change) => match change.what {
+            Change::Splice { .. } | Change::SetReplicas { .. } | Change::TakeLease { .. } => true,
+            Change::Truncate { .. } | Change::EndLease => false,
+        },
     }
 }
 

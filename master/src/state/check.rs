@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gabion_protocol::checksum::Running;
 use gabion_protocol::ids::{ChunkId, Ino, ServerId, StateTime};
 
 use super::chunks;
+use super::key::attributes::{Attributes, AttributesKey};
 use super::key::chunk::{Chunk, ChunkKey, Phase, ReplicaState};
+use super::key::condition::ConditionKey;
 use super::key::copying::CopyingKey;
 use super::key::damage::{Damage, DamageKey};
 use super::key::degraded::DegradedKey;
@@ -27,6 +28,7 @@ use super::key::meta::{
 };
 use super::key::replica::ReplicaKey;
 use super::key::reply::{Answered, ReplyKey};
+use super::key::resumable::{Resumable, ResumableKey};
 use super::key::server::{Server, ServerKey};
 use super::key::server_name::ServerNameKey;
 use super::key::session::SessionKey;
@@ -37,11 +39,15 @@ use super::key::total::{Total, TotalKey};
 use super::key::trash::TrashKey;
 use super::key::unknown::{Unknown, UnknownKey};
 use super::key::upload_lease::UploadLeaseKey;
+use super::key::write_lease::WriteLeaseKey;
 use super::key::{Key, Kind, Moment, Value};
 use super::rows::{Rows, RowsError};
 
+mod attributes;
+mod content;
 mod inventory;
 mod trash;
+mod uploads;
 
 /// Findings kept: a broken state stays readable.
 const FINDINGS_MAX: usize = 1000;
@@ -104,6 +110,10 @@ pub fn row_decodes(key: &[u8], value: &[u8]) -> Result<Kind, String> {
         Kind::TakenApart => decodes::<TakenApartKey>(key, value),
         Kind::Copying => decodes::<CopyingKey>(key, value),
         Kind::Surplus => decodes::<SurplusKey>(key, value),
+        Kind::Resumable => decodes::<ResumableKey>(key, value),
+        Kind::Attributes => decodes::<AttributesKey>(key, value),
+        Kind::WriteLease => decodes::<WriteLeaseKey>(key, value),
+        Kind::Condition => decodes::<ConditionKey>(key, value),
         Kind::Unknown => decodes::<UnknownKey>(key, value),
         Kind::Doubt => decodes::<DoubtKey>(key, value),
     }
@@ -128,8 +138,11 @@ pub fn check(rows: &dyn Rows) -> Result<Report, RowsError> {
     state.check_names(&mut report);
     state.check_totals(&mut report);
     state.check_trash(&mut report);
+    state.check_resumable(&mut report);
+    state.check_attributes(&mut report);
     state.check_extents(&mut report);
     state.check_degraded(&mut report);
+    state.check_write_leases(&mut report);
     state.check_chunks(&mut report);
     state.check_index(&mut report);
     state.check_inventory(&mut report);
@@ -154,6 +167,9 @@ struct Loaded {
     trash_total: Option<TrashTotal>,
     taken_apart: BTreeMap<Ino, Vec<u8>>,
     leases: BTreeSet<Ino>,
+    resumable: Vec<(ResumableKey, Resumable)>,
+    attributes: BTreeMap<Ino, Attributes>,
+    write_leases: BTreeSet<Ino>,
     /// Rows that follow from chunks, as they are.
     index: BTreeMap<Vec<u8>, Vec<u8>>,
     damage: Vec<(DamageKey, Damage)>,
@@ -164,6 +180,7 @@ struct Loaded {
     replies: Vec<(ReplyKey, Answered)>,
     servers: BTreeMap<ServerId, Server>,
     names: BTreeMap<String, ServerId>,
+    conditions: BTreeSet<ServerId>,
     clock: Option<Clock>,
     /// The first key of each kind.
     first: BTreeMap<Kind, Vec<u8>>,
@@ -214,6 +231,11 @@ impl Loaded {
                 self.taken_apart.insert(ino, apart.last)
             }),
             Kind::UploadLease => put(&key, &value, |key: UploadLeaseKey, _| self.leases.insert(key.ino)),
+            Kind::Attributes => put(&key, &value, |AttributesKey(ino), attributes| {
+                self.attributes.insert(ino, attributes)
+            }),
+            Kind::Resumable => put(&key, &value, |key, terms| self.resumable.push((key, terms))),
+            Kind::WriteLease => put(&key, &value, |WriteLeaseKey(ino), _| self.write_leases.insert(ino)),
             Kind::Replica | Kind::Dropping | Kind::Degraded | Kind::Garbage | Kind::Copying | Kind::Surplus => {
                 self.index.insert(key, value);
             }
@@ -233,6 +255,7 @@ impl Loaded {
             Kind::ServerName => put(&key, &value, |ServerNameKey(name), named| {
                 self.names.insert(name, named.server)
             }),
+            Kind::Condition => put(&key, &value, |ConditionKey(id), _| self.conditions.insert(id)),
             Kind::Meta if ClockKey::decode(&key).is_some() => self.clock = Clock::decode(&value).ok(),
             Kind::Meta if TrashTotalKey::decode(&key).is_some() => self.trash_total = TrashTotal::decode(&value).ok(),
             Kind::Meta | Kind::History => {}
@@ -337,88 +360,6 @@ impl Loaded {
         }
     }
 
-    /// A file's extents follow each other without gap, fit their chunks, and make up its length and CRC.
-    fn check_extents(&self, report: &mut Report) {
-        let mut files: BTreeMap<Ino, (Running, u64)> = BTreeMap::new();
-        for ((ino, offset), extent) in &self.extents {
-            let (running, count) = files.entry(*ino).or_default();
-            if running.len() != *offset && !self.is_coming_apart(*ino) {
-                report.find(format!("file {ino} has a gap or overlap at {offset}"));
-            }
-            running.append(extent.crc.unwrap_or(0), extent.length);
-            *count += 1;
-            match self.chunks.get(&extent.chunk) {
-                Some(chunk) if chunk.phase != Phase::Sealed => {
-                    report.find(format!(
-                        "file {ino} at {offset} lies in chunk {}, which is not sealed",
-                        extent.chunk
-                    ));
-                }
-                Some(chunk) if extent.chunk_offset.saturating_add(extent.length) > chunk.length => {
-                    report.find(format!("file {ino} at {offset} reaches beyond chunk {}", extent.chunk));
-                }
-                Some(chunk) if extent.length == chunk.length && extent.crc != Some(chunk.crc) => {
-                    report.find(format!(
-                        "file {ino} at {offset} has another CRC than chunk {}",
-                        extent.chunk
-                    ));
-                }
-                Some(_) => {}
-                None => report.find(format!(
-                    "file {ino} at {offset} lies in chunk {}, which is missing",
-                    extent.chunk
-                )),
-            }
-        }
-        for (ino, inode) in &self.inodes {
-            let content = match &inode.body {
-                Body::File(content) => content,
-                Body::Upload(upload) => &upload.content,
-                Body::Directory => continue,
-            };
-            let (running, count) = files.remove(ino).unwrap_or_default();
-            let told = (
-                content.length,
-                content.extents,
-                content.crc.unwrap_or_else(|| running.crc()),
-            );
-            if told != (running.len(), count, running.crc()) && !self.is_coming_apart(*ino) {
-                report.find(format!(
-                    "file {ino} says {content:?}, its extents have {} bytes",
-                    running.len()
-                ));
-            }
-        }
-        for ino in files.keys() {
-            report.find(format!("extents belong to inode {ino}, which is no file"));
-        }
-    }
-
-    /// A file counts as degraded exactly the chunks written for it that have too few copies.
-    fn check_degraded(&self, report: &mut Report) {
-        let mut degraded: BTreeMap<Ino, u64> = BTreeMap::new();
-        for ((ino, _), extent) in &self.extents {
-            let chunk = self.chunks.get(&extent.chunk);
-            if chunk.is_some_and(|chunk| chunk.owner == *ino && chunk.is_degraded()) {
-                *degraded.entry(*ino).or_default() += 1;
-            }
-        }
-        for (ino, inode) in self.inodes.iter().filter(|(ino, _)| !self.is_coming_apart(**ino)) {
-            let content = match &inode.body {
-                Body::File(content) => content,
-                Body::Upload(upload) => &upload.content,
-                Body::Directory => continue,
-            };
-            let found = degraded.get(ino).copied().unwrap_or(0);
-            if content.degraded != found {
-                report.find(format!(
-                    "file {ino} counts {} degraded chunks, {found} are",
-                    content.degraded
-                ));
-            }
-        }
-    }
-
     /// References are extents; open chunks belong to uploads; copies are in the state their chunk allows.
     fn check_chunks(&self, report: &mut Report) {
         let mut references: BTreeMap<ChunkId, u64> = BTreeMap::new();
@@ -441,7 +382,8 @@ impl Loaded {
             }
             let sound = match chunk.phase {
                 Phase::Open => named == 0 && open.remove(id) && chunk.live() == 0,
-                Phase::Sealed => named > 0 && chunk.live() >= usize::from(chunks::needed(chunk.wanted)),
+                // A seal needs more than one copy of several wanted; more may be wanted later.
+                Phase::Sealed => named > 0 && chunk.live() > 0,
                 Phase::Garbage { .. } => named == 0 && !chunk.replicas.is_empty(),
             };
             if !sound {
@@ -527,6 +469,9 @@ impl Loaded {
                     server.name
                 ));
             }
+        }
+        for id in self.conditions.iter().filter(|id| !self.servers.contains_key(id)) {
+            report.find(format!("c{id} has a condition and is not registered"));
         }
         for (name, id) in &self.names {
             if self.servers.get(id).is_none_or(|server| server.name != *name) {

@@ -14,6 +14,7 @@ use super::key::damage::DamageKey;
 use super::key::degraded::{DegradedKey, Wanting};
 use super::key::dropping::{DroppingKey, Order};
 use super::key::garbage::{GarbageKey, Waiting};
+use super::key::inode::{Body, InodeKey};
 use super::key::replica::{Held, ReplicaKey};
 use super::key::server::ServerKey;
 use super::key::surplus::{Excess, SurplusKey};
@@ -159,8 +160,8 @@ pub(super) fn open(tx: &mut Tx<'_>, owner: Ino, wanted: u8, chain: &[ServerId]) 
     })
 }
 
-/// Seals an open chunk for the one extent that is about to name it; whether it is degraded.
-pub(super) fn seal(tx: &mut Tx<'_>, seal: &Seal) -> Result<bool, Stop> {
+/// Seals an open chunk for the one extent of `owner` that is about to name it; whether it is degraded.
+pub(super) fn seal(tx: &mut Tx<'_>, seal: &Seal, owner: Ino) -> Result<bool, Stop> {
     let id = seal.chunk;
     let old = tx.require(&ChunkKey(id))?;
     if old.phase != Phase::Open {
@@ -176,6 +177,7 @@ pub(super) fn seal(tx: &mut Tx<'_>, seal: &Seal) -> Result<bool, Stop> {
     new.length = seal.length;
     new.crc = seal.crc;
     new.references = 1;
+    new.owner = owner;
     for replica in &mut new.replicas {
         replica.state = if seal.members.contains(&replica.server) {
             ReplicaState::Live
@@ -207,6 +209,30 @@ fn check_members(chunk: &Chunk, seal: &Seal) -> Result<(), Refusal> {
             needed,
         });
     }
+    Ok(())
+}
+
+/// Stores a sealed chunk that changed, and keeps its file's count of degraded chunks right.
+pub(super) fn change(tx: &mut Tx<'_>, id: ChunkId, old: &Chunk, new: Option<&Chunk>) -> Result<(), RowsError> {
+    store(tx, id, Some(old), new)?;
+    let is_degraded = new.is_some_and(Chunk::is_degraded);
+    if old.is_degraded() == is_degraded {
+        return Ok(());
+    }
+    let Some(mut inode) = tx.get(&InodeKey(old.owner))? else {
+        return Ok(());
+    };
+    let content = match &mut inode.body {
+        Body::File(content) => content,
+        Body::Upload(upload) => &mut upload.content,
+        Body::Directory => return Ok(()),
+    };
+    content.degraded = if is_degraded {
+        content.degraded.saturating_add(1)
+    } else {
+        content.degraded.saturating_sub(1)
+    };
+    tx.put(&InodeKey(old.owner), &inode);
     Ok(())
 }
 
@@ -255,7 +281,7 @@ fn waste(tx: &mut Tx<'_>, id: ChunkId, old: &Chunk) -> Result<(), RowsError> {
 /// Stores a chunk, or removes it if it is garbage without a copy.
 fn settle(tx: &mut Tx<'_>, id: ChunkId, old: &Chunk, new: Chunk) -> Result<(), RowsError> {
     let gone = matches!(new.phase, Phase::Garbage { .. }) && new.replicas.is_empty();
-    store(tx, id, Some(old), (!gone).then_some(&new))
+    change(tx, id, old, (!gone).then_some(&new))
 }
 
 /// Orders the copies of garbage removed whose last token has expired, at most `limit` chunks; whether more are due.

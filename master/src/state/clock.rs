@@ -7,7 +7,7 @@ use super::key::{self, Key, Kind};
 use super::reply::Outcome;
 use super::rows::RowsError;
 use super::tx::Tx;
-use super::{TICK_ROWS_MAX, chunks, inventory, sessions, trash, uploads};
+use super::{TICK_ROWS_MAX, chunks, conditions, inventory, sessions, trash, uploads};
 
 /// Moves state time, then does a bounded part of what is due. A tick of zero only does the latter.
 pub(super) fn tick(tx: &mut Tx<'_>, advance_ms: u64) -> Result<Outcome, RowsError> {
@@ -22,6 +22,7 @@ pub(super) fn tick(tx: &mut Tx<'_>, advance_ms: u64) -> Result<Outcome, RowsErro
         uploads::expire(tx, &mut swept.uploads, TICK_ROWS_MAX)?,
         trash::take_apart(tx, &mut swept.trash, TICK_ROWS_MAX)?,
         chunks::drop_garbage(tx, &mut swept.garbage, TICK_ROWS_MAX)?,
+        conditions::work_off(tx, TICK_ROWS_MAX)?,
         inventory::expire(tx, TICK_ROWS_MAX)?,
     ];
     tx.put(&ClockKey, &clock);

@@ -5,9 +5,11 @@
 //! It needs a feature level; the leader proposes nothing above the cluster's level, and `apply` refuses it too.
 
 use gabion_protocol::ids::{ChunkId, ClusterId, Ino, ReplicaNumber, RequestId, ServerId, Timeline, UploadGeneration};
+use gabion_protocol::keys::Identity;
 use gabion_protocol::messages::DecodeError;
 use gabion_protocol::messages::master::{
-    CopyFiles, Damage, FileVersion, Registration, Seal, TrashId, TrashRef, UploadOptions,
+    AttributeChange, ConditionChange, CopyFiles, Damage, FileChange, FileVersion, Registration, Seal, TrashId,
+    TrashRef, UploadOptions,
 };
 use gabion_protocol::path::FsPath;
 use serde::{Deserialize, Serialize};
@@ -320,6 +322,33 @@ pub enum ClientCommand {
         /// Which content it must be.
         version: Option<FileVersion>,
     },
+    /// Begins an upload that outlives its client, or takes over the one the same identity left. Answer: `Resumed`.
+    ResumeUpload {
+        /// Where the file shall appear.
+        path: FsPath,
+        /// How it is stored.
+        options: UploadOptions,
+        /// Whose it is: the identity of the client's key.
+        owner: Identity,
+        /// Milliseconds it is kept after its lease has ended.
+        keep_ms: u64,
+    },
+    /// Changes owner, group or an extended attribute. Answer: `Entry`.
+    ChangeAttributes {
+        /// Of what.
+        path: FsPath,
+        /// The change.
+        change: AttributeChange,
+    },
+    /// Changes a file that is there. Answer: `Spliced`, `Truncated`, `ReplicasSet`, `WriteLease` or `Done`.
+    ChangeFile(FileChange),
+    /// Changes what a chunkserver is there for. Answer: `Done`.
+    SetCondition {
+        /// The server.
+        server: ServerId,
+        /// How.
+        change: ConditionChange,
+    },
 }
 
 impl Command {
@@ -420,6 +449,15 @@ impl ClientCommand {
                 _ => format!("cannot make {} of other files", copy.to),
             },
             Self::CopyExtents { upload, source, .. } => format!("cannot copy {source} to upload {upload}"),
+            Self::ResumeUpload { path, .. } => format!("cannot upload to {path}"),
+            Self::ChangeAttributes { path, .. } => format!("cannot change {path}"),
+            Self::ChangeFile(FileChange { file, .. }) => format!("cannot change file {file}"),
+            Self::SetCondition { server, change } => match change {
+                ConditionChange::Serve => format!("cannot put c{server} back into service"),
+                ConditionChange::Drain => format!("cannot drain c{server}"),
+                ConditionChange::Maintain { .. } => format!("cannot begin maintenance of c{server}"),
+                ConditionChange::Remove => format!("cannot remove c{server}"),
+            },
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Invariants: each extent that is copied adds one reference to its chunk; a copy appears whole, in one entry, and what
 //! it was made of is of one moment for each file.
 
-use gabion_protocol::checksum::Running;
+use gabion_protocol::checksum::{self, Running};
 use gabion_protocol::ids::Ino;
 use gabion_protocol::limits::{BATCH_ROWS_MAX, COPY_EXTENTS_MAX, FILE_BYTES_MAX};
 use gabion_protocol::messages::master::{CopyFiles, FileVersion, UploadOptions};
@@ -151,15 +151,23 @@ fn add(
         offset,
     };
     let end = key::prefix_end(&ExtentKey::prefix(source.ino));
-    let found = key::scan::<ExtentKey>(tx.rows(), &from.encode(), &end, limit)?;
+    let mut found = key::scan::<ExtentKey>(tx.rows(), &from.encode(), &end, limit.saturating_add(1))?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    // Gaps are copied, too: what comes after them lies as far behind the begin as in the source.
+    let begin = content.length;
+    let fits = |end: u64| {
+        begin
+            .checked_add(end - offset)
+            .filter(|end| *end <= FILE_BYTES_MAX)
+            .ok_or(Refusal::FileTooLong)
+    };
     content.chunk_bytes = content.chunk_bytes.max(source.content.chunk_bytes);
     let mut next = offset;
     let mut known = Some(Running::default());
     for (row, extent) in found {
-        let length = content.length.checked_add(extent.length);
-        let Some(length) = length.filter(|length| *length <= FILE_BYTES_MAX) else {
-            return Err(Refusal::FileTooLong.into());
-        };
+        let end = row.offset.saturating_add(extent.length);
+        let length = fits(end)?;
         chunks::share(tx, extent.chunk)?;
         let copied = Extent {
             since: tx.moment(),
@@ -167,16 +175,25 @@ fn add(
         };
         let at = ExtentKey {
             ino: to,
-            offset: content.length,
+            offset: begin + (row.offset - offset),
         };
         tx.put(&at, &copied);
         content.length = length;
         content.extents += 1;
-        next = row.offset.saturating_add(extent.length);
         known = known.and_then(|mut known| {
+            known.append(checksum::zeros(row.offset - next), row.offset - next);
             known.append(extent.crc?, extent.length);
             Some(known)
         });
+        next = end;
+    }
+    let gap = source.content.length.saturating_sub(next);
+    if !more && gap > 0 {
+        content.length = fits(source.content.length)?;
+        if let Some(known) = &mut known {
+            known.append(checksum::zeros(gap), gap);
+        }
+        next = source.content.length;
     }
     Ok((next, known))
 }

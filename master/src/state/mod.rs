@@ -13,6 +13,9 @@
 //! | `uploads` | files on their way, until they appear |
 //! | `stocks` | chunks for small files to come |
 //! | `copies` | files made of others by reference |
+//! | `changes` | files that change: append, overwrite, truncate |
+//! | `write_leases` | who may change a file |
+//! | `replicas` | how many copies a file's chunks shall have |
 //! | `chunks` | allocation, seals, references, copies, garbage |
 //! | `kept` | the trash: removals that can be undone |
 //! | [`repair`] | background copies of sealed chunks, and which copies may be dropped |
@@ -20,6 +23,7 @@
 //! | [`inventory`] | copies that servers hold and no row names |
 //! | `clock` | state time and what is due |
 //! | `servers` | chunkservers, their copies, damage |
+//! | [`conditions`] | chunkservers that are drained, left alone for a while, or removed |
 //! | [`read`] | queries |
 //! | [`check`] | the invariants, executed |
 //!
@@ -30,10 +34,13 @@
 //! * copies of Garbage stay until the last token for it has expired;
 //! * every inode but the root, uploads and trash hangs under exactly one name; totals equal a walk.
 
+mod attributes;
+mod changes;
 pub mod check;
 mod chunks;
 mod clock;
 pub mod command;
+pub mod conditions;
 mod copies;
 pub mod inventory;
 mod kept;
@@ -41,7 +48,9 @@ pub mod key;
 mod names;
 pub mod read;
 pub mod repair;
+mod replicas;
 pub mod reply;
+mod resumable;
 pub mod rows;
 mod servers;
 mod sessions;
@@ -50,6 +59,7 @@ mod totals;
 mod trash;
 mod tx;
 mod uploads;
+mod write_leases;
 
 pub use command::{Bootstrap, ClientCommand, ClientRequest, Command, CommandError, LEVEL_KNOWN};
 pub use key::meta::Settings;
@@ -296,6 +306,15 @@ fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
             let owner = uploads::Owner::new(session, *upload, *generation);
             copies::add_part(tx, owner, source, *offset, *version)
         }
+        ClientCommand::ResumeUpload {
+            path,
+            options,
+            owner,
+            keep_ms,
+        } => resumable::open(tx, session, path, options, resumable::terms(owner, *keep_ms)),
+        ClientCommand::ChangeAttributes { path, change } => attributes::change(tx, path, change),
+        ClientCommand::ChangeFile(change) => changes::run(tx, session, change, request.wall_ms),
+        ClientCommand::SetCondition { server, change } => conditions::set(tx, *server, *change),
     }
 }
 

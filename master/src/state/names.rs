@@ -1,6 +1,7 @@
 //! The namespace: paths, links, directories, rename, remove.
 
 use gabion_protocol::ids::Ino;
+use gabion_protocol::limits::DEPTH_MAX;
 use gabion_protocol::path::FsPath;
 
 use super::key;
@@ -158,6 +159,22 @@ pub(super) fn unlink(tx: &mut Tx<'_>, ino: Ino, inode: &Inode) -> Result<Weight,
     tx.delete(&entry(inode.parent.ino, &inode.parent.name));
     totals::subtract(tx, inode.parent.ino, weight)?;
     Ok(weight)
+}
+
+/// Whether a walk up from an inode ends at the root, and not in the trash.
+pub(super) fn hangs_under_root(rows: &dyn Rows, inode: &Inode) -> Result<bool, RowsError> {
+    let mut above = inode.parent.ino;
+    for _ in 0..=DEPTH_MAX {
+        if above == Ino::ROOT || above == Parent::NOWHERE {
+            return Ok(above == Ino::ROOT);
+        }
+        match key::get(rows, &InodeKey(above))? {
+            Some(inode) => above = inode.parent.ino,
+            // The directory was taken apart; this is on its way.
+            None => return Ok(false),
+        }
+    }
+    Ok(false)
 }
 
 /// Makes a directory.

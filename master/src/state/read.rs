@@ -1,13 +1,14 @@
 //! Queries: what the server shell reads of the state. Pure functions over rows, of a snapshot or of now.
 
 use gabion_protocol::ids::{ChunkId, Ino, ReplicaNumber, RequestId, ServerId, StateTime};
-use gabion_protocol::limits::{GRANT_CHUNKS_MAX, LIST_PAGE_MAX};
+use gabion_protocol::limits::{CHUNK_BYTES_MAX, GRANT_CHUNKS_MAX, LIST_PAGE_MAX};
 use gabion_protocol::messages::master::{
-    ChunkInfo, ChunkState, Entry, EntryKind, Page, ReplicaState, TrashAfter, TrashEntry, TrashId, TrashPage, TrashRef,
-    TrashTotals,
+    Attributes, ChunkInfo, ChunkState, Entry, EntryKind, Page, ReplicaState, TrashAfter, TrashEntry, TrashId,
+    TrashPage, TrashRef, TrashTotals,
 };
 use gabion_protocol::path::FsPath;
 
+use super::key::attributes::AttributesKey;
 use super::key::chunk::{self, Chunk, ChunkKey, Phase};
 use super::key::damage::{Damage, DamageKey};
 use super::key::degraded::DegradedKey;
@@ -29,6 +30,10 @@ use super::{kept, names, tx::Stop};
 
 /// Chunkservers a query names: far more than one Raft group serves.
 const SERVERS_MAX: usize = 1 << 16;
+/// How far the first look for an extent goes back, and how much further each next one: three reach as far as the longest
+/// chunk.
+const LOOK_BACK: u64 = 64 << 10;
+const LOOK_BACK_FACTOR: u64 = 64;
 /// Reports of one chunk's copies: one per server that holds one.
 const DAMAGE_ROWS_MAX: usize = 64;
 
@@ -109,6 +114,20 @@ pub fn resolve(rows: &dyn Rows, path: &FsPath) -> Result<(Ino, Inode), ReadError
 pub fn stat(rows: &dyn Rows, path: &FsPath) -> Result<Entry, ReadError> {
     let (ino, inode) = resolve(rows, path)?;
     Ok(entry(rows, path.name().unwrap_or("/"), ino, &inode)?)
+}
+
+/// Owner, group and extended attributes of what a path leads to.
+///
+/// # Errors
+/// [`Refusal::NotFound`], [`Refusal::NotDirectory`].
+pub fn attributes(rows: &dyn Rows, path: &FsPath) -> Result<Attributes, ReadError> {
+    let ino = names::find(rows, path)?.ino;
+    let row = key::get(rows, &AttributesKey(ino))?.unwrap_or_default();
+    Ok(Attributes {
+        owner: row.owner,
+        group: row.group,
+        extended: row.extended.into_iter().collect(),
+    })
 }
 
 /// An inode as users see it.
@@ -290,33 +309,40 @@ pub fn extents(rows: &dyn Rows, ino: Ino, offset: u64, limit: u32) -> Result<(Ve
     Ok((extents, more))
 }
 
-/// Where the extent that holds `offset` begins. Extents are at most a chunk long, and rows are read forwards, so
-/// the search begins a chunk before.
+/// Where the extent that holds `offset` begins; `offset` itself if that is in a gap.
 fn first_extent(rows: &dyn Rows, ino: Ino, offset: u64) -> Result<u64, RowsError> {
-    let mut from = ExtentKey {
-        ino,
-        offset: offset.saturating_sub(gabion_protocol::limits::CHUNK_BYTES_MAX),
-    };
-    let to = ExtentKey {
-        ino,
-        offset: offset.saturating_add(1),
-    };
-    let mut first = offset;
+    let before = extent_before(rows, ino, offset.saturating_add(1))?;
+    let holds = before.filter(|(key, extent)| key.offset + extent.length > offset);
+    Ok(holds.map_or(offset, |(key, _)| key.offset))
+}
+
+/// The last extent of a file that begins before `offset` and might reach up to it.
+///
+/// Rows are read forwards only, and an extent is at most a chunk long. A file may lie in chunks of any size, so the
+/// search looks back a little first: over a long way, small extents would be many.
+pub(super) fn extent_before(rows: &dyn Rows, ino: Ino, offset: u64) -> Result<Option<(ExtentKey, Extent)>, RowsError> {
+    let to = ExtentKey { ino, offset }.encode();
+    let mut back = LOOK_BACK;
     loop {
-        let page = key::scan::<ExtentKey>(rows, &from.encode(), &to.encode(), LIST_PAGE_MAX)?;
-        let Some((last, extent)) = page.last() else {
-            return Ok(first);
-        };
-        // The last extent that begins at or before `offset` holds it, unless there is a gap.
-        first = if last.offset + extent.length > offset {
-            last.offset
-        } else {
-            offset
-        };
-        if page.len() < LIST_PAGE_MAX {
-            return Ok(first);
+        let first = offset.saturating_sub(back);
+        let mut from = ExtentKey { ino, offset: first }.encode();
+        let mut last = None;
+        loop {
+            let page = key::scan::<ExtentKey>(rows, &from, &to, LIST_PAGE_MAX)?;
+            let is_end = page.len() < LIST_PAGE_MAX;
+            last = page.into_iter().next_back().or(last);
+            match &last {
+                Some((key, _)) if !is_end => {
+                    from = key.encode();
+                    from.push(0);
+                }
+                _ => break,
+            }
         }
-        from.offset = last.offset + 1;
+        if last.is_some() || back >= CHUNK_BYTES_MAX || first == 0 {
+            return Ok(last);
+        }
+        back *= LOOK_BACK_FACTOR;
     }
 }
 

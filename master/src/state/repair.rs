@@ -13,6 +13,8 @@
 //! * no decision here leaves fewer good copies than wanted. A copy its own server calls damaged is no good one: it may
 //!   go, to make room for a good one in its place, as soon as others enough for an acknowledgement are there.
 //!
+//! Copies on a server that is drained or removed may be sources, and are no copies to rely on (`conditions`).
+//!
 //! Which servers live is not known here, and no business of the log: planners look after that.
 
 use std::collections::BTreeSet;
@@ -21,9 +23,9 @@ use gabion_protocol::ids::{ChunkId, ReplicaNumber, ServerId};
 use serde::{Deserialize, Serialize};
 
 use super::chunks::{self, needed};
+use super::conditions;
 use super::key::chunk::{Chunk, ChunkKey, Phase, Replica, ReplicaState};
 use super::key::copying::CopyingKey;
-use super::key::inode::{Body, InodeKey};
 use super::key::server::ServerKey;
 use super::key::surplus::{Excess, SurplusKey};
 use super::key::{self, Key as _, Kind};
@@ -88,7 +90,7 @@ pub(super) fn add(tx: &mut Tx<'_>, plans: &[CopyPlan]) -> Result<Outcome, Stop> 
                         state: ReplicaState::Copying,
                     });
                 }
-                store(tx, plan.chunk, &old, &new)?;
+                chunks::change(tx, plan.chunk, &old, Some(&new))?;
             }
             Err(refusal) => refused.push((plan.chunk, refusal)),
         }
@@ -110,7 +112,8 @@ fn addable(tx: &Tx<'_>, plan: &CopyPlan) -> Result<Result<Chunk, Refusal>, RowsE
     }
     let mut taken: BTreeSet<ServerId> = old.replicas.iter().map(|replica| replica.server).collect();
     for server in plan.targets.iter().copied() {
-        let serves = tx.get(&ServerKey(server))?.is_some_and(|row| !row.retired);
+        let registered = tx.get(&ServerKey(server))?.is_some_and(|row| !row.retired);
+        let serves = registered && conditions::of(tx.rows(), server)?.is_none();
         if !serves || !taken.insert(server) {
             return Ok(Err(Refusal::CopyTarget { chunk, server }));
         }
@@ -180,7 +183,7 @@ fn change_copying(
     let mut new = old.clone();
     let state = becomes(&old);
     new.replicas[at].state = state;
-    store(tx, id, &old, &new)?;
+    chunks::change(tx, id, &old, Some(&new))?;
     Ok(Some(state))
 }
 
@@ -193,7 +196,7 @@ pub(super) fn drop_surplus(tx: &mut Tx<'_>, drops: &[CopyDrop]) -> Result<Outcom
             Ok((old, at)) => {
                 let mut new = old.clone();
                 new.replicas[at].state = ReplicaState::Dropping;
-                store(tx, drop.chunk, &old, &new)?;
+                chunks::change(tx, drop.chunk, &old, Some(&new))?;
             }
             Err(refusal) => refused.push((drop.chunk, refusal)),
         }
@@ -223,8 +226,11 @@ fn droppable(tx: &Tx<'_>, drop: &CopyDrop) -> Result<Result<(Chunk, usize), Refu
         .iter()
         .any(|(of, damage)| *of == drop.server && damage.confirmed);
     let others = old.replicas.iter().filter(|replica| replica.server != drop.server);
-    let good = others.filter(|replica| live(replica) && !is_reported(replica.server));
-    let left = u8::try_from(good.count()).unwrap_or(u8::MAX);
+    let mut left = 0u8;
+    for replica in others.filter(|replica| live(replica) && !is_reported(replica.server)) {
+        // What is about to go is nothing to rely on.
+        left = left.saturating_add(u8::from(!conditions::is_leaving(tx.rows(), replica.server)?));
+    }
     let needed = if is_damaged { needed(old.wanted) } else { old.wanted }.max(1);
     if left < needed {
         return Ok(Err(Refusal::CopiesNeeded {
@@ -234,29 +240,6 @@ fn droppable(tx: &Tx<'_>, drop: &CopyDrop) -> Result<Result<(Chunk, usize), Refu
         }));
     }
     Ok(Ok((old, at)))
-}
-
-/// Stores a chunk and keeps its file's count of degraded chunks right.
-fn store(tx: &mut Tx<'_>, id: ChunkId, old: &Chunk, new: &Chunk) -> Result<(), RowsError> {
-    chunks::store(tx, id, Some(old), Some(new))?;
-    if old.is_degraded() == new.is_degraded() {
-        return Ok(());
-    }
-    let Some(mut inode) = tx.get(&InodeKey(new.owner))? else {
-        return Ok(());
-    };
-    let content = match &mut inode.body {
-        Body::File(content) => content,
-        Body::Upload(upload) => &mut upload.content,
-        Body::Directory => return Ok(()),
-    };
-    content.degraded = if new.is_degraded() {
-        content.degraded.saturating_add(1)
-    } else {
-        content.degraded.saturating_sub(1)
-    };
-    tx.put(&InodeKey(new.owner), &inode);
-    Ok(())
 }
 
 fn bounded(asked: usize) -> Result<(), Refusal> {

@@ -127,6 +127,45 @@ pub enum Outcome {
         /// Its CRC, if it is known.
         crc: Option<u32>,
     },
+    /// A resumable upload has begun, or was taken over.
+    Resumed {
+        /// The upload.
+        upload: Ino,
+        /// Its owner's generation.
+        generation: UploadGeneration,
+        /// Bytes of a chunk.
+        chunk_bytes: u64,
+        /// Copies wanted.
+        replicas: u8,
+        /// Bytes recorded.
+        length: u64,
+        /// Their CRC.
+        crc: u32,
+    },
+    /// Chunks are part of a file.
+    Spliced {
+        /// Where the first of them begins.
+        offset: u64,
+        /// The file's length now.
+        length: u64,
+    },
+    /// A file is shorter or longer.
+    Truncated {
+        /// Its length now.
+        length: u64,
+    },
+    /// Chunks want another number of copies.
+    ReplicasSet {
+        /// Where the next step begins; `None` at the file's end.
+        next: Option<u64>,
+    },
+    /// The right to be a file's only writer.
+    WriteLease {
+        /// Its number.
+        lease: u64,
+        /// When it ends.
+        until: StateTime,
+    },
 }
 
 /// A chunk granted for writing. The server shell adds tokens.
@@ -466,6 +505,83 @@ pub enum Refusal {
         /// Those of the first file, or of the upload.
         others: u8,
     },
+    /// An owner or group is no name.
+    #[error("owner and group have at most {} bytes, none of them zero", limits::NAME_BYTES_MAX)]
+    OwnerName,
+    /// An extended attribute has no proper name.
+    #[error(
+        "the name of an attribute has 1 to {} bytes, none of them zero",
+        limits::NAME_BYTES_MAX
+    )]
+    AttributeName,
+    /// The extended attributes of one file would be too large.
+    #[error(
+        "its attributes would have {bytes} bytes, names and values together, at most {} are possible",
+        limits::ATTRIBUTES_BYTES_MAX
+    )]
+    AttributesTooLarge {
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// There is no such extended attribute.
+    #[error("{path} has no attribute of that name")]
+    NoAttribute {
+        /// The file.
+        path: FsPath,
+    },
+    /// The file has no name any more.
+    #[error("file {file} was removed or replaced meanwhile")]
+    FileGone {
+        /// The file.
+        file: Ino,
+    },
+    /// The range is in more pieces than one step may touch.
+    #[error("the range holds more than {limit} pieces, too many for one step")]
+    TooManyPieces {
+        /// The limit.
+        limit: u64,
+    },
+    /// Someone else may write, and nobody besides.
+    #[error("{holder} has the file open as its only writer, until state time {until} unless that is renewed")]
+    Leased {
+        /// Who.
+        holder: String,
+        /// Until when.
+        until: StateTime,
+    },
+    /// The writer was the only one, and is not any more.
+    #[error("the write lease was lost: it was not renewed in time{}", by(.holder))]
+    LeaseLost {
+        /// Who holds the file's lease now.
+        holder: Option<String>,
+    },
+    /// No such time for a lease.
+    #[error(
+        "a write lease of {asked} ms asked, 1 to {} are possible",
+        limits::WRITE_LEASE_MS_MAX
+    )]
+    LeaseTime {
+        /// What was asked.
+        asked: u64,
+    },
+    /// The operator has removed the server for ever.
+    #[error("c{server} was removed from the cluster, and its number is never used again")]
+    ServerRemoved {
+        /// The server.
+        server: ServerId,
+    },
+    /// A maintenance of no time, or of too long a time.
+    #[error("maintenance lasts from 1 to {} ms, not {asked}", limits::MAINTENANCE_MS_MAX)]
+    MaintenanceTime {
+        /// What was asked, milliseconds.
+        asked: u64,
+    },
+}
+
+fn by(holder: &Option<String>) -> String {
+    holder
+        .as_ref()
+        .map_or_else(String::new, |holder| format!(", and {holder} is the writer now"))
 }
 
 impl Refusal {
@@ -494,11 +610,17 @@ impl Refusal {
             Self::Malformed => ErrorCode::Protocol,
             Self::Level { .. } => ErrorCode::WrongVersion,
             Self::SessionExpired | Self::AnsweredBefore => ErrorCode::OutcomeUnknown,
-            Self::WindowExceeded { .. } | Self::TooMany { .. } | Self::FileTooLong => ErrorCode::LimitExceeded,
+            Self::WindowExceeded { .. }
+            | Self::TooMany { .. }
+            | Self::FileTooLong
+            | Self::TooManyPieces { .. }
+            | Self::AttributesTooLarge { .. } => ErrorCode::LimitExceeded,
             Self::NotFound { .. }
             | Self::ServerUnknown { .. }
             | Self::NotInTrash { .. }
-            | Self::NoPlaceToRestore { .. } => ErrorCode::NotFound,
+            | Self::NoPlaceToRestore { .. }
+            | Self::NoAttribute { .. }
+            | Self::FileGone { .. } => ErrorCode::NotFound,
             Self::Exists { .. } | Self::PlaceTaken { .. } => ErrorCode::Exists,
             Self::IsDirectory { .. } => ErrorCode::IsDirectory,
             Self::NotDirectory { .. } => ErrorCode::NotDirectory,
@@ -516,13 +638,18 @@ impl Refusal {
             | Self::ServerName
             | Self::StockCopies { .. }
             | Self::Mode { .. }
+            | Self::MaintenanceTime { .. }
             | Self::NoSource
-            | Self::CopiesDiffer { .. } => ErrorCode::InvalidArgument,
+            | Self::CopiesDiffer { .. }
+            | Self::OwnerName
+            | Self::AttributeName
+            | Self::LeaseTime { .. } => ErrorCode::InvalidArgument,
             Self::TooFewServers { .. } | Self::TooFewMembers { .. } => ErrorCode::TooFewServers,
             Self::UploadGone { .. }
             | Self::UploadCommitted { .. }
             | Self::UploadFenced { .. }
-            | Self::ChunkFenced { .. } => ErrorCode::Fenced,
+            | Self::ChunkFenced { .. }
+            | Self::LeaseLost { .. } => ErrorCode::Fenced,
             Self::Length { .. } | Self::Crc { .. } | Self::CopyDiffers { .. } => ErrorCode::ChecksumMismatch,
             Self::Bootstrapped => ErrorCode::WrongCluster,
             Self::LevelDown { .. }
@@ -530,10 +657,12 @@ impl Refusal {
             | Self::CopiesChanged { .. }
             | Self::CopyTarget { .. }
             | Self::CopiesNeeded { .. }
-            | Self::SourceChanged { .. } => ErrorCode::Conflict,
-            Self::ServerForeign { .. } | Self::ServerStale { .. } | Self::ServerRetired { .. } => {
-                ErrorCode::StaleDirectory
-            }
+            | Self::SourceChanged { .. }
+            | Self::Leased { .. } => ErrorCode::Conflict,
+            Self::ServerForeign { .. }
+            | Self::ServerStale { .. }
+            | Self::ServerRetired { .. }
+            | Self::ServerRemoved { .. } => ErrorCode::StaleDirectory,
         }
     }
 
@@ -546,10 +675,22 @@ impl Refusal {
             }
             _ if matches!(self, Self::PlaceTaken { .. }) => "restore it under another name: --to PATH",
             _ if matches!(self, Self::CopiesDiffer { .. }) => {
-                "upload it again with as many copies as the others: --replicas"
+                "give it as many copies as the others have: gabion setrep"
             }
             _ if matches!(self, Self::SourceChanged { .. }) => "copy it again, when nobody writes it",
             _ if matches!(self, Self::CopyDiffers { .. }) => "it is copied again by itself; check that server's disk",
+            _ if matches!(self, Self::FileGone { .. }) => "open it anew to write to what has its name now",
+            _ if matches!(self, Self::Leased { .. }) => {
+                "try again when that writer has closed the file, or its lease is over"
+            }
+            _ if matches!(self, Self::LeaseLost { .. }) => "look what is in the file, then open it again",
+            _ if matches!(self, Self::TooManyPieces { .. }) => "write it in smaller pieces",
+            _ if matches!(self, Self::ServerRemoved { .. }) => {
+                "its copies are held elsewhere: start the chunkserver with an empty directory, and it joins under a new number"
+            }
+            _ if matches!(self, Self::MaintenanceTime { .. }) => {
+                "for longer than that, drain it: gabion admin server drain"
+            }
             ErrorCode::Exists => "ask for replacement, or choose another name",
             ErrorCode::NotEmpty => "ask for recursive removal, or empty it first",
             ErrorCode::OutcomeUnknown => "look at the path to see what happened, then decide",

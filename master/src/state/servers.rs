@@ -11,7 +11,7 @@ use super::key::server_name::{Named, ServerNameKey};
 use super::reply::{Outcome, Refusal};
 use super::rows::RowsError;
 use super::tx::{Stop, Tx};
-use super::{DAMAGE_TEXT_BYTES_MAX, chunks, inventory};
+use super::{DAMAGE_TEXT_BYTES_MAX, chunks, conditions, inventory};
 
 /// Registers a chunkserver, or lets a known one in again.
 ///
@@ -66,7 +66,12 @@ fn admit(
     named: Option<Named>,
     registration: &Registration,
 ) -> Result<(), Stop> {
-    let known = tx.get(&ServerKey(server))?.ok_or(Refusal::ServerUnknown { server })?;
+    let Some(known) = tx.get(&ServerKey(server))? else {
+        return Err(conditions::absent(tx, server)?.into());
+    };
+    if conditions::was_removed(tx.rows(), server)? {
+        return Err(Refusal::ServerRemoved { server }.into());
+    }
     if known.name != name || known.incarnation != registration.incarnation {
         return Err(Refusal::ServerForeign { server }.into());
     }

@@ -14,7 +14,6 @@ use gabion_protocol::path::FsPath;
 
 use super::chunks;
 use super::key::chunk::ChunkKey;
-use super::key::inode::InodeKey;
 use super::reply::{Outcome, Refusal};
 use super::tx::{Stop, Tx};
 use super::uploads::{self, Owner};
@@ -68,10 +67,6 @@ pub(super) fn put_file(
     }
     let ino: Ino = tx.require(&ChunkKey(seal.chunk))?.owner;
     uploads::append(tx, ino, &mut stock.open, &mut content, seal)?;
-    if stock.open.is_empty() {
-        tx.delete(&InodeKey(owner.upload));
-    } else {
-        uploads::save(tx, owner, inode, stock);
-    }
+    uploads::went_on(tx, owner, inode, stock);
     uploads::appear(tx, path, options, ino, content, wall_ms)
 }

@@ -88,6 +88,16 @@ pub(super) fn subtract(tx: &mut Tx<'_>, directory: Ino, weight: Weight) -> Resul
     })
 }
 
+/// A file in `directory` has another length.
+pub(super) fn resize(tx: &mut Tx<'_>, directory: Ino, before: u64, after: u64) -> Result<(), RowsError> {
+    if before == after {
+        return Ok(());
+    }
+    climb(tx, directory, |total, _| {
+        total.bytes = total.bytes.saturating_sub(before).saturating_add(after);
+    })
+}
+
 /// Changes the totals of `directory` and all above; `change` also gets the bytes of each directory's own name.
 fn climb(tx: &mut Tx<'_>, directory: Ino, mut change: impl FnMut(&mut Total, usize)) -> Result<(), RowsError> {
     let mut at = directory;

@@ -15,7 +15,7 @@ use super::key::trash::{TrashKey, Trashed};
 use super::key::{self, Key, Kind};
 use super::rows::RowsError;
 use super::tx::Tx;
-use super::{chunks, clock, kept};
+use super::{attributes, chunks, clock, kept, write_leases};
 
 /// Puts an inode that has no name any more into the trash, to be taken apart from `deadline` on.
 pub(super) fn put(tx: &mut Tx<'_>, ino: Ino, mut inode: Inode, deadline: StateTime) {
@@ -48,7 +48,10 @@ pub(super) fn take_apart(tx: &mut Tx<'_>, swept: &mut StateTime, limit: usize) -
         }
         if inode.is_directory() {
             tx.delete(&TotalKey(row.ino));
+        } else {
+            write_leases::forget(tx, row.ino)?;
         }
+        attributes::forget(tx, row.ino)?;
         tx.delete(&InodeKey(row.ino));
         tx.delete(&row);
     }
@@ -129,6 +132,8 @@ fn detach(tx: &mut Tx<'_>, directory: Ino, limit: usize) -> Result<Step, RowsErr
         match &child.body {
             Body::File(content) if content.extents < left as u64 => {
                 step.rows += release(tx, dentry.ino, left)?.rows;
+                attributes::forget(tx, dentry.ino)?;
+                write_leases::forget(tx, dentry.ino)?;
                 tx.delete(&InodeKey(dentry.ino));
             }
             Body::File(_) | Body::Directory | Body::Upload(_) => {

@@ -19,7 +19,7 @@ use super::names::{self, Making, Walk};
 use super::reply::{GrantedChunk, Outcome, Refusal};
 use super::rows::RowsError;
 use super::tx::{Stop, Tx};
-use super::{chunks, clock, trash};
+use super::{chunks, clock, resumable, trash};
 
 /// Who claims which upload.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +46,11 @@ impl Owner {
     /// The inode and its stock, if the claim is right.
     pub(super) fn claim_stock(self, tx: &Tx<'_>) -> Result<(Inode, Upload), Stop> {
         self.claim_if(tx, Upload::is_stock)
+    }
+
+    /// The inode and its upload or stock, if the claim is right.
+    pub(super) fn claim_any(self, tx: &Tx<'_>) -> Result<(Inode, Upload), Stop> {
+        self.claim_if(tx, |_| true)
     }
 
     fn claim_if(self, tx: &Tx<'_>, fits: impl FnOnce(&Upload) -> bool) -> Result<(Inode, Upload), Stop> {
@@ -241,7 +246,7 @@ pub(super) fn begun(tx: &mut Tx<'_>, ino: Ino, mode: u32, upload: Upload, chunks
 }
 
 /// Whether a file could appear at the path now.
-fn check_target(tx: &Tx<'_>, path: &FsPath, options: &UploadOptions) -> Result<(), Stop> {
+pub(super) fn check_target(tx: &Tx<'_>, path: &FsPath, options: &UploadOptions) -> Result<(), Stop> {
     let path = || path.clone();
     match names::walk(tx.rows(), &path())? {
         Walk::Found(dentry) if dentry.directory => Err(Refusal::IsDirectory { path: path() }.into()),
@@ -333,9 +338,7 @@ pub(super) fn append(
     seal: &Seal,
 ) -> Result<(), Stop> {
     let Seal { chunk, length, .. } = *seal;
-    let Some(at) = open.iter().position(|open| *open == chunk) else {
-        return Err(Refusal::ChunkNotOpen { chunk }.into());
-    };
+    take_open(open, chunk)?;
     if seal.file_offset != content.length {
         return Err(Refusal::SealOutOfOrder {
             chunk,
@@ -351,7 +354,7 @@ pub(super) fn append(
     if end.is_none_or(|end| end > limits::FILE_BYTES_MAX) {
         return Err(Refusal::FileTooLong.into());
     }
-    let degraded = chunks::seal(tx, seal)?;
+    let degraded = chunks::seal(tx, seal, ino)?;
     let extent = Extent {
         chunk,
         chunk_offset: 0,
@@ -368,8 +371,43 @@ pub(super) fn append(
     content.length = whole.len();
     content.extents += 1;
     content.degraded += u64::from(degraded);
-    open.remove(at);
     Ok(())
+}
+
+/// Takes a chunk out of those that are open.
+pub(super) fn take_open(open: &mut Vec<ChunkId>, chunk: ChunkId) -> Result<(), Refusal> {
+    let at = open.iter().position(|open| *open == chunk);
+    open.remove(at.ok_or(Refusal::ChunkNotOpen { chunk })?);
+    Ok(())
+}
+
+/// The length and CRC of sealed chunks that follow each other from offset 0 on, if they do.
+pub(super) fn in_order(seals: &[Seal], chunk_bytes: u64) -> Result<Running, Refusal> {
+    let mut whole = Running::default();
+    for seal in seals {
+        let Seal { chunk, length, .. } = *seal;
+        if seal.file_offset != whole.len() {
+            return Err(Refusal::SealOutOfOrder {
+                chunk,
+                offset: seal.file_offset,
+                expected: whole.len(),
+            });
+        }
+        if length == 0 || length > chunk_bytes {
+            return Err(Refusal::SealLength { chunk, length });
+        }
+        whole.append(seal.crc, length);
+    }
+    Ok(whole)
+}
+
+/// Writes an upload or stock after chunks of it went elsewhere. A stock without any is gone.
+pub(super) fn went_on(tx: &mut Tx<'_>, owner: Owner, inode: Inode, upload: Upload) {
+    if upload.is_stock() && upload.open.is_empty() {
+        tx.delete(&InodeKey(owner.upload));
+    } else {
+        save(tx, owner, inode, upload);
+    }
 }
 
 /// Records the last chunks and gives the file its name, in place of an older file.
@@ -378,6 +416,7 @@ pub(super) fn commit(tx: &mut Tx<'_>, owner: Owner, seals: &[Seal], whole: Whole
     record(tx, owner.upload, &mut upload, seals)?;
     check_whole(&upload.content, whole)?;
     let (parent, name) = make_room(tx, &upload.path, upload.parents, upload.replace, whole.wall_ms)?;
+    resumable::forget(tx, owner.upload, &upload)?;
     for chunk in &upload.open {
         chunks::abandon(tx, *chunk)?;
     }
@@ -394,19 +433,19 @@ fn check_whole(content: &Content, whole: Whole) -> Result<(), Refusal> {
             recorded: content.length,
         });
     }
-    let recorded = content.crc.unwrap_or(0);
-    if recorded != whole.crc {
-        return Err(Refusal::Crc {
+    // Not known if it shares a part of a file that was overwritten: its chunks have their CRCs all the same.
+    match content.crc {
+        Some(recorded) if recorded != whole.crc => Err(Refusal::Crc {
             told: whole.crc,
             recorded,
-        });
+        }),
+        Some(_) | None => Ok(()),
     }
-    Ok(())
 }
 
 /// Gives an upload up. One that is gone already is fine.
 pub(super) fn abort(tx: &mut Tx<'_>, owner: Owner) -> Result<Outcome, Stop> {
-    match owner.claim_if(tx, |_| true) {
+    match owner.claim_any(tx) {
         Ok((inode, upload)) => {
             end(tx, owner.upload, inode, upload)?;
             Ok(Outcome::Done)
@@ -417,7 +456,8 @@ pub(super) fn abort(tx: &mut Tx<'_>, owner: Owner) -> Result<Outcome, Stop> {
 }
 
 /// Ends an upload that did not appear: what it has becomes garbage.
-fn end(tx: &mut Tx<'_>, ino: Ino, mut inode: Inode, upload: Upload) -> Result<(), RowsError> {
+pub(super) fn end(tx: &mut Tx<'_>, ino: Ino, mut inode: Inode, upload: Upload) -> Result<(), RowsError> {
+    resumable::forget(tx, ino, &upload)?;
     for chunk in &upload.open {
         chunks::abandon(tx, *chunk)?;
     }
@@ -433,7 +473,7 @@ pub(super) fn renew(tx: &mut Tx<'_>, session: SessionId, uploads: &[(Ino, Upload
     bound(uploads.len(), limits::BATCH_ROWS_MAX)?;
     for (upload, generation) in uploads {
         let owner = Owner::new(session, *upload, *generation);
-        match owner.claim_if(tx, |_| true) {
+        match owner.claim_any(tx) {
             Ok((inode, upload)) => save(tx, owner, inode, upload),
             Err(Stop::Refused(_)) => {}
             Err(stop) => return Err(stop),
@@ -442,7 +482,7 @@ pub(super) fn renew(tx: &mut Tx<'_>, session: SessionId, uploads: &[(Ino, Upload
     Ok(Outcome::Done)
 }
 
-/// Ends uploads whose lease is over, at most `limit`; whether more are due.
+/// Ends uploads whose lease is over and that are not kept, at most `limit`; whether more are due.
 pub(super) fn expire(tx: &mut Tx<'_>, swept: &mut StateTime, limit: usize) -> Result<bool, RowsError> {
     let (due, more) = clock::due::<UploadLeaseKey>(tx, Kind::UploadLease, swept, limit)?;
     for row in due {
@@ -453,15 +493,20 @@ pub(super) fn expire(tx: &mut Tx<'_>, swept: &mut StateTime, limit: usize) -> Re
         let Body::Upload(upload) = &inode.body else {
             continue;
         };
-        if upload.lease > tx.now() {
-            let later = UploadLeaseKey {
-                deadline: upload.lease,
-                ..row
-            };
-            tx.put(&later, &LeaseDue);
-        } else {
-            let upload = upload.clone();
+        let is_over = upload.lease <= tx.now();
+        let until = match is_over {
+            true => resumable::kept_until(tx.rows(), row.ino, upload)?.unwrap_or(upload.lease),
+            false => upload.lease,
+        };
+        let upload = upload.clone();
+        if until <= tx.now() {
             end(tx, row.ino, inode, upload)?;
+            continue;
+        }
+        let later = UploadLeaseKey { deadline: until, ..row };
+        tx.put(&later, &LeaseDue);
+        if is_over {
+            resumable::orphan(tx, row.ino, inode, upload)?;
         }
     }
     Ok(more)

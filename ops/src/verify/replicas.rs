@@ -2,6 +2,8 @@
 //!
 //! A copy that is damaged or gone is reported to the masters, who then point readers to the others first.
 
+use std::collections::HashSet;
+
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use gabion_client::terminal::{Column, Failure, FileProgress, Format, Output, Progress, Table, text};
@@ -205,7 +207,14 @@ async fn check_file(client: &Client, path: &FsPath, bar: &FileProgress) -> (Chec
     };
     checked.files = 1;
     let (mut next, mut relocations) = (0, 0);
+    // A chunk may hold several ranges of a file that was overwritten.
+    let mut seen = HashSet::new();
     while let Some(extent) = extents.get(next) {
+        if seen.contains(&extent.chunk) {
+            bar.advance(extent.length);
+            next += 1;
+            continue;
+        }
         let verdicts = join_all(
             extent
                 .replicas
@@ -217,9 +226,9 @@ async fn check_file(client: &Client, path: &FsPath, bar: &FileProgress) -> (Chec
         if expired && relocations < RELOCATIONS_MAX {
             relocations += 1;
             match client.locate(path).await {
-                // The same file still: its chunks are where they were, with fresh tokens.
+                // The same file still: chunks that it has not seen have fresh tokens, wherever they are in it now.
                 Ok((again, fresh)) if again.ino == entry.ino => {
-                    extents = fresh;
+                    (extents, next) = (fresh, 0);
                     continue;
                 }
                 Ok(_) => return (checked, findings),
@@ -236,6 +245,7 @@ async fn check_file(client: &Client, path: &FsPath, bar: &FileProgress) -> (Chec
             checked.bytes += if verdict.is_ok() { extent.chunk_length } else { 0 };
         }
         checked.chunks += 1;
+        seen.insert(extent.chunk);
         bar.advance(extent.length);
         next += 1;
     }

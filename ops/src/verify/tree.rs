@@ -291,7 +291,8 @@ async fn compare(client: &Client, pair: &Pair, quick: bool, bar: &FileProgress) 
         file,
         hasher: crc32fast::Hasher::new(),
     };
-    if quick {
+    // The checksum of a file that was overwritten in part is not known.
+    if quick && pair.entry.known_crc().is_some() {
         while let Ok(bytes) = local.next(PACKET_BYTES).await {
             if bytes.is_empty() {
                 break;
@@ -323,13 +324,10 @@ async fn compare(client: &Client, pair: &Pair, quick: bool, bar: &FileProgress) 
             bar.advance(remote.len() as u64);
         }
     }
-    let (crc, agreed) = (local.hasher.finalize(), pair.entry.crc);
-    (crc != agreed).then(|| {
-        (
-            Kind::Checksum,
-            format!("crc32 {crc:08x} here, {agreed:08x} held by the masters"),
-        )
-    })
+    let crc = local.hasher.finalize();
+    let agreed = pair.entry.known_crc().filter(|agreed| crc != *agreed)?;
+    let what = format!("crc32 {crc:08x} here, {agreed:08x} held by the masters");
+    Some((Kind::Checksum, what))
 }
 
 /// A local file read in order, its checksum made on the way.

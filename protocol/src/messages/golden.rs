@@ -9,11 +9,16 @@ use crate::path::FsPath;
 use crate::token::{Grant, Mode, Token};
 use proptest::prelude::*;
 
+mod changes;
 mod chunks;
+mod conditions;
 mod healing;
+mod resume;
 mod sharing;
 
+use changes::{change_ops, change_requests, change_responses};
 use chunks::{data_requests, data_responses, from_server, to_server};
+use conditions::conditions;
 use healing::{inventory_requests, inventory_responses, repair, scrub_requests, scrub_responses};
 
 fn chunk() -> ChunkId {
@@ -502,7 +507,7 @@ fn covers<T: serde::Serialize>(samples: &[T], last: u8) {
 #[test]
 fn golden_messages() {
     covers(&[master_requests(), scrub_requests(), inventory_requests()].concat(), 8);
-    covers(&[ops(), sharing::ops()].concat(), 18);
+    covers(&[ops(), sharing::ops(), resume::ops(), change_ops()].concat(), 21);
     covers(&queries(), 7);
     let later = scrub_requests().into_iter().chain(inventory_requests());
     let later_admins = later.filter_map(|request| match request {
@@ -530,6 +535,11 @@ fn golden_messages() {
     all.extend(lines("master response", &scrub_responses()));
     all.extend(lines("op", &sharing::ops()));
     all.extend(lines("master response", &sharing::responses()));
+    all.extend(resume::resume());
+    all.extend(resume::attributes());
+    all.extend(lines("master request", &change_requests()));
+    all.extend(lines("master response", &change_responses()));
+    all.extend(conditions());
     all.extend(lines("master request", &inventory_requests()));
     all.extend(lines("master response", &inventory_responses()));
     let frozen: Vec<&str> = include_str!("../golden/messages.txt").lines().collect();

@@ -5,9 +5,12 @@
 //! remote paths. Remote paths are absolute; `gabion:/path` says the same.
 
 mod attributes;
+mod change;
 mod copy;
 mod find;
 pub(crate) mod inventory;
+mod server;
+mod transfer;
 mod trash;
 mod usage;
 
@@ -16,13 +19,15 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use gabion_client::terminal::Format;
 use gabion_protocol::FsPath;
-use gabion_protocol::config::{Size, Span};
-use gabion_protocol::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, REPLICAS_MAX};
+use gabion_protocol::config::Span;
 use gabion_protocol::messages::master::ChunkTrouble;
 
-pub(crate) use attributes::{ChangeMode, Touch};
+pub(crate) use attributes::{ChangeMode, ChangeOwner, ExtendedAttributes, Ownership, Touch};
+pub(crate) use change::{Append, SetReplicas, Tail, Truncate};
 pub(crate) use copy::{Concat, Copy};
 pub(crate) use find::{Find, Sort, Tree, with_two_dashes};
+pub(crate) use server::{Server, ServerDrain, ServerList, ServerMaintenance, ServerRemove, ServerShow};
+pub(crate) use transfer::{Check, Download, Sync, Upload};
 pub(crate) use trash::{Trash, TrashEmpty, TrashList, TrashRestore};
 pub(crate) use usage::{Space, Usage};
 
@@ -91,6 +96,10 @@ pub(crate) enum Verb {
     /// Fetch files from the cluster, verified against the checksums its masters hold
     #[command(visible_alias = "get")]
     Download(Download),
+    /// Make one tree like another, local or on the cluster, moving only what differs
+    Sync(Sync),
+    /// Compare local files with those on the cluster, by size and checksum, without fetching them
+    Check(Check),
     /// Show what directories hold
     #[command(visible_alias = "ls")]
     List(List),
@@ -111,6 +120,11 @@ pub(crate) enum Verb {
     Trash(Trash),
     /// Change permission bits
     Chmod(ChangeMode),
+    /// Change owner and group
+    Chown(ChangeOwner),
+    /// Show and change extended attributes
+    #[command(subcommand)]
+    Xattr(ExtendedAttributes),
     /// Change the modification time of files, or make empty ones
     Touch(Touch),
     /// Find files and directories by name, kind, size and age
@@ -123,6 +137,14 @@ pub(crate) enum Verb {
     Df(Space),
     /// Write files to standard output
     Cat(Cat),
+    /// Write the end of a file to standard output, and with -f what comes to it
+    Tail(Tail),
+    /// Put local files, or what a pipe brings, at the end of a file
+    Append(Append),
+    /// Make files shorter or longer
+    Truncate(Truncate),
+    /// Set how many copies files shall have
+    Setrep(SetReplicas),
     /// Show the checksums of files as the masters hold them
     Checksum(Checksum),
     /// Show the chunks of a file and where their copies are
@@ -130,74 +152,6 @@ pub(crate) enum Verb {
     /// Look at and change the cluster itself
     #[command(subcommand)]
     Admin(Admin),
-}
-
-#[derive(Debug, Args)]
-#[command(
-    override_usage = "gabion upload [OPTIONS] <SRC>... <DST>",
-    after_help = "\
-SRC is a local file or, with -r, a directory; - is standard input. DST is on the cluster, for example /a/b.
-If DST is a directory or ends in /, it takes each SRC under its own name. DIR/. stands for what DIR holds.
-A file appears whole or not at all."
-)]
-pub(crate) struct Upload {
-    /// Local files, or - for standard input; last, the remote target
-    #[arg(value_name = "PATH", num_args = 2.., required = true, hide = true)]
-    pub(crate) paths: Vec<PathBuf>,
-    /// Store directories with all they hold; links and devices inside are skipped with a note
-    #[arg(short, long)]
-    pub(crate) recursive: bool,
-    /// Replace files that exist
-    #[arg(short, long)]
-    pub(crate) force: bool,
-    /// Make missing directories above the target
-    #[arg(short, long)]
-    pub(crate) parents: bool,
-    /// Copies of each chunk [default: the cluster's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(REPLICAS_MAX)))]
-    pub(crate) replicas: Option<u8>,
-    /// Size of a chunk, for example 64MiB [default: the cluster's]
-    #[arg(long, value_name = "SIZE", value_parser = chunk_size)]
-    pub(crate) chunk_size: Option<Size>,
-    /// Files stored at the same time
-    #[arg(short, long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u8).range(1..=32))]
-    pub(crate) jobs: u8,
-    /// Show what would be stored, and store nothing
-    #[arg(short = 'n', long)]
-    pub(crate) dry_run: bool,
-    #[command(flatten)]
-    pub(crate) printing: Printing,
-}
-
-#[derive(Debug, Args)]
-#[command(
-    override_usage = "gabion download [OPTIONS] <SRC>... <DST>",
-    after_help = "\
-SRC is on the cluster: a file or, with -r, a directory. DST is local; - is standard output.
-If DST is a directory or ends in /, it takes each SRC under its own name. DIR/. stands for what DIR holds.
-A file appears under its name when all its bytes are there and verified."
-)]
-pub(crate) struct Download {
-    /// Remote files; last, the local target, or - for standard output
-    #[arg(value_name = "PATH", num_args = 2.., required = true, hide = true)]
-    pub(crate) paths: Vec<PathBuf>,
-    /// Fetch directories with all they hold
-    #[arg(short, long)]
-    pub(crate) recursive: bool,
-    /// Replace local files that exist
-    #[arg(short, long)]
-    pub(crate) force: bool,
-    /// Sync each file to the local disk before it appears under its name
-    #[arg(long)]
-    pub(crate) sync: bool,
-    /// Files fetched at the same time
-    #[arg(short, long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u8).range(1..=32))]
-    pub(crate) jobs: u8,
-    /// Show what would be fetched, and fetch nothing
-    #[arg(short = 'n', long)]
-    pub(crate) dry_run: bool,
-    #[command(flatten)]
-    pub(crate) printing: Printing,
 }
 
 #[derive(Debug, Args)]
@@ -271,6 +225,9 @@ pub(crate) struct Move {
     /// Replace a file that exists
     #[arg(short, long)]
     pub(crate) force: bool,
+    /// Leave what exists as it is, and do not call that a failure
+    #[arg(short, long, conflicts_with = "force")]
+    pub(crate) no_clobber: bool,
     /// Take DST as the new name, also if it is a directory
     #[arg(short = 'T', long)]
     pub(crate) no_target_directory: bool,
@@ -336,6 +293,9 @@ pub(crate) enum Admin {
     /// Look at and change the group of masters
     #[command(subcommand)]
     Raft(Raft),
+    /// Look at chunkservers, empty them, leave them alone for a while, remove them
+    #[command(subcommand)]
+    Server(Server),
     /// Look at single chunks
     #[command(subcommand)]
     Chunk(Chunk),
@@ -488,18 +448,10 @@ fn octal(text: &str) -> Result<u32, String> {
         .ok_or_else(|| "expected permission bits in octal, for example 755".to_owned())
 }
 
-fn chunk_size(text: &str) -> Result<Size, String> {
-    let size: Size = text.parse()?;
-    let (least, most) = (Size(CHUNK_BYTES_MIN), Size(CHUNK_BYTES_MAX));
-    if !(least..=most).contains(&size) {
-        return Err(format!("a chunk has {least} to {most}"));
-    }
-    Ok(size)
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+    use gabion_protocol::config::Size;
 
     use super::*;
 
@@ -523,8 +475,8 @@ mod tests {
         assert_eq!(upload.paths.len(), 4);
         assert!(upload.recursive && upload.force && !upload.dry_run);
         assert_eq!(
-            (upload.jobs, upload.replicas, upload.chunk_size),
-            (4, Some(2), Some(Size(1 << 20)))
+            (upload.parallel.jobs, upload.replicas, upload.chunk_size),
+            (Some(4), Some(2), Some(Size(1 << 20)))
         );
     }
 
@@ -533,6 +485,9 @@ mod tests {
         for line in [
             "gabion get -n /a /b .",
             "gabion download --sync /a -",
+            "gabion download -r --resume /a .",
+            "gabion sync -n --delete --force --quick -j 4 -o jsonl photos gabion:/photos",
+            "gabion check -j 4 -o json photos /photos",
             "gabion ls",
             "gabion list -lRt /",
             "gabion list -r -S --reverse --bytes -o json /a /b",
@@ -541,12 +496,19 @@ mod tests {
             "gabion mkdir -p -m 700 /a/b",
             "gabion stat -o jsonl /a",
             "gabion mv -f /a /b",
+            "gabion mv -n /a /b",
             "gabion rm -rf /a",
             "gabion rm -r --now /a",
             "gabion find /a /b --name x --type f --size +1M --mtime -3 --maxdepth 2 -o jsonl",
             "gabion find / --size -4k -0",
             "gabion tree -L 2 -d /a",
             "gabion chmod -R 640 /a",
+            "gabion chown -R ann:staff /a /b",
+            "gabion xattr list -o json /a",
+            "gabion xattr get /a user.x",
+            "gabion xattr set /a user.x 1",
+            "gabion xattr set /a user.x",
+            "gabion xattr rm /a user.x",
             "gabion touch -m -c -d 2026-11-22T13:04:06Z /a",
             "gabion trash list -l -o json",
             "gabion trash ls",
@@ -587,7 +549,7 @@ mod tests {
             ("gabion upload --chunk-size 1KiB a /b", "a chunk has 1MiB to 256MiB"),
             ("gabion upload --chunk-size 5 a /b", "a chunk has"),
             ("gabion upload --replicas 0 a /b", "1..=10"),
-            ("gabion upload -j 0 a /b", "1..=32"),
+            ("gabion upload -j 0 a /b", "1..=64"),
             ("gabion mkdir -m 999 /a", "octal"),
             ("gabion chmod u+x /a", "octal"),
             ("gabion touch -d tomorrow /a", "a time such as"),

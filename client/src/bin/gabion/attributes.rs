@@ -1,27 +1,56 @@
-//! `gabion chmod` and `gabion touch`: what is told of a file, not what it holds.
+//! `gabion chmod`, `gabion chown` and `gabion touch`: what is told of a file, not what it holds.
 
 use gabion_client::terminal::{Failure, Tally};
-use gabion_client::{CreateOptions, Walk};
-use gabion_protocol::messages::master::EntryKind;
+use gabion_client::{AttributeChange, CreateOptions, Walk};
+use gabion_protocol::messages::master::{Entry, EntryKind};
 use gabion_protocol::{ErrorCode, FsPath};
 
-use crate::args::{ChangeMode, Touch};
+use crate::args::{ChangeMode, ChangeOwner, Ownership, Touch};
 use crate::context::Context;
 use crate::glob;
 use crate::trash::wall_ms;
 
+/// A change that many files get.
+enum Change {
+    Mode(u32),
+    Owner(Ownership),
+}
+
+impl Change {
+    async fn make(&self, context: &Context, path: &FsPath) -> Result<Entry, gabion_client::Error> {
+        match self {
+            Self::Mode(mode) => context.client.set_attributes(path, Some(*mode), None).await,
+            Self::Owner(Ownership { owner, group }) => {
+                let change = AttributeChange::Owner {
+                    owner: owner.clone(),
+                    group: group.clone(),
+                };
+                context.client.change_attributes(path, change).await
+            }
+        }
+    }
+}
+
 pub(crate) async fn change_mode(context: &Context, change: ChangeMode) -> Result<(), Failure> {
+    change_all(context, &change.paths, change.recursive, Change::Mode(change.mode)).await
+}
+
+pub(crate) async fn change_owner(context: &Context, change: ChangeOwner) -> Result<(), Failure> {
+    change_all(context, &change.paths, change.recursive, Change::Owner(change.owner)).await
+}
+
+async fn change_all(context: &Context, paths: &[FsPath], recursive: bool, change: Change) -> Result<(), Failure> {
     let mut tally = Tally::default();
-    for path in &glob::expand(context, &change.paths, &mut tally).await {
+    for path in &glob::expand(context, paths, &mut tally).await {
         if tally.is_hopeless() {
             tally.skipped();
             continue;
         }
-        match context.client.set_attributes(path, Some(change.mode), None).await {
+        match change.make(context, path).await {
             Ok(entry) => {
                 tally.succeeded();
-                if change.recursive && entry.kind == EntryKind::Directory {
-                    change_below(context, path, change.mode, &mut tally).await;
+                if recursive && entry.kind == EntryKind::Directory {
+                    change_below(context, path, &change, &mut tally).await;
                 }
             }
             Err(error) => tally.failed(path.as_str(), error.into()),
@@ -30,12 +59,12 @@ pub(crate) async fn change_mode(context: &Context, change: ChangeMode) -> Result
     tally.finish("path", "changed", &mut |line| eprintln!("{line}"))
 }
 
-async fn change_below(context: &Context, directory: &FsPath, mode: u32, tally: &mut Tally) {
+async fn change_below(context: &Context, directory: &FsPath, change: &Change, tally: &mut Tally) {
     let mut walk = Walk::new(context.client.clone(), directory.clone());
     while let Some(next) = walk.next().await {
         let changed = match next {
             Ok((path, _)) => {
-                let changed = context.client.set_attributes(&path, Some(mode), None).await;
+                let changed = change.make(context, &path).await;
                 changed.map(drop).map_err(|error| (path, error))
             }
             Err(error) => Err((directory.clone(), error)),

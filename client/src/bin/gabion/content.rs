@@ -3,6 +3,7 @@
 use gabion_client::FileReader;
 use gabion_client::terminal::{Column, Failure, FileProgress, Format, Output, Progress, Table, Tally, text};
 use gabion_protocol::FsPath;
+use gabion_protocol::checksum::{Running, crc};
 use gabion_protocol::limits::PACKET_BYTES;
 use gabion_protocol::messages::master::{Entry, Extent};
 use serde::Serialize;
@@ -71,7 +72,8 @@ async fn read_all(reader: &FileReader, mut take: impl AsyncFnMut(&[u8]) -> Resul
 struct ChecksumRecord {
     path: String,
     bytes: u64,
-    crc32: String,
+    /// `null` if the file was changed so that only reading it tells.
+    crc32: Option<String>,
     /// Whether every byte was read and has it, or only the masters were asked.
     verified: bool,
 }
@@ -93,17 +95,23 @@ pub(crate) async fn checksum(context: &Context, checksum: Checksum) -> Result<()
             continue;
         }
         match checksum_of(context, path, checksum.deep, &progress).await {
-            Ok(entry) => {
+            Ok((entry, crc)) => {
                 tally.succeeded();
                 totals.add(&entry);
                 let record = ChecksumRecord {
                     path: path.to_string(),
                     bytes: entry.length,
-                    crc32: records::crc32(entry.crc),
+                    crc32: crc.map(records::crc32),
                     verified: checksum.deep,
                 };
                 match checksum.printing.output {
-                    Format::Table => output.line(&format!("{}  {}", record.crc32, text::printable(&record.path)))?,
+                    Format::Table => {
+                        let crc = record.crc32.as_deref().unwrap_or("unknown ");
+                        output.line(&format!("{crc}  {}", text::printable(&record.path)))?;
+                        if crc.trim_end() == "unknown" {
+                            context.say("it was overwritten in part: --deep reads it and makes its checksum");
+                        }
+                    }
                     Format::Jsonl => output.object(Format::Jsonl, &record)?,
                     Format::Json => files.push(record),
                 }
@@ -123,15 +131,24 @@ pub(crate) async fn checksum(context: &Context, checksum: Checksum) -> Result<()
     tally.finish("file", "checked", &mut |line| eprintln!("{line}"))
 }
 
-async fn checksum_of(context: &Context, path: &FsPath, deep: bool, progress: &Progress) -> Result<Entry, Failure> {
+/// A file and its checksum, if it is known.
+async fn checksum_of(
+    context: &Context,
+    path: &FsPath,
+    deep: bool,
+    progress: &Progress,
+) -> Result<(Entry, Option<u32>), Failure> {
     let entry = context.client.stat(path).await?;
     if !deep {
         records::require_file(path, &entry)?;
-        return Ok(entry);
+        let crc = entry.known_crc();
+        return Ok((entry, crc));
     }
     let reader = context.client.open(path).await?;
     let bar = progress.file(path.as_str(), reader.entry().length);
+    let mut whole = Running::default();
     let read = read_all(&reader, async |bytes| {
+        whole.append(crc(bytes), bytes.len() as u64);
         bar.advance(bytes.len() as u64);
         Ok(())
     });
@@ -139,7 +156,7 @@ async fn checksum_of(context: &Context, path: &FsPath, deep: bool, progress: &Pr
         read = read => read?,
         () = context.stop.cancelled() => return Err(Failure::interrupted()),
     }
-    Ok(reader.entry().clone())
+    Ok((reader.entry().clone(), Some(whole.crc())))
 }
 
 /// A chunk of a file, as JSON.

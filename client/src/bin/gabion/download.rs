@@ -1,26 +1,40 @@
 //! `gabion download`: fetches files under temporary names, verifies them, and only then gives them their own.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use futures_util::StreamExt as _;
-use gabion_client::DownloadOptions;
 use gabion_client::terminal::{Column, Failure, FileProgress, Format, Output, Progress, Table, Tally, text};
+use gabion_client::{DownloadOptions, FileReader};
 use gabion_protocol::ErrorCode;
 use gabion_protocol::messages::master::Entry;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Download;
+use crate::compare;
 use crate::content;
 use crate::context::Context;
 use crate::download_plan::{Job, Plan, Source};
+use crate::jobs::Jobs;
 use crate::local;
 use crate::records::{self, EntryRecord, Totals};
 
+/// How files are fetched.
+#[derive(Debug, Clone)]
+pub(crate) struct Fetching {
+    pub(crate) options: DownloadOptions,
+    pub(crate) jobs: Jobs,
+    /// Whether what an earlier download left is kept.
+    pub(crate) is_resumed: bool,
+}
+
 /// A fetched file, as JSON.
 #[derive(Debug, Serialize)]
-struct Fetched {
+pub(crate) struct Fetched {
     target: String,
+    /// Bytes that were here already and were not fetched again.
+    kept_bytes: u64,
     #[serde(flatten)]
     entry: EntryRecord,
 }
@@ -78,12 +92,20 @@ pub(crate) async fn run(context: &Context, download: Download) -> Result<(), Fai
     for job in below_barred {
         tally.failed(job.source.to_string(), no_directory(&job.target));
     }
-    let fetched = fetch_all(context, &download, files, &progress, &mut tally, &mut totals).await;
+    let how = Fetching {
+        options: DownloadOptions::default().replace(download.force).sync(download.sync),
+        jobs: Jobs::new(download.parallel.jobs),
+        is_resumed: download.resume,
+    };
+    let fetched = fetch_all(context, &how, files, &progress, &mut tally, &mut totals).await;
     let took = progress.finish();
     // What became of the files counts also if nobody reads the list of them.
     let printed = print(&fetched, download.printing.output);
     if totals.files + totals.directories > 0 {
         context.say(&totals.fetched("downloaded", took));
+    }
+    if download.resume && !tally.is_clean() {
+        context.say("what has come is kept: the same command goes on from there");
     }
     tally.finish("file", "downloaded", &mut |line| eprintln!("{line}"))?;
     printed
@@ -103,6 +125,12 @@ fn no_directory(target: &Path) -> Failure {
 }
 
 async fn download_to_stdout(context: &Context, download: &Download, sources: &[Source]) -> Result<(), Failure> {
+    if download.resume {
+        return Err(Failure::usage(
+            "what was written to standard output cannot be read again, so that no download to it can be resumed",
+            "leave --resume out, or name a file as the target",
+        ));
+    }
     let [source] = sources else {
         return Err(Failure::usage(
             "only one file can be downloaded to standard output",
@@ -130,9 +158,10 @@ async fn download_to_stdout(context: &Context, download: &Download, sources: &[S
     Ok(())
 }
 
-async fn fetch_all(
+/// Fetches files, several at the same time; what became of each is in `tally` and `totals`.
+pub(crate) async fn fetch_all(
     context: &Context,
-    download: &Download,
+    how: &Fetching,
     jobs: Vec<Job>,
     progress: &Progress,
     tally: &mut Tally,
@@ -143,32 +172,35 @@ async fn fetch_all(
     if tally.is_hopeless() {
         hopeless.cancel();
     }
-    let options = DownloadOptions::default().replace(download.force).sync(download.sync);
     let mut running = futures_util::stream::iter(jobs)
         .map(|job| {
             let (context, progress, hopeless) = (context.clone(), progress.clone(), hopeless.clone());
+            let how = how.clone();
             async move {
+                let _place = how.jobs.begin(Some(job.length)).await;
                 if hopeless.is_cancelled() || context.stop.is_cancelled() {
                     return (job, None);
                 }
                 let bar = progress.file(job.source.as_str(), job.length);
                 let of_job = job.clone();
                 // A task of its own: its checksums are made on another thread than its neighbours'.
-                let task = tokio::spawn(async move { fetch(&context, &of_job, options, bar).await });
+                let task = tokio::spawn(async move { fetch(&context, &of_job, &how, bar).await });
                 let fetched = task.await.unwrap_or_else(|panic| Err(Failure::defect(panic)));
                 (job, Some(fetched))
             }
         })
-        .buffer_unordered(usize::from(download.jobs));
+        .buffer_unordered(how.jobs.most());
     let mut fetched = Vec::new();
     while let Some((job, result)) = running.next().await {
         match result {
             None => tally.skipped(),
-            Some(Ok(entry)) => {
+            Some(Ok((entry, kept))) => {
                 tally.succeeded();
                 totals.add(&entry);
+                totals.keep(kept);
                 fetched.push(Fetched {
                     target: job.target.display().to_string(),
+                    kept_bytes: kept,
                     entry: EntryRecord::new(&job.source, &entry),
                 });
             }
@@ -185,9 +217,9 @@ async fn fetch_all(
     fetched
 }
 
-/// Fetches one file.
-async fn fetch(context: &Context, job: &Job, options: DownloadOptions, bar: FileProgress) -> Result<Entry, Failure> {
-    match std::fs::symlink_metadata(&job.target) {
+/// Fetches one file: its entry, and the bytes of it that were here already.
+async fn fetch(context: &Context, job: &Job, how: &Fetching, bar: FileProgress) -> Result<(Entry, u64), Failure> {
+    let is_there = match std::fs::symlink_metadata(&job.target) {
         Ok(found) if found.is_dir() => {
             return Err(Failure::code(
                 ErrorCode::IsDirectory,
@@ -195,19 +227,56 @@ async fn fetch(context: &Context, job: &Job, options: DownloadOptions, bar: File
                 "move it away, or choose another target",
             ));
         }
-        // Known before the first byte moves, and made sure of at the end.
-        Ok(_) if !options.replace => return Err(local::exists(&job.target)),
-        _ => {}
+        Ok(found) => Some(found),
+        Err(_) => None,
+    };
+    // Known before the first byte moves, and made sure of at the end.
+    if is_there.is_some() && !how.options.replace && !how.is_resumed {
+        return Err(local::exists(&job.target));
     }
     let reader = context.client.open(&job.source).await?;
     let entry = reader.entry().clone();
+    if let Some(found) = is_there {
+        if found.is_file() && found.len() == entry.length && how.is_resumed {
+            let here = compare::checksum(&job.target, entry.length, &Arc::new(bar.silent())).await?;
+            if here == Some(entry.crc) {
+                bar.reach(entry.length);
+                return Ok((entry.clone(), entry.length));
+            }
+        }
+        if !how.options.replace {
+            return Err(local::exists(&job.target));
+        }
+    }
     let progress = move |done| bar.reach(done);
-    tokio::select! {
-        fetched = reader.download_file(&job.target, options, progress) => fetched?,
+    let kept = tokio::select! {
+        fetched = fetch_bytes(context, &reader, job, how, progress) => fetched?,
         () = context.stop.cancelled() => return Err(Failure::interrupted()),
     };
     local::set_modified(&job.target, entry.modified_ms);
-    Ok(entry)
+    Ok((entry, kept))
+}
+
+/// Fetches a file's bytes: how many of them were here already.
+async fn fetch_bytes(
+    context: &Context,
+    reader: &FileReader,
+    job: &Job,
+    how: &Fetching,
+    progress: impl Fn(u64) + Send + Sync,
+) -> Result<u64, Failure> {
+    if !how.is_resumed {
+        reader.download_file(&job.target, how.options, progress).await?;
+        return Ok(0);
+    }
+    let resumed = reader.resume_file(&job.target, how.options, progress).await?;
+    if resumed.source_changed {
+        context.say(&format!(
+            "{} has changed since it was downloaded in part: fetched from its beginning",
+            job.source
+        ));
+    }
+    Ok(resumed.kept)
 }
 
 fn show(plan: Plan, format: Format) -> Result<(), Failure> {

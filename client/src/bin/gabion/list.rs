@@ -194,7 +194,7 @@ fn table(list: &List, found: &[Found]) -> Table {
                 records::replicas(entry),
                 of_file(entry.children.to_string()),
                 of_file(text::size_or_bytes(entry.chunk_bytes, list.bytes)),
-                of_file(records::crc32(entry.crc)),
+                of_file(records::known_crc32(entry)),
                 modified,
                 name,
             ]);

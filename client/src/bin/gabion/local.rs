@@ -94,6 +94,12 @@ pub(crate) fn modified_ms(metadata: &std::fs::Metadata) -> Option<i64> {
     }
 }
 
+/// Permission bits of a local file, as far as the cluster keeps them.
+pub(crate) fn mode_of(found: &std::fs::Metadata) -> u32 {
+    use std::os::unix::fs::PermissionsExt as _;
+    found.permissions().mode() & 0o777
+}
+
 /// Reads `file` to its end on a thread of its own, a few buffers ahead. Dropping the receiver ends it.
 pub(crate) fn read_ahead(mut file: File) -> mpsc::Receiver<io::Result<Bytes>> {
     let (sender, receiver) = mpsc::channel(READ_AHEAD);

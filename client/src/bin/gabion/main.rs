@@ -9,7 +9,10 @@
 mod admin;
 mod args;
 mod attributes;
+mod change;
+mod check;
 mod chunk_list;
+mod compare;
 mod content;
 mod context;
 mod copy;
@@ -18,15 +21,21 @@ mod download_plan;
 mod find;
 mod glob;
 mod inventory;
+mod jobs;
 mod list;
 mod local;
 mod names;
 mod records;
 mod scrub;
+mod server;
+mod sync;
+mod sync_plan;
+mod tail;
 mod trash;
 mod upload;
 mod upload_plan;
 mod usage;
+mod xattr;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -37,7 +46,7 @@ use gabion_protocol::process;
 use tokio_util::sync::CancellationToken;
 
 use args::inventory::Inventory;
-use args::{Admin, Arguments, Chunk, Raft, Scrub, Trash, Verb};
+use args::{Admin, Arguments, Chunk, Raft, Scrub, Server, Trash, Verb};
 use context::Context;
 
 /// How long a stopped command may take to clear up after itself.
@@ -69,11 +78,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// One thread for a question and its answer; several where checksums and network compete for the CPU.
+/// One thread for a question and its answer; as many as serve best where bytes are moved.
 fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = match verb {
-        Verb::Upload(_) | Verb::Download(_) | Verb::Cat(_) | Verb::Checksum(_) => {
-            tokio::runtime::Builder::new_multi_thread()
+        Verb::Upload(_)
+        | Verb::Download(_)
+        | Verb::Sync(_)
+        | Verb::Check(_)
+        | Verb::Append(_)
+        | Verb::Cat(_)
+        | Verb::Checksum(_) => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(process::byte_threads());
+            builder
         }
         Verb::List(_)
         | Verb::Mkdir(_)
@@ -85,10 +102,15 @@ fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
         | Verb::Trash(_)
         | Verb::Du(_)
         | Verb::Chmod(_)
+        | Verb::Chown(_)
+        | Verb::Xattr(_)
         | Verb::Touch(_)
         | Verb::Find(_)
         | Verb::Tree(_)
         | Verb::Df(_)
+        | Verb::Tail(_)
+        | Verb::Truncate(_)
+        | Verb::Setrep(_)
         | Verb::Chunks(_)
         | Verb::Admin(_) => tokio::runtime::Builder::new_current_thread(),
     };
@@ -119,6 +141,8 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
     match arguments.verb {
         Verb::Upload(upload) => upload::run(&context, upload).await,
         Verb::Download(download) => download::run(&context, download).await,
+        Verb::Sync(sync) => sync::run(&context, sync).await,
+        Verb::Check(check) => check::run(&context, check).await,
         Verb::List(list) => list::run(&context, list).await,
         Verb::Mkdir(mkdir) => names::make_directories(&context, mkdir).await,
         Verb::Stat(stat) => names::stat(&context, stat).await,
@@ -130,11 +154,17 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
         Verb::Trash(Trash::Restore(restore)) => trash::restore(&context, restore).await,
         Verb::Trash(Trash::Empty(empty)) => trash::empty(&context, empty).await,
         Verb::Chmod(change) => attributes::change_mode(&context, change).await,
+        Verb::Chown(change) => attributes::change_owner(&context, change).await,
+        Verb::Xattr(extended) => xattr::run(&context, extended).await,
         Verb::Touch(touch) => attributes::touch(&context, touch).await,
         Verb::Find(find) => find::find(&context, find).await,
         Verb::Tree(tree) => find::tree(&context, tree).await,
         Verb::Du(du) => usage::usage(&context, du).await,
         Verb::Df(df) => usage::space(&context, df).await,
+        Verb::Tail(tail) => tail::run(&context, tail).await,
+        Verb::Append(append) => change::append(&context, append).await,
+        Verb::Truncate(truncate) => change::truncate(&context, truncate).await,
+        Verb::Setrep(set) => change::set_replicas(&context, set).await,
         Verb::Cat(cat) => content::cat(&context, cat).await,
         Verb::Checksum(checksum) => content::checksum(&context, checksum).await,
         Verb::Chunks(chunks) => content::chunks(&context, chunks).await,
@@ -147,6 +177,13 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
             Raft::Snapshot => admin::snapshot(&context).await,
         },
         Verb::Admin(Admin::Chunk(Chunk::List(list))) => chunk_list::run(&context, list).await,
+        Verb::Admin(Admin::Server(server)) => match server {
+            Server::List(list) => server::list(&context, list).await,
+            Server::Show(show) => server::show(&context, show).await,
+            Server::Drain(drain) => server::drain(&context, drain).await,
+            Server::Maintenance(maintenance) => server::maintenance(&context, maintenance).await,
+            Server::Remove(remove) => server::remove(&context, remove).await,
+        },
         Verb::Admin(Admin::Scrub(scrub)) => match scrub {
             Scrub::Start(start) => scrub::start(&context, start).await,
             Scrub::Status(status) => scrub::status(&context, status).await,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gabion_client::terminal::{Failure, Format, Output, Tally, text};
 use gabion_client::{Removed, Trashed, Walk};
-use gabion_protocol::messages::master::{Entry, EntryKind};
+use gabion_protocol::messages::master::{Attributes, Entry, EntryKind};
 use gabion_protocol::{ErrorCode, FsPath};
 use serde::Serialize;
 
@@ -37,9 +37,25 @@ pub(crate) async fn make_directories(context: &Context, mkdir: Mkdir) -> Result<
     end(tally, "made")
 }
 
+/// All that is known of a file or directory, as JSON.
 #[derive(Serialize)]
-struct Entries {
-    entries: Vec<EntryRecord>,
+struct Described<'a> {
+    #[serde(flatten)]
+    entry: EntryRecord,
+    /// Empty if nobody said.
+    owner: &'a str,
+    group: &'a str,
+    /// Names of its extended attributes.
+    attributes: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Descriptions<'a> {
+    entries: Vec<Described<'a>>,
+}
+
+async fn ask(context: &Context, path: &FsPath) -> Result<(Entry, Attributes), gabion_client::Error> {
+    Ok((context.client.stat(path).await?, context.client.attributes(path).await?))
 }
 
 pub(crate) async fn stat(context: &Context, stat: Stat) -> Result<(), Failure> {
@@ -51,28 +67,33 @@ pub(crate) async fn stat(context: &Context, stat: Stat) -> Result<(), Failure> {
             tally.skipped();
             continue;
         }
-        match context.client.stat(path).await {
-            Ok(entry) => {
+        match ask(context, path).await {
+            Ok((entry, attributes)) => {
                 tally.succeeded();
-                found.push((path, entry));
+                found.push((path, entry, attributes));
             }
             Err(error) => tally.failed(path.as_str(), error.into()),
         }
     }
     let mut output = Output::stdout();
-    let mut records = found.iter().map(|(path, entry)| EntryRecord::new(path, entry));
+    let mut records = found.iter().map(|(path, entry, attributes)| Described {
+        entry: EntryRecord::new(path, entry),
+        owner: &attributes.owner,
+        group: &attributes.group,
+        attributes: attributes.extended.iter().map(|(name, _)| name.as_str()).collect(),
+    });
     match stat.printing.output {
         Format::Json => {
             let entries = records.collect();
-            output.object(Format::Json, &Entries { entries })?;
+            output.object(Format::Json, &Descriptions { entries })?;
         }
         Format::Jsonl => records.try_for_each(|record| output.object(Format::Jsonl, &record))?,
         Format::Table => {
-            for (i, (path, entry)) in found.iter().enumerate() {
+            for (i, (path, entry, attributes)) in found.iter().enumerate() {
                 if i > 0 {
                     output.line("")?;
                 }
-                output.bytes(describe(path, entry, stat.bytes).as_bytes())?;
+                output.bytes(describe(path, entry, attributes, stat.bytes).as_bytes())?;
             }
         }
     }
@@ -81,7 +102,7 @@ pub(crate) async fn stat(context: &Context, stat: Stat) -> Result<(), Failure> {
 }
 
 /// All that is known of an entry, a fact per line.
-fn describe(path: &FsPath, entry: &Entry, exact: bool) -> String {
+fn describe(path: &FsPath, entry: &Entry, attributes: &Attributes, exact: bool) -> String {
     let mut lines = vec![
         ("path", text::printable(path.as_str()).into_owned()),
         ("kind", records::kind(entry.kind).to_owned()),
@@ -96,7 +117,7 @@ fn describe(path: &FsPath, entry: &Entry, exact: bool) -> String {
             let chunk_size = text::size_or_bytes(entry.chunk_bytes, exact);
             lines.extend([
                 ("size", size(entry.length, exact)),
-                ("crc32", records::crc32(entry.crc)),
+                ("crc32", records::known_crc32(entry)),
                 ("chunks", format!("{} of at most {chunk_size}", entry.children)),
                 ("copies", copies),
             ]);
@@ -111,6 +132,21 @@ fn describe(path: &FsPath, entry: &Entry, exact: bool) -> String {
         ("modified", text::rfc3339(entry.modified_ms)),
         ("inode", entry.ino.to_string()),
     ]);
+    if !(attributes.owner.is_empty() && attributes.group.is_empty()) {
+        let or_dash = |name: &str| {
+            if name.is_empty() {
+                "-".to_owned()
+            } else {
+                text::printable(name).into_owned()
+            }
+        };
+        let (owner, group) = (or_dash(&attributes.owner), or_dash(&attributes.group));
+        lines.push(("owner", format!("{owner}:{group}")));
+    }
+    for (name, value) in &attributes.extended {
+        let bytes = text::count(value.len() as u64, "byte");
+        lines.push(("xattr", format!("{} ({bytes})", text::printable(name))));
+    }
     lines
         .into_iter()
         .map(|(name, value)| format!("{name:<8}  {value}\n"))
@@ -175,6 +211,8 @@ pub(crate) async fn move_all(context: &Context, moves: Move) -> Result<(), Failu
         }
         match move_one(context, source, &target, moves.force).await {
             Ok(()) => tally.succeeded(),
+            // The masters decide it with the move itself: nothing that appears meanwhile is replaced.
+            Err(failure) if moves.no_clobber && failure.name() == ErrorCode::Exists.name() => tally.succeeded(),
             Err(failure) => tally.failed(source.as_str(), failure),
         }
     }
@@ -362,9 +400,16 @@ mode      0644 (rw-r--r--)
 modified  1970-01-01T00:00:01.5Z
 inode     7
 ";
-        assert_eq!(describe(&path, &file, false), expected);
+        let none = Attributes::default();
+        assert_eq!(describe(&path, &file, &none, false), expected);
+        let told = Attributes {
+            owner: "ann".to_owned(),
+            group: String::new(),
+            extended: vec![("user.x".to_owned(), vec![1])],
+        };
+        assert!(describe(&path, &file, &told, false).ends_with("owner     ann:-\nxattr     user.x (1 byte)\n"));
         let directory = entry("/", EntryKind::Directory, 9, 0);
-        assert!(describe(&FsPath::root(), &directory, true).contains("holds     2 entries\nsize      9\n"));
+        assert!(describe(&FsPath::root(), &directory, &none, true).contains("holds     2 entries\nsize      9\n"));
     }
 
     #[test]

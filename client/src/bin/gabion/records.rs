@@ -37,7 +37,7 @@ impl EntryRecord {
             name: entry.name.clone(),
             kind: kind(entry.kind),
             bytes: entry.length,
-            crc32: is_file.then(|| crc32(entry.crc)),
+            crc32: entry.known_crc().filter(|_| is_file).map(crc32),
             replicas: is_file.then_some(entry.replicas),
             chunk_bytes: is_file.then_some(entry.chunk_bytes),
             chunks: is_file.then_some(entry.children),
@@ -61,6 +61,11 @@ pub(crate) fn kind(kind: EntryKind) -> &'static str {
 /// A checksum as people compare it.
 pub(crate) fn crc32(crc: u32) -> String {
     format!("{crc:08x}")
+}
+
+/// A file's checksum, if the masters know it.
+pub(crate) fn known_crc32(entry: &Entry) -> String {
+    entry.known_crc().map_or_else(|| "-".to_owned(), crc32)
 }
 
 /// Copies wanted, with `<` in front while there are fewer.
@@ -90,6 +95,8 @@ pub(crate) struct Totals {
     pub(crate) files: u64,
     pub(crate) directories: u64,
     bytes: u64,
+    /// Bytes of them that did not have to be moved.
+    kept: u64,
     chunks: u64,
     degraded: u64,
     /// Fewest and most copies wanted of any file.
@@ -124,6 +131,11 @@ impl Totals {
         }
     }
 
+    /// So many bytes of a file were where they should be already.
+    pub(crate) fn keep(&mut self, bytes: u64) {
+        self.kept += bytes;
+    }
+
     /// The copies of a degraded file's chunks, as counted; if they were not, what is promised of any stored file.
     pub(crate) fn add_copies(&mut self, entry: &Entry, counted: Option<(u8, u8)>) {
         let promised = (entry.replicas.min(2), entry.replicas);
@@ -156,8 +168,11 @@ impl Totals {
             0 => String::new(),
             number => format!(" and {}", text::count(number, "directory")),
         };
-        let bytes = text::size(self.bytes);
-        let rate = text::rate(self.bytes, took);
+        let bytes = match self.kept {
+            0 => text::size(self.bytes),
+            kept => format!("{} ({} kept)", text::size(self.bytes), text::size(kept)),
+        };
+        let rate = text::rate(self.bytes - self.kept.min(self.bytes), took);
         let chunks = text::count(self.chunks, "chunk");
         let took = text::span(took);
         format!("{verb} {files}{directories}, {bytes} in {took} ({rate}), {chunks}{copies}, crc32 verified")

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -13,13 +14,17 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{self, Upload};
+use crate::compare;
 use crate::context::Context;
+use crate::jobs::Jobs;
 use crate::local;
 use crate::records::{EntryRecord, Totals};
 use crate::upload_plan::{Job, Plan, Source, Target};
 
 /// Permission bits of directories made on the way.
 const DIRECTORY_MODE: u32 = 0o755;
+/// Directories made at one time.
+const DIRECTORIES_AT_ONCE: usize = 16;
 /// Permission bits of a file that comes from a pipe.
 const FILE_MODE: u32 = 0o644;
 /// How long giving an upload up may take; its lease ends it anyway.
@@ -28,10 +33,21 @@ const ABORT_WAIT: Duration = Duration::from_secs(2);
 /// How long counting copies for the summary may take.
 const COUNT_WAIT: Duration = Duration::from_secs(2);
 
+/// How files are stored.
+#[derive(Debug, Clone)]
+pub(crate) struct Storing {
+    pub(crate) options: CreateOptions,
+    pub(crate) jobs: Jobs,
+    /// Whether what an earlier upload stored is kept.
+    pub(crate) is_resumed: bool,
+}
+
 /// A stored file, as JSON.
 #[derive(Debug, Serialize)]
-struct Stored {
+pub(crate) struct Stored {
     source: String,
+    /// Bytes that were stored already and were not sent again.
+    kept_bytes: u64,
     #[serde(flatten)]
     entry: EntryRecord,
 }
@@ -42,6 +58,12 @@ struct Report<'a> {
 }
 
 pub(crate) async fn run(context: &Context, upload: Upload) -> Result<(), Failure> {
+    if upload.resume && upload.paths.iter().any(|path| path == Path::new("-")) {
+        return Err(Failure::usage(
+            "standard input can be read only once, so that no upload of it can be resumed",
+            "leave --resume out, or name a file",
+        ));
+    }
     let plan = make_plan(context, &upload).await?;
     for note in plan.notes.iter().filter(|_| !context.quiet) {
         eprintln!("{note}");
@@ -56,12 +78,26 @@ pub(crate) async fn run(context: &Context, upload: Upload) -> Result<(), Failure
         tally.failed(source, failure);
     }
     make_directories(context, &upload, &plan.directories, &mut tally, &mut totals).await;
-    let stored = store_all(context, &upload, plan.files, &progress, &mut tally, &mut totals).await;
+    let how = Storing {
+        options: CreateOptions {
+            replicas: upload.replicas,
+            chunk_bytes: upload.chunk_size.map(|size| size.0),
+            replace: upload.force,
+            parents: upload.parents,
+            ..CreateOptions::default()
+        },
+        jobs: Jobs::new(upload.parallel.jobs),
+        is_resumed: upload.resume,
+    };
+    let stored = store_all(context, &how, plan.files, &progress, &mut tally, &mut totals).await;
     let took = progress.finish();
     // What became of the files counts also if nobody reads the list of them.
     let printed = print(&stored, upload.printing.output);
     if totals.files + totals.directories > 0 {
         context.say(&totals.uploaded(took));
+    }
+    if upload.resume && !tally.is_clean() {
+        context.say("what is stored is kept for a day: the same command goes on from there");
     }
     tally.finish("file", "uploaded", &mut |line| eprintln!("{line}"))?;
     totals.check_degraded()?;
@@ -93,7 +129,7 @@ fn remote_target(target: &Path) -> Result<(FsPath, bool), Failure> {
     Ok((args::remote_path(text).map_err(wrong)?, text.ends_with('/')))
 }
 
-/// Directories are made before the files in them, so that a tree's empty ones appear too.
+/// Directories are made before any file, so that a tree's empty ones appear too.
 async fn make_directories(
     context: &Context,
     upload: &Upload,
@@ -101,34 +137,33 @@ async fn make_directories(
     tally: &mut Tally,
     totals: &mut Totals,
 ) {
-    for directory in directories {
-        if context.stop.is_cancelled() || tally.is_hopeless() {
-            return;
-        }
-        // A tree brings its directories; a target that ends in a slash is made only if its parent is there.
-        let parents = upload.recursive || upload.parents;
-        match context.client.mkdir(directory, parents, DIRECTORY_MODE).await {
+    // A tree brings its directories; a target that ends in a slash is made only if its parent is there.
+    let parents = upload.recursive || upload.parents;
+    let client = &context.client;
+    // Each with those above it, so that the order of several at one time does not matter.
+    let mut running = futures_util::stream::iter(directories)
+        .map(|directory| async move { (directory, client.mkdir(directory, parents, DIRECTORY_MODE).await) })
+        .buffer_unordered(DIRECTORIES_AT_ONCE);
+    while let Some((directory, made)) = running.next().await {
+        match made {
             Ok(_) => totals.directories += u64::from(upload.recursive),
             Err(error) => tally.failed(directory.as_str(), error.into()),
+        }
+        if context.stop.is_cancelled() || tally.is_hopeless() {
+            return;
         }
     }
 }
 
-async fn store_all(
+/// Stores files, several at the same time; what became of each is in `tally` and `totals`.
+pub(crate) async fn store_all(
     context: &Context,
-    upload: &Upload,
+    how: &Storing,
     jobs: Vec<Job>,
     progress: &Progress,
     tally: &mut Tally,
     totals: &mut Totals,
 ) -> Vec<Stored> {
-    let options = CreateOptions {
-        replicas: upload.replicas,
-        chunk_bytes: upload.chunk_size.map(|size| size.0),
-        replace: upload.force,
-        parents: upload.parents,
-        ..CreateOptions::default()
-    };
     // Set by the first failure that would meet every other file too.
     let hopeless = CancellationToken::new();
     if tally.is_hopeless() {
@@ -137,32 +172,35 @@ async fn store_all(
     let mut running = futures_util::stream::iter(jobs)
         .map(|job| {
             let context = context.clone();
-            let (options, progress, hopeless) = (options.clone(), progress.clone(), hopeless.clone());
+            let (how, progress, hopeless) = (how.clone(), progress.clone(), hopeless.clone());
             async move {
+                let _place = how.jobs.begin(job.length).await;
                 if hopeless.is_cancelled() || context.stop.is_cancelled() {
                     return (job, None);
                 }
                 let bar = progress.file(job.target.as_str(), job.length.unwrap_or(0));
                 let of_job = job.clone();
                 // A task of its own: its checksums are made on another thread than its neighbours'.
-                let task = tokio::spawn(async move { store(&context, &of_job, options, bar).await });
+                let task = tokio::spawn(async move { store(&context, &of_job, how, bar).await });
                 let stored = task.await.unwrap_or_else(|panic| Err(Failure::defect(panic)));
                 (job, Some(stored))
             }
         })
-        .buffer_unordered(usize::from(upload.jobs));
+        .buffer_unordered(how.jobs.most());
     let mut stored = Vec::new();
     while let Some((job, result)) = running.next().await {
         match result {
             None => tally.skipped(),
-            Some(Ok(entry)) => {
+            Some(Ok((entry, kept))) => {
                 tally.succeeded();
                 totals.add(&entry);
+                totals.keep(kept);
                 if entry.degraded {
                     totals.add_copies(&entry, copies(context, &job.target, &entry).await);
                 }
                 stored.push(Stored {
                     source: job.source.to_string(),
+                    kept_bytes: kept,
                     entry: EntryRecord::new(&job.target, &entry),
                 });
             }
@@ -189,28 +227,92 @@ async fn copies(context: &Context, target: &FsPath, stored: &Entry) -> Option<(u
     (found.ino == stored.ino).then_some((small(least)?, small(most)?))
 }
 
-/// Stores one file.
-async fn store(context: &Context, job: &Job, mut options: CreateOptions, bar: FileProgress) -> Result<Entry, Failure> {
+/// Stores one file: its entry, and the bytes of it that were stored already.
+async fn store(context: &Context, job: &Job, how: Storing, bar: FileProgress) -> Result<(Entry, u64), Failure> {
+    let mut options = how.options;
     let (file, before) = open(&job.source)?;
     let Some(before) = before.filter(std::fs::Metadata::is_file) else {
+        if how.is_resumed {
+            return Err(Failure::usage(
+                format!("cannot resume an upload of {}: it can be read only once", job.source),
+                "leave --resume out, or name a file",
+            ));
+        }
         options.mode = FILE_MODE;
-        return store_pipe(context, job, options, file, &bar).await;
+        return Ok((store_pipe(context, job, options, file, &bar).await?, 0));
     };
-    options.mode = mode_of(&before);
+    options.mode = local::mode_of(&before);
     options.modified_ms = local::modified_ms(&before);
     options.length_hint = Some(before.len());
     let same_file = file
         .try_clone()
         .map_err(|error| Failure::local("read", &job.source, &error))?;
-    let progress = move |done| bar.reach(done);
+    if how.is_resumed
+        && let Some(entry) = stored_before(context, job, before.len(), &bar).await?
+    {
+        bar.reach(before.len());
+        return Ok((entry, before.len()));
+    }
+    let bar = Arc::new(bar);
+    let reached = Arc::clone(&bar);
+    let progress = move |done| reached.reach(done);
     tokio::select! {
-        stored = context.client.upload_file(&job.target, options, file, before.len(), progress) => {
-            let entry = stored.map_err(with_advice)?;
+        stored = store_bytes(context, job, how.is_resumed, options, (file, before.len()), progress) => {
+            let stored = match stored {
+                // The last word of the client that was killed may have arrived only now.
+                Err(failure) if how.is_resumed && failure.name() == ErrorCode::Exists.name() => {
+                    let entry = stored_before(context, job, before.len(), &bar).await?;
+                    entry.map(|entry| (entry, before.len())).ok_or(failure)?
+                }
+                stored => stored?,
+            };
             require_unchanged(job, &before, &same_file)?;
-            Ok(entry)
+            Ok(stored)
         }
         () = context.stop.cancelled() => Err(Failure::interrupted()),
     }
+}
+
+/// The file that is at the target already, if it has the source's bytes: an earlier run has come so far.
+async fn stored_before(
+    context: &Context,
+    job: &Job,
+    length: u64,
+    bar: &FileProgress,
+) -> Result<Option<Entry>, Failure> {
+    let Source::File(path) = &job.source else {
+        return Ok(None);
+    };
+    let there = context.find_or_nothing(&job.target).await?;
+    let Some(entry) = there.filter(|entry| entry.kind == EntryKind::File && entry.length == length) else {
+        return Ok(None);
+    };
+    let here = compare::checksum(path, length, &Arc::new(bar.silent())).await?;
+    Ok((here == Some(entry.crc)).then_some(entry))
+}
+
+async fn store_bytes(
+    context: &Context,
+    job: &Job,
+    is_resumed: bool,
+    options: CreateOptions,
+    (file, length): (File, u64),
+    progress: impl Fn(u64) + Send + Sync + 'static,
+) -> Result<(Entry, u64), Failure> {
+    let client = &context.client;
+    if !is_resumed {
+        let stored = client.upload_file(&job.target, options, file, length, progress).await;
+        return Ok((stored.map_err(with_advice)?, 0));
+    }
+    let stored = client.resume_upload(&job.target, options, file, length, progress).await;
+    let (entry, resumed) = stored.map_err(with_advice)?;
+    if resumed.source_changed {
+        context.say(&format!(
+            "{} has changed since it was uploaded in part: sent from its beginning",
+            job.source
+        ));
+    }
+    Ok((entry, resumed.kept))
 }
 
 /// Stores what a pipe brings, which can be read only once.
@@ -288,11 +390,6 @@ fn open(source: &Source) -> Result<(File, Option<std::fs::Metadata>), Failure> {
         return Err(wrong(std::io::ErrorKind::IsADirectory.into()));
     }
     Ok((file, Some(found)))
-}
-
-fn mode_of(found: &std::fs::Metadata) -> u32 {
-    use std::os::unix::fs::PermissionsExt as _;
-    found.permissions().mode() & 0o777
 }
 
 fn show(plan: Plan, format: Format) -> Result<(), Failure> {

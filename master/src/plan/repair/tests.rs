@@ -2,13 +2,13 @@
 //! leaders change, and in the end every chunk that has a good copy left has as many as it wants.
 
 use gabion_protocol::ids::{Generation, Ino};
-use gabion_protocol::messages::master::{Damage, UploadOptions};
+use gabion_protocol::messages::master::{ConditionChange, Damage, UploadOptions};
 use proptest::prelude::*;
 
 use super::*;
 use crate::plan::search::{Search, chunk_view};
 use crate::state::tests::{Client, Machine, chain, options, path};
-use crate::state::{ClientCommand, Command, Outcome, read, repair as copies};
+use crate::state::{ClientCommand, Command, Outcome, conditions, read, repair as copies};
 
 const CHUNK: u64 = 10;
 const POLICY: Policy = Policy {
@@ -32,6 +32,7 @@ fn server(number: u32) -> Server {
             health: Health::Alive,
             disks_ok: 1,
             retired: false,
+            condition: Condition::InService,
         },
         health: Health::Alive,
         silent: Duration::ZERO,
@@ -292,6 +293,7 @@ enum Event {
     Fail(usize),
     NewLeader,
     Pass(u64),
+    Condition(u32, ConditionChange),
 }
 
 fn events(servers: u32) -> impl Strategy<Value = Vec<Event>> {
@@ -303,6 +305,9 @@ fn events(servers: u32) -> impl Strategy<Value = Vec<Event>> {
         1 => (0usize..4).prop_map(Event::Fail),
         1 => Just(Event::NewLeader),
         4 => (1u64..20).prop_map(Event::Pass),
+        1 => server().prop_map(|server| Event::Condition(server, ConditionChange::Drain)),
+        1 => server().prop_map(|server| Event::Condition(server, ConditionChange::Maintain { for_ms: 1000 })),
+        1 => server().prop_map(|server| Event::Condition(server, ConditionChange::Serve)),
     ];
     proptest::collection::vec(event, 0..25)
 }
@@ -355,13 +360,14 @@ impl Sim {
     }
 
     fn fleet(&self) -> Fleet {
-        Fleet::new(
-            self.silent
-                .iter()
-                .map(|(number, seconds)| silent(*number, *seconds))
-                .collect(),
-            POLICY,
-        )
+        let conditions = conditions::all(&self.machine.rows).unwrap();
+        let server = |(number, seconds): (&u32, &u64)| {
+            let mut server = silent(*number, *seconds);
+            let condition = conditions.get(&ServerId(*number)).copied();
+            server.candidate.condition = condition.map(Into::into).unwrap_or_default();
+            server
+        };
+        Fleet::new(self.silent.iter().map(server).collect(), POLICY)
     }
 
     fn chunks(&self) -> Vec<ChunkView> {
@@ -520,6 +526,7 @@ impl Sim {
                     self.machine.apply(&Command::CopiesGivenUp { copies }).0.unwrap();
                 }
             }
+            Event::Condition(server, change) => self.condition(*server, *change),
             Event::NewLeader => (self.search, self.assigned) = (Search::default(), Assigned::new()),
             Event::Pass(seconds) => {
                 self.now += Duration::from_secs(*seconds);
@@ -528,6 +535,14 @@ impl Sim {
                 }
             }
         }
+    }
+
+    fn condition(&mut self, server: u32, change: ConditionChange) {
+        let mut client = Client::new(&self.machine, 1000 + self.seed);
+        let server = ServerId(server);
+        client
+            .run(&mut self.machine, ClientCommand::SetCondition { server, change })
+            .unwrap();
     }
 
     /// Lets rounds pass until nothing happens any more; panics if that never comes.
@@ -555,6 +570,7 @@ proptest! {
         files in proptest::collection::vec((1u8..4, any::<bool>()), 1..12),
         (events, work) in (events(4), proptest::collection::vec(any::<bool>(), 25)),
         gone in proptest::option::of(1u32..5),
+        drained in proptest::option::of(1u32..5),
     ) {
         let mut sim = Sim::new(servers, &files);
         for (event, work) in events.iter().zip(work) {
@@ -569,14 +585,28 @@ proptest! {
         for (number, silent) in &mut sim.silent {
             *silent = if Some(*number) == gone { 1000 } else { 0 };
         }
+        for server in 1..=4 {
+            let end = if Some(server) == drained { ConditionChange::Drain } else { ConditionChange::Serve };
+            sim.seed += 1;
+            sim.condition(server, end);
+        }
         sim.settle();
-        let up = sim.silent.values().filter(|silent| **silent == 0).count();
+        let up = sim.silent.iter().filter(|(number, silent)| **silent == 0 && Some(**number) != drained).count();
         let fleet = sim.fleet();
         for view in sim.chunks() {
-            let good = sim.good()[&view.id];
             if fleet.sources(&view).is_empty() {
                 continue;
             }
+            let seen = fleet.assess(&view, &BTreeSet::new());
+            let good = seen.present.len();
+            // With a single good copy no damaged one makes room; that needs a server more.
+            let is_in_service = |number: u32| sim.silent[&number] == 0 && Some(number) != drained;
+            let holds = |number: u32| view.chunk.replicas.iter().any(|copy| copy.server.0 == number);
+            if good < 2 && (1..=servers).all(|number| !is_in_service(number) || holds(number)) {
+                continue;
+            }
+            let is_left = up >= usize::from(view.chunk.wanted) && !seen.leaving.is_empty();
+            prop_assert!(!is_left, "a drained server keeps a copy: {:?}", view);
             prop_assert_eq!(good, up.min(usize::from(view.chunk.wanted)), "{:?}", view);
             let copying = view.chunk.replicas.iter().any(|copy| copy.state == Copying);
             prop_assert!(!copying && view.damaged.iter().all(|server| Some(server.0) == gone), "{:?}", view);
@@ -594,4 +624,40 @@ fn nothing_is_walked_while_all_is_well() {
     let chunks = sim.search.round(&sim.machine.rows, &sim.fleet(), sim.now).unwrap();
     assert_eq!(chunks.len(), 4, "what lay on the lost server");
     assert!(!sim.search.is_walking(), "the walk is over and rests");
+}
+
+#[test]
+fn maintenance_holds_repair_back_and_a_drained_server_is_emptied_last_copy_or_not() {
+    let until = gabion_protocol::ids::StateTime(9);
+    let with = |mut server: Server, condition| {
+        server.candidate.condition = condition;
+        server
+    };
+    let maintained = |number, seconds| with(silent(number, seconds), Condition::Maintenance { until });
+    let three = view(3, &[(1, Live), (2, Live), (3, Live)]);
+    let away = vec![server(1), maintained(2, 600), maintained(3, 600), server(4)];
+    assert!(planned(away, &three).is_empty(), "two of three are to come back");
+    let died = vec![server(1), maintained(2, 600), silent(3, 600), server(4)];
+    assert_eq!(planned(died, &three).adds[0].targets, chain(&[4]), "one really died");
+    // Who may be switched off at any time is nothing to drop another copy for.
+    let four = view(3, &[(1, Live), (2, Live), (3, Live), (4, Live)]);
+    let near = vec![server(1), maintained(2, 0), server(3), server(4)];
+    assert!(planned(near, &four).is_empty());
+
+    let drained = |number| with(server(number), Condition::Draining);
+    let servers = || vec![drained(1), server(2), server(3), server(4)];
+    assert_eq!(planned(servers(), &three).adds[0].targets, chain(&[4]));
+    assert_eq!(planned(servers(), &four).drops[0].server, ServerId(1), "it goes first");
+    assert!(
+        planned(vec![drained(1), server(2), server(3)], &three).is_empty(),
+        "nobody else has room"
+    );
+    let only = view(1, &[(1, Live)]);
+    let plan = planned(vec![drained(1), server(2)], &only);
+    assert_eq!(
+        plan.adds[0].targets,
+        chain(&[2]),
+        "the last copy is copied, not dropped"
+    );
+    assert!(plan.drops.is_empty());
 }

@@ -131,6 +131,13 @@ impl Cluster {
     pub(super) async fn client(&self) -> Client {
         Client::begin(self.peer(Role::Client, "ann")).await
     }
+
+    /// Someone who may run the cluster.
+    pub(super) async fn operator(&self) -> Client {
+        let mut operator = Client::begin(self.peer(Role::Operator, "root")).await;
+        operator.session.random = 8;
+        operator
+    }
 }
 
 /// A peer of the masters.

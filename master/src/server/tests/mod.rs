@@ -1,6 +1,7 @@
 //! A whole master, or three, in one process, spoken to over TCP.
 
 mod cluster;
+mod conditions;
 mod fake;
 mod files;
 mod operators;

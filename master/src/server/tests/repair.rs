@@ -12,7 +12,7 @@ use gabion_protocol::token::Mode;
 use super::fake::*;
 
 /// Uploads a file of one chunk with two copies; the chunk and who holds it.
-async fn store(client: &mut Client, text: &str, bytes: &[u8]) -> (ChunkId, Vec<ServerId>) {
+pub(super) async fn store(client: &mut Client, text: &str, bytes: &[u8]) -> (ChunkId, Vec<ServerId>) {
     let Response::Upload {
         upload,
         generation,
@@ -44,7 +44,7 @@ async fn store(client: &mut Client, text: &str, bytes: &[u8]) -> (ChunkId, Vec<S
     (granted.chunk, members)
 }
 
-async fn row(client: &mut Client, chunk: ChunkId) -> ChunkInfo {
+pub(super) async fn row(client: &mut Client, chunk: ChunkId) -> ChunkInfo {
     let query = Request::Query {
         query: Query::Chunk { chunk },
         freshness: Freshness::Linearizable,
@@ -56,7 +56,7 @@ async fn row(client: &mut Client, chunk: ChunkId) -> ChunkInfo {
 }
 
 /// Lets the living servers beat until one of the answers to `target` is what is waited for.
-async fn beat_until<T>(
+pub(super) async fn beat_until<T>(
     living: &mut [FakeServer],
     target: ServerId,
     mut wanted: impl FnMut(&[Order]) -> Option<T>,
@@ -78,7 +78,7 @@ async fn beat_until<T>(
     panic!("waited in vain");
 }
 
-fn copy_order(orders: &[Order]) -> Option<CopyOrder> {
+pub(super) fn copy_order(orders: &[Order]) -> Option<CopyOrder> {
     orders.iter().find_map(|order| match order {
         Order::Copy(copy) => Some(copy.clone()),
         Order::Drop { .. } | Order::Verify { .. } => None,

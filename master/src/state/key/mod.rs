@@ -31,7 +31,11 @@
 //! | [`Unknown`](unknown) | server, chunk, replica | copies a server holds that no row names |
 //! | [`Doubt`](doubt) | server | how many those are, and whether that is believed |
 //! | [`Copying`](copying) | server, chunk, replica | index: the background copies a server is told to make |
+//! | [`WriteLease`](write_lease) | ino | who alone may change a file |
 //! | [`Surplus`](surplus) | chunk | index: sealed chunks with more live copies than wanted |
+//! | [`Condition`](condition) | server | chunkservers that are drained, left alone for a while, or removed |
+//! | [`Attributes`](attributes) | ino | owner, group, extended attributes |
+//! | [`Resumable`](resumable) | path, upload | uploads that outlive their client |
 //!
 //! The chunk row is the one truth about replicas; the indexes by server and by need are written together with
 //! it, in one function (`state::chunks`), and compared with it by [`super::check`].
@@ -41,7 +45,9 @@ use serde::de::DeserializeOwned;
 
 use super::rows::{Row, Rows, RowsError};
 
+pub mod attributes;
 pub mod chunk;
+pub mod condition;
 pub mod copying;
 pub mod damage;
 pub mod degraded;
@@ -57,6 +63,7 @@ pub mod kept_path;
 pub mod meta;
 pub mod replica;
 pub mod reply;
+pub mod resumable;
 pub mod server;
 pub mod server_name;
 pub mod session;
@@ -67,6 +74,7 @@ pub mod total;
 pub mod trash;
 pub mod unknown;
 pub mod upload_lease;
+pub mod write_lease;
 
 /// The number of a kind: a key's first byte. Never changed, never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,11 +132,19 @@ pub enum Kind {
     KeptPath = 25,
     /// Inodes half taken apart.
     TakenApart = 26,
+    /// Chunkservers that do not just serve.
+    Condition = 27,
+    /// Who alone may change a file.
+    WriteLease = 29,
+    /// Owners and extended attributes.
+    Attributes = 35,
+    /// Uploads that can be resumed.
+    Resumable = 36,
 }
 
 impl Kind {
     /// Every kind, in the order of numbers.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 30] = [
         Self::Meta,
         Self::Inode,
         Self::Dentry,
@@ -155,6 +171,10 @@ impl Kind {
         Self::Kept,
         Self::KeptPath,
         Self::TakenApart,
+        Self::Attributes,
+        Self::Resumable,
+        Self::WriteLease,
+        Self::Condition,
     ];
 
     /// The kind of a key, by its first byte.

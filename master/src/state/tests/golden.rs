@@ -3,12 +3,17 @@
 //! A line that changes or goes means that stored rows and logs of running clusters are not understood any more: make
 //! a new version or variant instead. New lines are appended.
 
-use gabion_protocol::messages::master::{CopyFiles, Damage as Found, EntryKind, FileVersion};
+use gabion_protocol::keys::{Identity, Role};
+use gabion_protocol::messages::master::{
+    AttributeChange, Change, ConditionChange, CopyFiles, Damage as Found, EntryKind, FileChange, FileVersion, SpliceAt,
+};
 use proptest::prelude::*;
 
 use super::*;
 use crate::state::check::row_decodes;
+use crate::state::key::attributes::{Attributes, AttributesKey};
 use crate::state::key::chunk::{Chunk, ChunkKey, Phase, Replica, ReplicaState};
+use crate::state::key::condition::{Condition, ConditionKey};
 use crate::state::key::copying::{self, CopyingKey};
 use crate::state::key::damage::{Damage, DamageKey};
 use crate::state::key::degraded::{DegradedKey, Wanting};
@@ -23,6 +28,7 @@ use crate::state::key::kept_path::{KeptPathKey, RemovedFrom};
 use crate::state::key::meta::{Swept, TrashTerms, TrashTermsKey, TrashTotal, TrashTotalKey};
 use crate::state::key::replica::{Held, ReplicaKey};
 use crate::state::key::reply::{Answered, ReplyKey};
+use crate::state::key::resumable::{Resumable, ResumableKey};
 use crate::state::key::server::{Server, ServerKey};
 use crate::state::key::server_name::{Named, ServerNameKey};
 use crate::state::key::session::{Session, SessionKey};
@@ -31,6 +37,7 @@ use crate::state::key::surplus::{Excess, SurplusKey};
 use crate::state::key::taken_apart::{TakenApart, TakenApartKey};
 use crate::state::key::trash::{TrashKey, Trashed};
 use crate::state::key::upload_lease::{LeaseDue, UploadLeaseKey};
+use crate::state::key::write_lease::{WriteLease, WriteLeaseKey};
 use crate::state::key::{Moment, Value};
 use crate::state::repair::{CopyDrop, CopyPlan, MadeCopy};
 
@@ -511,6 +518,54 @@ fn trash(golden: &mut Golden) {
     golden.client("set_attributes", changed);
 }
 
+fn attributes(golden: &mut Golden) {
+    let told = Attributes {
+        owner: "ann".to_owned(),
+        group: "1000".to_owned(),
+        extended: [("n".to_owned(), vec![0, 255])].into(),
+        since: Moment(300),
+    };
+    golden.row("attributes", &AttributesKey(Ino(300)), &told);
+    let change = AttributeChange::Set {
+        name: "n".to_owned(),
+        value: vec![0, 255],
+    };
+    let path = path("/a");
+    golden.client("change_attributes", ClientCommand::ChangeAttributes { path, change });
+}
+
+fn resumable(golden: &mut Golden) {
+    let owner = Identity {
+        role: Role::Client,
+        id: "ann".to_owned(),
+    };
+    let row = ResumableKey {
+        path: "/a/ü".to_owned(),
+        upload: Ino(300),
+    };
+    let terms = Resumable {
+        owner: owner.clone(),
+        keep_ms: 300,
+    };
+    golden.row("resumable", &row, &terms);
+    let resume = ClientCommand::ResumeUpload {
+        path: path("/a"),
+        options: options(),
+        owner,
+        keep_ms: 300,
+    };
+    golden.client("resume_upload", resume);
+    let resumed = Outcome::Resumed {
+        upload: Ino(300),
+        generation: UploadGeneration(2),
+        chunk_bytes: 64 << 20,
+        replicas: 3,
+        length: 300,
+        crc: 5,
+    };
+    golden.reply("resumed", Ok(resumed));
+}
+
 fn repairs(golden: &mut Golden) {
     let copying = CopyingKey {
         server: SERVER,
@@ -586,6 +641,71 @@ fn copies(golden: &mut Golden) {
         crc: Some(5),
     };
     golden.reply("copied", Ok(copied));
+}
+
+/// Files that change: rows, commands and replies.
+fn changes(golden: &mut Golden) {
+    let lease = WriteLease {
+        number: 300,
+        until: StateTime(0x55),
+        holder: "ann".to_owned(),
+    };
+    golden.row("write_lease", &WriteLeaseKey(Ino(2)), &lease);
+    let seal = || Seal {
+        chunk: CHUNK,
+        generation: Generation(1),
+        file_offset: 0,
+        length: 300,
+        crc: 5,
+        members: chain(&[4, 5]),
+    };
+    let splice = |at| Change::Splice {
+        upload: Ino(3),
+        generation: UploadGeneration(1),
+        seals: vec![seal()],
+        at,
+    };
+    let holder = "ann".to_owned();
+    for (name, what) in [
+        ("splice.end", splice(SpliceAt::End)),
+        ("splice.at", splice(SpliceAt::Offset(300))),
+        ("truncate", Change::Truncate { length: 300 }),
+        ("set_replicas", Change::SetReplicas { replicas: 2, from: 300 }),
+        ("take_lease", Change::TakeLease { ms: 300, holder }),
+        ("end_lease", Change::EndLease),
+    ] {
+        let (file, lease) = (Ino(2), Some(300));
+        golden.client(name, ClientCommand::ChangeFile(FileChange { file, lease, what }));
+    }
+    let spliced = Outcome::Spliced { offset: 1, length: 300 };
+    golden.reply("spliced", Ok(spliced));
+    golden.reply("truncated", Ok(Outcome::Truncated { length: 300 }));
+    golden.reply("replicas_set", Ok(Outcome::ReplicasSet { next: Some(300) }));
+    let until = StateTime(0x55);
+    golden.reply("write_lease", Ok(Outcome::WriteLease { lease: 300, until }));
+}
+
+/// Servers that do not just serve.
+fn conditions(golden: &mut Golden) {
+    let key = ConditionKey(SERVER);
+    golden.row("condition.draining", &key, &Condition::Draining);
+    let until = StateTime(300);
+    golden.row("condition.maintenance", &key, &Condition::Maintenance { until });
+    let after = Some(CHUNK);
+    golden.row("condition.removing", &key, &Condition::Removing { after });
+    let changes = [
+        ("serve", ConditionChange::Serve),
+        ("drain", ConditionChange::Drain),
+        ("maintain", ConditionChange::Maintain { for_ms: 300 }),
+        ("remove", ConditionChange::Remove),
+    ];
+    for (name, change) in changes {
+        let server = SERVER;
+        golden.client(
+            &format!("set_condition.{name}"),
+            ClientCommand::SetCondition { server, change },
+        );
+    }
 }
 
 /// One of each, in the order of their numbers.
@@ -672,6 +792,20 @@ fn refusals() -> Vec<Refusal> {
             copies: 1,
             others: 3,
         },
+        OwnerName,
+        AttributeName,
+        AttributesTooLarge { bytes: 70_000 },
+        NoAttribute { path: path() },
+        FileGone { file: upload },
+        TooManyPieces { limit: 1000 },
+        Leased {
+            holder: "ann".to_owned(),
+            until: StateTime(300),
+        },
+        LeaseLost { holder: None },
+        LeaseTime { asked: 0 },
+        ServerRemoved { server },
+        MaintenanceTime { asked: 0 },
     ]
 }
 
@@ -688,6 +822,10 @@ fn bytes_are_frozen() {
         trash,
         repairs,
         copies,
+        resumable,
+        attributes,
+        changes,
+        conditions,
         inventory::all,
     ] {
         part(&mut golden);
@@ -716,7 +854,7 @@ fn refusals_are_numbered_in_order_and_say_what_to_do() {
         assert!(error.message.starts_with("cannot do it: "), "{error}");
         assert!(error.message.len() > 20 && !error.message.contains('{'), "{error}");
     }
-    assert_eq!(refusals().len(), 51);
+    assert_eq!(refusals().len(), 62);
 }
 
 proptest! {

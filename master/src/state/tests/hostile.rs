@@ -1,6 +1,6 @@
 //! Commands nobody honest sends, in any order: each has an answer, and the state stays sound.
 
-use gabion_protocol::messages::master::Damage;
+use gabion_protocol::messages::master::{Change, Damage, FileChange, SpliceAt};
 use proptest::prelude::*;
 
 use super::*;
@@ -47,16 +47,35 @@ fn any_path() -> impl Strategy<Value = FsPath> {
     prop::sample::select(vec!["/", "/a", "/a/b", "/b"]).prop_map(path)
 }
 
+fn change() -> impl Strategy<Value = ClientCommand> {
+    let at = prop_oneof![2 => Just(None), 2 => (0u64..40).prop_map(Some), 1 => Just(Some(u64::MAX))];
+    let what = prop_oneof![
+        6 => (upload(), proptest::collection::vec(seal(), 0..3), at).prop_map(|((upload, generation), seals, at)| {
+            let at = at.map_or(SpliceAt::End, SpliceAt::Offset);
+            Change::Splice { upload, generation, seals, at }
+        }),
+        2 => prop_oneof![0u64..40, Just(u64::MAX)].prop_map(|length| Change::Truncate { length }),
+        2 => (0u8..12, 0u64..30).prop_map(|(replicas, from)| Change::SetReplicas { replicas, from }),
+        1 => (0u64..3000).prop_map(|ms| Change::TakeLease { ms, holder: "x".repeat(ms as usize) }),
+        1 => Just(Change::EndLease),
+    ];
+    let lease = prop_oneof![5 => Just(None), 1 => (0u64..40).prop_map(Some)];
+    (0u64..8, lease, what).prop_map(|(file, lease, what)| {
+        let file = Ino(file);
+        ClientCommand::ChangeFile(FileChange { file, lease, what })
+    })
+}
+
 fn op() -> impl Strategy<Value = ClientCommand> {
     let seals = || proptest::collection::vec(seal(), 0..3);
     let placements = || proptest::collection::vec(servers(), 0..3);
     prop_oneof![
-        (any_path(), any::<bool>()).prop_map(|(path, parents)| ClientCommand::Mkdir {
+        2 => (any_path(), any::<bool>()).prop_map(|(path, parents)| ClientCommand::Mkdir {
             path,
             parents,
             mode: u32::MAX,
         }),
-        (any_path(), prop_oneof![4 => 2u8..4, 1 => 0u8..4], placements()).prop_map(|(path, replicas, placements)| {
+        2 => (any_path(), prop_oneof![4 => 2u8..4, 1 => 0u8..4], placements()).prop_map(|(path, replicas, placements)| {
             ClientCommand::OpenUpload {
                 path,
                 options: UploadOptions {
@@ -66,7 +85,7 @@ fn op() -> impl Strategy<Value = ClientCommand> {
                 placements,
             }
         }),
-        (upload(), placements(), proptest::collection::vec(chunk(), 0..3)).prop_map(
+        2 => (upload(), placements(), proptest::collection::vec(chunk(), 0..3)).prop_map(
             |((upload, generation), placements, abandoned)| ClientCommand::GrantChunks {
                 upload,
                 generation,
@@ -74,38 +93,39 @@ fn op() -> impl Strategy<Value = ClientCommand> {
                 abandoned,
             }
         ),
-        (upload(), seals()).prop_map(|((upload, generation), seals)| ClientCommand::SealChunks {
+        2 => (upload(), seals()).prop_map(|((upload, generation), seals)| ClientCommand::SealChunks {
             upload,
             generation,
             seals,
         }),
-        (upload(), seals(), 0u64..3).prop_map(|((upload, generation), seals, length)| ClientCommand::Commit {
+        2 => (upload(), seals(), 0u64..3).prop_map(|((upload, generation), seals, length)| ClientCommand::Commit {
             upload,
             generation,
             seals,
             length: length * 10,
             crc: if length == 1 { 5 } else { 0 },
         }),
-        upload().prop_map(|(upload, generation)| ClientCommand::AbortUpload { upload, generation }),
-        (any_path(), any_path()).prop_map(|(from, to)| ClientCommand::Rename {
+        2 => upload().prop_map(|(upload, generation)| ClientCommand::AbortUpload { upload, generation }),
+        2 => (any_path(), any_path()).prop_map(|(from, to)| ClientCommand::Rename {
             from,
             to,
             replace: true,
         }),
-        (any_path(), any::<bool>()).prop_map(|(path, recursive)| ClientCommand::Remove { path, recursive }),
-        (chunk(), 0u32..7, 0u64..9).prop_map(|(chunk, server, replica)| ClientCommand::ReportDamage {
+        2 => (any_path(), any::<bool>()).prop_map(|(path, recursive)| ClientCommand::Remove { path, recursive }),
+        2 => (chunk(), 0u32..7, 0u64..9).prop_map(|(chunk, server, replica)| ClientCommand::ReportDamage {
             chunk,
             server: ServerId(server),
             replica: ReplicaNumber(replica),
             what: "x".to_owned(),
         }),
-        (any_path(), 0u8..12).prop_map(|(path, replicas)| ClientCommand::CreateFile {
+        2 => (any_path(), 0u8..12).prop_map(|(path, replicas)| ClientCommand::CreateFile {
             path,
             options: UploadOptions {
                 replicas: Some(replicas),
                 ..options()
             },
         }),
+        4 => change(),
     ]
 }
 

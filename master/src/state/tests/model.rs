@@ -4,19 +4,25 @@
 //! program the trees must be equal, the invariants must hold, and when all has been removed nothing may be left.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
-use gabion_protocol::messages::master::EntryKind;
+use gabion_protocol::messages::master::{AttributeChange, EntryKind};
 use proptest::prelude::*;
 
 use super::*;
 use crate::state::key::Kind;
 
+mod attributes;
+mod changes;
 mod copies;
+mod resumable;
+
+use changes::{File, Told};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Node {
     Directory,
-    File { length: u64, crc: u32, chunks: u64 },
+    File { file: Rc<File> },
 }
 
 #[derive(Debug, Clone)]
@@ -30,7 +36,9 @@ struct Draft {
     lease: u64,
     open: Vec<GrantedChunk>,
     whole: Running,
-    chunks: u64,
+    content: File,
+    /// Who may resume it, if anyone.
+    owner: Option<usize>,
 }
 
 /// A removal the model remembers, also after it can be undone no more.
@@ -57,6 +65,12 @@ enum Step {
         replace: bool,
         parents: bool,
         chunks: usize,
+    },
+    Resume {
+        path: FsPath,
+        owner: usize,
+        replace: bool,
+        parents: bool,
     },
     Create {
         path: FsPath,
@@ -119,6 +133,10 @@ enum Step {
         back: usize,
         entries: usize,
     },
+    Own {
+        path: FsPath,
+        owner: usize,
+    },
     Tick {
         ms: u64,
     },
@@ -130,6 +148,7 @@ enum Step {
     Repair(repair::Step),
     Copy(copies::Step),
     Inventory(inventory::Step),
+    Change(changes::Step),
 }
 
 fn any_path() -> impl Strategy<Value = FsPath> {
@@ -145,6 +164,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (any_path(), any::<bool>()).prop_map(|(path, parents)| Step::Mkdir { path, parents }),
         5 => (any_path(), any::<bool>(), any::<bool>(), 0usize..4)
             .prop_map(|(path, replace, parents, chunks)| Step::Open { path, replace, parents, chunks }),
+        5 => (any_path(), 0usize..2, any::<bool>(), any::<bool>())
+            .prop_map(|(path, owner, replace, parents)| Step::Resume { path, owner, replace, parents }),
         2 => (any_path(), any::<bool>(), any::<bool>())
             .prop_map(|(path, replace, parents)| Step::Create { path, replace, parents }),
         1 => (upload.clone(), 0usize..3, any::<bool>())
@@ -166,6 +187,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (0usize..4, any::<bool>(), proptest::option::of(any_path()))
             .prop_map(|(back, by_path, to)| Step::Restore { back, by_path, to }),
         1 => (0usize..4, 0usize..3).prop_map(|(back, entries)| Step::Empty { back, entries }),
+        2 => (any_path(), 0usize..3).prop_map(|(path, owner)| Step::Own { path, owner }),
         2 => prop_oneof![0u64..500, 1000u64..7000, Just(21_000u64)].prop_map(|ms| Step::Tick { ms }),
         1 => Just(Step::Obey),
         2 => (0usize..5).prop_map(|back| Step::Again { back }),
@@ -173,6 +195,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         8 => repair::any_step().prop_map(Step::Repair),
         5 => copies::any_step().prop_map(Step::Copy),
         3 => inventory::any_step().prop_map(Step::Inventory),
+        8 => changes::any_step().prop_map(Step::Change),
     ]
 }
 
@@ -192,6 +215,8 @@ struct Model {
     drafts: Vec<Draft>,
     stocks: Vec<Draft>,
     removals: Vec<Removal>,
+    /// Who was given what, by inode number.
+    owners: BTreeMap<Ino, String>,
     clients: Vec<Known>,
     active: usize,
     crc: u32,
@@ -210,12 +235,15 @@ impl Model {
             drafts: Vec::new(),
             stocks: Vec::new(),
             removals: Vec::new(),
+            owners: BTreeMap::new(),
             clients: Vec::new(),
             active: 0,
             crc: 0,
             now: 0,
             born: 0,
         };
+        // One that no upload uses: it may be removed.
+        model.machine.register("c5", None, 5, 1).unwrap();
         model.clients = vec![model.birth(), model.birth()];
         model
     }
@@ -269,6 +297,12 @@ impl Model {
                 parents,
                 chunks,
             } => self.open(path, replace, parents, chunks),
+            Step::Resume {
+                path,
+                owner,
+                replace,
+                parents,
+            } => self.resume(path, owner, replace, parents),
             Step::Create { path, replace, parents } => self.create(path, replace, parents),
             Step::Grant {
                 upload,
@@ -297,6 +331,7 @@ impl Model {
             Step::Discard { path, recursive } => self.discard(path, recursive),
             Step::Restore { back, by_path, to } => self.restore(back, by_path, to),
             Step::Empty { back, entries } => self.empty(back, entries),
+            Step::Own { path, owner } => self.own(path, ["", "ann", "bob"][owner]),
             Step::Tick { ms } => self.tick(ms),
             Step::Obey => self.machine.obey(),
             Step::Again { back } => self.again(back),
@@ -304,6 +339,7 @@ impl Model {
             Step::Repair(step) => repair::run(&mut self.machine, &step),
             Step::Copy(step) => self.copy_step(step),
             Step::Inventory(step) => inventory::run(&mut self.machine, &step),
+            Step::Change(step) => self.change(step),
         }
     }
 
@@ -367,17 +403,7 @@ impl Model {
     }
 
     fn open(&mut self, path: FsPath, replace: bool, parents: bool, chunks: usize) {
-        let expected = match self.walk(&path) {
-            Ok(Node::Directory) => Err(ErrorCode::IsDirectory),
-            Ok(Node::File { .. }) if !replace => Err(ErrorCode::Exists),
-            Ok(Node::File { .. }) => Ok(()),
-            Err(ErrorCode::NotFound) => {
-                let (parent, _) = path.parent_and_name().unwrap();
-                let there = parents || self.tree.contains_key(&parent);
-                if there { Ok(()) } else { Err(ErrorCode::NotFound) }
-            }
-            Err(code) => Err(code),
-        };
+        let expected = self.may_begin(&path, replace, parents);
         let command = ClientCommand::OpenUpload {
             path: path.clone(),
             options: UploadOptions {
@@ -409,16 +435,13 @@ impl Model {
             lease: self.now + SETTINGS.upload_lease_ms,
             open: chunks,
             whole: Running::default(),
-            chunks: 0,
+            content: File::empty(),
+            owner: None,
         });
     }
 
     fn create(&mut self, path: FsPath, replace: bool, parents: bool) {
-        let file = Node::File {
-            length: 0,
-            crc: 0,
-            chunks: 0,
-        };
+        let file = Node::File { file: File::of(&[]) };
         let expected = self.appeared(&path, replace, parents, file);
         let command = ClientCommand::CreateFile {
             path: path.clone(),
@@ -496,7 +519,7 @@ impl Model {
             members,
         };
         draft.whole.append(seal.crc, length);
-        draft.chunks += 1;
+        draft.content = draft.content.spliced(None, std::slice::from_ref(&seal));
         seal
     }
 
@@ -533,28 +556,26 @@ impl Model {
             generation: draft.generation,
             seals,
             length: draft.whole.len(),
-            crc: draft.whole.crc() ^ u32::from(lie),
+            crc: draft.content.told().1 ^ u32::from(lie),
         };
         if let Some((outcome, tree)) = self.compare(command, expected) {
             let file = entry(Ok(outcome));
-            assert_eq!((file.length, file.crc), (draft.whole.len(), draft.whole.crc()));
             assert_eq!(
-                (Some(file.name.as_str()), file.children),
-                (draft.path.name(), draft.chunks)
+                (file.length, file.crc, file.children, file.replicas),
+                draft.content.told()
             );
+            assert_eq!(Some(file.name.as_str()), draft.path.name());
             self.tree = tree;
             self.drafts.remove(at);
         }
     }
 
     fn committed(&self, draft: &Draft, lie: bool) -> Expected<BTreeMap<FsPath, Node>> {
-        if lie {
+        if lie && draft.content.crc().is_some() {
             return Err(ErrorCode::ChecksumMismatch);
         }
         let file = Node::File {
-            length: draft.whole.len(),
-            crc: draft.whole.crc(),
-            chunks: draft.chunks,
+            file: Rc::new(draft.content.clone()),
         };
         self.appeared(&draft.path, draft.replace, draft.parents, file)
     }
@@ -609,7 +630,8 @@ impl Model {
             lease: self.now + SETTINGS.upload_lease_ms,
             open: chunks,
             whole: Running::default(),
-            chunks: 0,
+            content: File::empty(),
+            owner: None,
         });
     }
 
@@ -630,7 +652,9 @@ impl Model {
         }
         let seal = self.next_seal(&mut stock, order, order == 1);
         let (length, crc) = (seal.length, seal.crc);
-        let file = Node::File { length, crc, chunks: 1 };
+        let file = Node::File {
+            file: File::of(std::slice::from_ref(&seal)),
+        };
         let expected = mine.and_then(|()| self.appeared(&path, replace, parents, file));
         let command = ClientCommand::PutFile {
             path: path.clone(),
@@ -882,9 +906,17 @@ impl Model {
 
     fn tick(&mut self, ms: u64) {
         self.now += ms;
+        let before = repair::good(&self.machine);
         self.machine.tick(ms);
+        // Removals go on with time, and forget nothing that is needed.
+        for (id, (now, wanted)) in repair::good(&self.machine) {
+            assert!(
+                now >= before[&id].0.min(wanted),
+                "chunk {id} has {now} good copies left of {wanted}"
+            );
+        }
         let now = self.now;
-        self.drafts.retain(|draft| draft.lease > now);
+        self.expire_drafts();
         self.stocks.retain(|stock| stock.lease > now);
         for known in &mut self.clients {
             let opened = known.client.session.opened.0;
@@ -913,9 +945,9 @@ impl Model {
         assert_eq!(again, expected, "{command:?}");
     }
 
-    /// The tree as the state machine shows it.
-    fn shown(&self) -> BTreeMap<FsPath, Node> {
-        let mut shown = BTreeMap::from([(FsPath::root(), Node::Directory)]);
+    /// The tree as the state machine shows it: `None` for a directory.
+    fn shown(&self) -> BTreeMap<FsPath, Option<Told>> {
+        let mut shown = BTreeMap::from([(FsPath::root(), None)]);
         let mut directories = vec![FsPath::root()];
         while let Some(directory) = directories.pop() {
             for entry in read::list(&self.machine.rows, &directory, None, 1000).unwrap().entries {
@@ -923,18 +955,23 @@ impl Model {
                 let node = match entry.kind {
                     EntryKind::Directory => {
                         directories.push(path.clone());
-                        Node::Directory
+                        None
                     }
-                    EntryKind::File => Node::File {
-                        length: entry.length,
-                        crc: entry.crc,
-                        chunks: entry.children,
-                    },
+                    EntryKind::File => Some((entry.length, entry.crc, entry.children, entry.replicas)),
                 };
                 shown.insert(path, node);
             }
         }
         shown
+    }
+
+    /// The tree as it should be shown.
+    fn expected(&self) -> BTreeMap<FsPath, Option<Told>> {
+        let told = |node: &Node| match node {
+            Node::Directory => None,
+            Node::File { file } => Some(file.told()),
+        };
+        self.tree.iter().map(|(at, node)| (at.clone(), told(node))).collect()
     }
 
     /// Lets everything expire and be removed; nothing may be left.
@@ -944,6 +981,15 @@ impl Model {
             let gone = client.run(&mut self.machine, remove(name, true));
             assert_eq!(gone.is_ok(), self.tree.contains_key(&path(name)));
         }
+        let nobody = AttributeChange::Owner {
+            owner: Some(String::new()),
+            group: None,
+        };
+        let root = ClientCommand::ChangeAttributes {
+            path: FsPath::root(),
+            change: nobody,
+        };
+        entry(client.run(&mut self.machine, root));
         self.machine.tick(SETTINGS.session_ms);
         self.machine.settle();
         self.machine.tick(SETTINGS.token_ms);
@@ -951,9 +997,17 @@ impl Model {
         self.machine.obey();
         inventory::accept_all(&mut self.machine);
         self.machine.check();
-        let left: Vec<Option<Kind>> = self.machine.rows.0.keys().map(|key| Kind::of(key)).collect();
-        let base: Vec<Option<Kind>> = Machine::new().rows.0.keys().map(|key| Kind::of(key)).collect();
-        assert_eq!(left, base, "rows are left over");
+        // A server may have been removed meanwhile, or be drained.
+        let kinds = |rows: &MemoryRows| -> Vec<Option<Kind>> {
+            let kinds = rows.0.keys().map(|key| Kind::of(key));
+            let of_servers = [Kind::Server, Kind::ServerName, Kind::Condition].map(Some);
+            kinds.filter(|kind| !of_servers.contains(kind)).collect()
+        };
+        assert_eq!(
+            kinds(&self.machine.rows),
+            kinds(&Machine::new().rows),
+            "rows are left over"
+        );
         let totals = read::totals(&self.machine.rows).unwrap();
         assert_eq!((totals.files, totals.directories, totals.bytes), (0, 0, 0));
     }
@@ -964,7 +1018,7 @@ fn weight(tree: &BTreeMap<FsPath, Node>) -> (u64, u64, u64) {
     tree.values()
         .fold((0, 0, 0), |(files, directories, bytes), node| match node {
             Node::Directory => (files, directories + 1, bytes),
-            Node::File { length, .. } => (files + 1, directories, bytes + length),
+            Node::File { file } => (files + 1, directories, bytes + file.length()),
         })
 }
 
@@ -978,7 +1032,9 @@ proptest! {
             model.machine.check();
             model.compare_trash();
         }
-        prop_assert_eq!(model.shown(), model.tree.clone());
+        prop_assert_eq!(model.shown(), model.expected());
+        model.compare_bytes();
+        model.compare_owners();
         model.clear();
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gabion_protocol::messages::master::Damage;
+use gabion_protocol::messages::master::{ConditionChange, Damage};
 use proptest::prelude::*;
 
 use super::*;
@@ -34,13 +34,30 @@ pub(crate) enum Step {
         server: u32,
         confirmed: bool,
     },
+    Condition {
+        server: u32,
+        change: ConditionChange,
+    },
+}
+
+fn any_change() -> impl Strategy<Value = Step> {
+    // Uploads of the model need the first four servers: only the fifth is removed.
+    let change = prop_oneof![
+        2 => Just(ConditionChange::Serve),
+        2 => Just(ConditionChange::Drain),
+        1 => (0u64..3000).prop_map(|for_ms| ConditionChange::Maintain { for_ms }),
+    ];
+    prop_oneof![
+        3 => (1u32..7, change).prop_map(|(server, change)| Step::Condition { server, change }),
+        1 => Just(Step::Condition { server: 5, change: ConditionChange::Remove }),
+    ]
 }
 
 pub(crate) fn any_step() -> impl Strategy<Value = Step> {
     let (chunk, server) = (0usize..6, 1u32..7);
     let stale = prop::bool::weighted(0.1);
     let targets = prop_oneof![
-        4 => prop::sample::select(vec![vec![4], vec![1], vec![4, 1]]),
+        4 => prop::sample::select(vec![vec![4], vec![1], vec![4, 1], vec![5]]),
         1 => proptest::collection::vec(1u32..7, 0..4)
     ];
     prop_oneof![
@@ -52,6 +69,7 @@ pub(crate) fn any_step() -> impl Strategy<Value = Step> {
             .prop_map(|(chunk, server, stale)| Step::Drop { chunk, server, stale }),
         2 => (chunk, server, any::<bool>())
             .prop_map(|(chunk, server, confirmed)| Step::Damage { chunk, server, confirmed }),
+        2 => any_change(),
     ]
 }
 
@@ -62,7 +80,7 @@ fn sealed(machine: &Machine) -> Vec<(ChunkId, Chunk)> {
 }
 
 /// Live copies nobody says anything against, of every sealed chunk, and how many are wanted.
-fn good(machine: &Machine) -> BTreeMap<ChunkId, (usize, usize)> {
+pub(super) fn good(machine: &Machine) -> BTreeMap<ChunkId, (usize, usize)> {
     let count = |(id, chunk): (ChunkId, Chunk)| {
         let damaged = read::damaged(&machine.rows, id).unwrap();
         let reported = |server| damaged.iter().any(|(of, _)| *of == server);
@@ -148,10 +166,24 @@ pub(crate) fn run(machine: &mut Machine, step: &Step) {
                 },
             })
         }),
+        Step::Condition { server, change } => {
+            let (server, change) = (ServerId(*server), *change);
+            let random = 1 << 32 | machine.index;
+            Some(Client::new(machine, random).command(ClientCommand::SetCondition { server, change }))
+        }
     };
     let Some(command) = command else { return };
     let reply = machine.apply(&command);
-    assert!(reply.0.is_ok(), "{command:?}: {reply:?}");
+    if matches!(step, Step::Condition { .. }) {
+        let expected = matches!(
+            reply.0,
+            Ok(Outcome::Done)
+                | Err(Refusal::ServerUnknown { .. } | Refusal::ServerRemoved { .. } | Refusal::MaintenanceTime { .. })
+        );
+        assert!(expected, "{step:?}: {reply:?}");
+    } else {
+        assert!(reply.0.is_ok(), "{command:?}: {reply:?}");
+    }
     if matches!(step, Step::Damage { .. }) {
         return;
     }

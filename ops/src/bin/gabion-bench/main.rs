@@ -8,6 +8,7 @@
 //! | [`roofline`] | the byte movement alone, without Gabion |
 //! | [`data`] | write and read throughput of the cluster |
 //! | [`small`] | small files, put and got |
+//! | [`append`] | records at the end of one file |
 //! | [`meta`] | names: create, stat, list, rename, delete |
 //! | [`random`] | range reads at random places |
 //! | [`fill`] | many files: memory, disk, restart of the masters |
@@ -17,6 +18,7 @@
 //! | [`machine`] | memory, page cache, `/proc` |
 //! | [`report`] | medians, tables, JSON |
 
+mod append;
 mod data;
 mod failover;
 mod fill;
@@ -76,6 +78,8 @@ enum What {
     InFlight(Sizes),
     /// Small files a second, three copies each, synced; and read back, verified.
     Small(small::Small),
+    /// Records a second that many writers append to one file, three copies each, synced.
+    Append(append::Append),
     /// Range reads at random places of a file, beside pread and loopback TCP alone.
     Random(random::Random),
     /// Names a second: create, stat, list, rename, delete.
@@ -141,7 +145,11 @@ fn main() -> ExitCode {
     if let Some(shape) = arguments.local {
         return local::run(shape, &arguments.script).unwrap_or_else(|error| failed(&error));
     }
-    let runtime = match tokio::runtime::Runtime::new() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(gabion_protocol::process::byte_threads())
+        .enable_all()
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
     };
@@ -167,6 +175,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
         What::Read(sizes) => report::throughput(arguments.format, &data::read(&connect().await?, sizes).await?),
         What::InFlight(sizes) => report::throughput(arguments.format, &in_flight(sizes).await?),
         What::Small(small) => rates::show(arguments.format, &small::run(&connect().await?, small).await?),
+        What::Append(append) => rates::show(arguments.format, &append::run(&connect().await?, append).await?),
         What::Meta(meta) => rates::show(arguments.format, &meta::run(&connect().await?, meta).await?),
         What::Random(random) => report::throughput(arguments.format, &random::run(&connect().await?, random).await?),
         What::Failover(failover) => {

@@ -3,10 +3,13 @@
 //! A [`Request::Command`] changes the namespace and goes through the Raft log; it carries a [`RequestId`] and is
 //! sent again, the same, after a lost answer. A [`Request::Query`] is linearizable unless it asks for less.
 //!
-//! [`Request`] and [`Response`] are here; `namespace`, `trash`, `fleet`, `cluster`, `scrub` and `inventory` hold what they are
-//! made of.
+//! [`Request`] and [`Response`] are here; `namespace`, `attributes`, `change`, `trash`, `fleet`,
+//! `cluster`, `condition`, `scrub` and `inventory` hold what they are made of.
 
+mod attributes;
+mod change;
 mod cluster;
+mod condition;
 mod fleet;
 mod inventory;
 mod namespace;
@@ -17,10 +20,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, Ino, MasterId, RequestId, ServerId, StateTime, UploadGeneration};
 
+pub use attributes::{AttributeChange, Attributes};
+pub use change::{Change, FileChange, SpliceAt};
 pub use cluster::{
     Admin, ChunkInfo, ChunkState, ChunkTrouble, Defaults, Health, MasterInfo, ReplicaState, ServerInfo, Status,
     TroubledChunk,
 };
+pub use condition::{Condition, ConditionChange, ServerPlan, ServerState};
 pub use fleet::{Beat, CopyOrder, CopySource, Damage, Load, Order, OrderDone, Registration, ServerAccess};
 pub use inventory::{BucketAsk, BucketPage, InventoryReport, ServerInventory};
 pub use namespace::{
@@ -223,6 +229,56 @@ pub enum Response {
         /// Its CRC, if it is known.
         crc: Option<u32>,
     },
+    /// A resumable upload, and what is recorded of it.
+    Resumed {
+        /// The upload.
+        upload: Ino,
+        /// Its owner's generation; former owners are refused.
+        generation: UploadGeneration,
+        /// Bytes of a chunk.
+        chunk_bytes: u64,
+        /// Copies wanted.
+        replicas: u8,
+        /// Bytes recorded, from the file's beginning.
+        length: u64,
+        /// Their CRC.
+        crc: u32,
+    },
+    /// Owner, group and extended attributes.
+    Attributes(Attributes),
+    /// Chunks are part of a file.
+    Spliced {
+        /// Where the first of them begins.
+        offset: u64,
+        /// The file's length now.
+        length: u64,
+    },
+    /// A file is shorter or longer.
+    Truncated {
+        /// Its length now: what was asked for, or more if there is more to do.
+        length: u64,
+    },
+    /// Chunks want another number of copies.
+    ReplicasSet {
+        /// Ask again from here; `None` at the file's end.
+        next: Option<u64>,
+    },
+    /// The right to be a file's only writer.
+    WriteLease {
+        /// Its number.
+        lease: u64,
+        /// When it ends, unless it is renewed before.
+        until: StateTime,
+    },
+    /// The chunkservers.
+    Servers {
+        /// State time.
+        now: StateTime,
+        /// All that are registered, retired ones too.
+        servers: Vec<ServerState>,
+    },
+    /// What a chunkserver holds.
+    ServerPlan(Box<ServerPlan>),
     /// An inventory report's answer.
     InventoryAnswer {
         /// The answering master's epoch, if it leads.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ServerAccess, TrashAfter, TrashId, TrashRef};
+use super::{AttributeChange, FileChange, ServerAccess, TrashAfter, TrashId, TrashRef};
 use crate::ids::{ChunkId, Generation, Ino, ReplicaNumber, ServerId, UploadGeneration};
 use crate::path::FsPath;
 use crate::token::Token;
@@ -217,6 +217,35 @@ pub enum Op {
         /// What the step before answered; the file must not have changed since.
         version: Option<FileVersion>,
     },
+    /// Begins an upload that outlives its client, or takes over the one the same identity left on the way to the same
+    /// path. Grants no chunk. Answer: `Response::Resumed`.
+    ResumeUpload {
+        /// Where the file shall appear.
+        path: FsPath,
+        /// How it is stored. What was begun with other copies or another chunk size is given up.
+        options: UploadOptions,
+        /// Milliseconds it is kept after its lease has ended, at most [`crate::limits::RESUME_MS_MAX`].
+        keep_ms: u64,
+    },
+    /// Changes owner, group or an extended attribute of a file or directory. Answer: `Response::Entry`.
+    ChangeAttributes {
+        /// Of what.
+        path: FsPath,
+        /// The change.
+        change: AttributeChange,
+    },
+    /// Changes a file that is there. Answer: what the [`FileChange`] says.
+    ChangeFile(FileChange),
+    /// Changes what a chunkserver is there for. For operators only. Answer: `Response::Done`.
+    SetCondition {
+        /// The server.
+        server: ServerId,
+        /// How.
+        change: super::ConditionChange,
+        /// Also if chunks have fewer copies than wanted, or none, that can be read meanwhile. Never lets a needed copy
+        /// be removed.
+        force: bool,
+    },
 }
 
 /// A copy by reference.
@@ -307,6 +336,18 @@ pub enum Query {
     },
     /// What repair does. Answer: `Response::Repairs`.
     Repairs,
+    /// Owner, group and extended attributes. Answer: `Response::Attributes`.
+    Attributes {
+        /// Of what.
+        path: FsPath,
+    },
+    /// The chunkservers and their conditions. Answer: `Response::Servers`.
+    Servers,
+    /// What a chunkserver holds and what would become of it: a walk over its copies. Answer: `Response::ServerPlan`.
+    ServerPlan {
+        /// The server.
+        server: ServerId,
+    },
 }
 
 /// A copy of a chunk and the right to use it.
@@ -372,7 +413,7 @@ pub struct Entry {
     pub kind: EntryKind,
     /// Bytes of the file; of all files below for a directory.
     pub length: u64,
-    /// CRC of the whole file; 0 for a directory.
+    /// CRC of the whole file; 0 for a directory. 0 also stands for a CRC that nobody knows, see [`Entry::known_crc`].
     pub crc: u32,
     /// Copies wanted; 0 for a directory.
     pub replicas: u8,
@@ -386,6 +427,15 @@ pub struct Entry {
     pub modified_ms: i64,
     /// Some chunk was written with fewer copies than wanted and not topped up yet.
     pub degraded: bool,
+}
+
+impl Entry {
+    /// The CRC of the whole file, if it is known. An overwrite in the middle makes it unknown; one whose CRC happens to
+    /// be 0 passes for unknown, too, which only costs a comparison.
+    #[must_use]
+    pub fn known_crc(&self) -> Option<u32> {
+        (self.crc != 0 || self.length == 0).then_some(self.crc)
+    }
 }
 
 /// A page of a directory.

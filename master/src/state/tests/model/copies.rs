@@ -49,13 +49,9 @@ impl Model {
         });
         if let Some((outcome, tree)) = self.compare(command, expected) {
             let file = entry(Ok(outcome));
-            let shown = Node::File {
-                length: file.length,
-                crc: file.crc,
-                chunks: file.children,
-            };
-            assert_eq!(Some(&shown), tree.get(&to));
             self.tree = tree;
+            let told = (file.length, file.crc, file.children, file.replicas);
+            assert_eq!(Ok(told), self.file(&to).map(|file| file.told()));
         }
     }
 
@@ -69,25 +65,22 @@ impl Model {
         if sources == [to.clone()] {
             return Err(ErrorCode::Exists);
         }
-        let (mut whole, mut chunks) = (Running::default(), 0);
-        for source in sources {
-            let (length, crc, more) = self.file(source)?;
-            whole.append(crc, length);
-            chunks += more;
+        let found: Vec<_> = sources
+            .iter()
+            .map(|source| self.file(source))
+            .collect::<Expected<_>>()?;
+        let mut whole = File::clone(&found[0]);
+        for next in &found[1..] {
+            whole = whole.followed_by(next)?;
         }
-        let file = Node::File {
-            length: whole.len(),
-            crc: whole.crc(),
-            chunks,
-        };
+        let file = Node::File { file: Rc::new(whole) };
         self.appeared(to, replace, parents, file)
     }
 
-    /// Length, CRC and chunks of a file.
-    fn file(&self, path: &FsPath) -> Expected<(u64, u32, u64)> {
+    fn file(&self, path: &FsPath) -> Expected<Rc<File>> {
         match self.walk(path)? {
             Node::Directory => Err(ErrorCode::IsDirectory),
-            Node::File { length, crc, chunks } => Ok((*length, *crc, *chunks)),
+            Node::File { file } => Ok(Rc::clone(file)),
         }
     }
 
@@ -95,7 +88,7 @@ impl Model {
         let Some((at, mut draft, mine)) = self.draft(upload) else {
             return;
         };
-        let expected = mine.and_then(|()| self.file(source));
+        let expected = mine.and_then(|()| draft.content.followed_by(&*self.file(source)?));
         let command = ClientCommand::CopyExtents {
             upload: draft.ino,
             generation: draft.generation,
@@ -103,9 +96,10 @@ impl Model {
             offset: 0,
             version: None,
         };
-        if let Some((outcome, (length, crc, chunks))) = self.compare(command, expected) {
-            draft.whole.append(crc, length);
-            draft.chunks += chunks;
+        if let Some((outcome, content)) = self.compare(command, expected) {
+            let length = content.length() - draft.content.length();
+            draft.whole.append(0, length);
+            draft.content = content;
             draft.lease = self.now + SETTINGS.upload_lease_ms;
             let Outcome::Copied {
                 next,
@@ -118,7 +112,7 @@ impl Model {
                 panic!("{outcome:?}");
             };
             assert_eq!((next, more), (length, false));
-            assert_eq!((now, crc), (draft.whole.len(), Some(draft.whole.crc())));
+            assert_eq!((now, crc), (draft.content.length(), draft.content.crc()));
             self.drafts[at] = draft;
         }
     }
