@@ -26,7 +26,7 @@ use super::key::{self, Kind};
 use super::reply::{Outcome, Refusal};
 use super::rows::{Rows, RowsError};
 use super::tx::{Stop, Tx};
-use super::{chunks, read};
+use super::{chunks, inventory, read};
 
 /// Conditions read at once: as many as there can be servers.
 const CONDITIONS_MAX: usize = 1 << 16;
@@ -88,6 +88,8 @@ pub(super) fn work_off(tx: &mut Tx<'_>, limit: usize) -> Result<bool, RowsError>
 
 /// One step of a removal; whether the walk over the server's copies has not ended yet.
 fn forget(tx: &mut Tx<'_>, server: ServerId, after: Option<ChunkId>, limit: usize) -> Result<bool, RowsError> {
+    // First, so that what is left of the orders is about copies that chunks name.
+    let unknown = inventory::forget(tx, server, limit)?;
     let drops = read::drop_orders(tx.rows(), server, limit)?;
     for (chunk, number) in &drops {
         chunks::dropped(tx, server, *chunk, *number)?;
@@ -97,11 +99,12 @@ fn forget(tx: &mut Tx<'_>, server: ServerId, after: Option<ChunkId>, limit: usiz
         forget_copy(tx, server, *chunk)?;
     }
     let after = page.last().map(|(chunk, _)| *chunk).filter(|_| page.len() == limit);
-    let left =
-        !read::held(tx.rows(), server, None, 1)?.is_empty() || !read::drop_orders(tx.rows(), server, 1)?.is_empty();
+    let left = unknown == limit
+        || !read::held(tx.rows(), server, None, 1)?.is_empty()
+        || !read::drop_orders(tx.rows(), server, 1)?.is_empty();
     if left {
         tx.put(&ConditionKey(server), &Condition::Removing { after });
-        return Ok(after.is_some() || drops.len() == limit);
+        return Ok(after.is_some() || drops.len() == limit || unknown == limit);
     }
     let row = tx.require(&ServerKey(server))?;
     let name = ServerNameKey(row.name);

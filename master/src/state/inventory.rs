@@ -310,6 +310,24 @@ pub(super) fn gone(tx: &mut Tx<'_>, server: ServerId, chunk: ChunkId, number: Re
     Ok(())
 }
 
+/// Forgets unknown copies of a server that is being removed and will never say that they are gone, at most `limit`; how
+/// many there were.
+pub(super) fn forget(tx: &mut Tx<'_>, server: ServerId, limit: usize) -> Result<usize, RowsError> {
+    let page = key::scan_prefix::<UnknownKey>(tx.rows(), &UnknownKey::prefix(server), limit)?;
+    let Some(mut doubt) = tx.get(&DoubtKey(server))? else {
+        return Ok(0);
+    };
+    for (row, state) in &page {
+        tx.delete(row);
+        if *state == Unknown::Dropping {
+            tx.delete(&dropping(row));
+        }
+        doubt.unknown = doubt.unknown.saturating_sub(1);
+    }
+    store(tx, server, &doubt);
+    Ok(page.len())
+}
+
 fn store(tx: &mut Tx<'_>, server: ServerId, doubt: &Doubt) {
     if doubt.unknown == 0 {
         tx.delete(&DoubtKey(server));

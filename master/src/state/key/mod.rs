@@ -171,10 +171,10 @@ impl Kind {
         Self::Kept,
         Self::KeptPath,
         Self::TakenApart,
+        Self::Condition,
+        Self::WriteLease,
         Self::Attributes,
         Self::Resumable,
-        Self::WriteLease,
-        Self::Condition,
     ];
 
     /// The kind of a key, by its first byte.

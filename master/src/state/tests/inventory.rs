@@ -9,6 +9,7 @@ use crate::state::key::damage::DamageKey;
 use crate::state::key::doubt::Doubt;
 use crate::state::key::meta::{LostTail, LostTailKey};
 use crate::state::key::unknown::UnknownKey;
+use gabion_protocol::messages::master::ConditionChange;
 
 const KEEP_MS: u64 = 3_000;
 const SERVER: ServerId = ServerId(1);
@@ -376,4 +377,32 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_removed_server_takes_its_unknown_copies_along() {
+    let (mut machine, mut client) = stored(2);
+    let copies = [1, 2].map(|counter| (counter, counter));
+    found(&mut machine, SERVER, 100, &copies[..1]);
+    machine.tick(KEEP_MS);
+    machine.settle();
+    found(&mut machine, SERVER, 100, &copies);
+    assert_eq!((orders(&machine).len(), doubt(&machine).unwrap().unknown), (1, 2));
+    client.run(&mut machine, remove("/f", false)).unwrap();
+    machine.settle();
+    machine.tick(SETTINGS.token_ms);
+    machine.settle();
+    let change = ConditionChange::Remove;
+    let server = SERVER;
+    client
+        .run(&mut machine, ClientCommand::SetCondition { server, change })
+        .unwrap();
+    machine.tick(1);
+    machine.settle();
+    machine.check();
+    assert!(
+        read::server(&machine.rows, SERVER).unwrap().is_none(),
+        "nobody waits for its word"
+    );
+    assert_eq!((orders(&machine), doubt(&machine)), (vec![], None));
 }

@@ -73,7 +73,7 @@ impl File {
 
     /// The same with `new` at `at`, or at the end.
     pub(super) fn spliced(&self, at: Option<u64>, new: &[Seal]) -> Self {
-        let start = at.unwrap_or(self.length());
+        let start = at.unwrap_or_else(|| self.length());
         let mut whole = Running::default();
         for seal in new {
             whole.append(seal.crc, seal.length);
@@ -256,7 +256,7 @@ impl Model {
         let lease = None;
         let command = ClientCommand::ChangeFile(FileChange { file, lease, what });
         let (outcome, changed) = self.compare(command, expected)?;
-        let offset = at.unwrap_or(changed.length() - taken.whole.len());
+        let offset = at.unwrap_or_else(|| changed.length() - taken.whole.len());
         let length = changed.length();
         assert_eq!(outcome, Outcome::Spliced { offset, length });
         let drafts = if from_stock { &mut self.stocks } else { &mut self.drafts };
