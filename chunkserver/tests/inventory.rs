@@ -73,9 +73,14 @@ async fn orders_of_an_overruled_leader_are_refused_and_counted() {
     let cluster = TestCluster::start(1).await;
     let (node, script) = (&cluster.nodes[0], &cluster.master.script);
     put_small(&node.store, new_chunk(1), &content(1, 500)).await.unwrap();
-    script.lock().epoch = epoch(100);
+    let beats = {
+        let mut told = script.lock();
+        told.epoch = epoch(100);
+        told.beats
+    };
+    until("the new leader was heard", || script.lock().beats > beats + 3).await;
     let refused = || script.lock().inventories.last().map(|report| report.refused);
-    until("the new leader is obeyed", || refused() == Some(0)).await;
+    until("it is obeyed", || refused() == Some(0)).await;
     let drop = Order::Drop {
         chunk: chunk(1),
         replica: new_chunk(1).replica,
