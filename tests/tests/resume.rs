@@ -153,6 +153,7 @@ fn a_download_goes_on_where_it_was_killed() {
         assert!(round < 20 * kills, "the commands are too quick to be killed: void");
         let target = dir.join(format!("big{round}"));
         if !kill_after(download(&cluster, "/big", &target), moment(round, whole)) {
+            std::fs::remove_file(&target).unwrap();
             continue;
         }
         killed += 1;
