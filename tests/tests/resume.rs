@@ -31,8 +31,11 @@ fn kill_after(tool: Tool, pause: Duration) -> bool {
         return false;
     }
     running.signal(Signal::KILL);
-    assert_eq!(running.wait().code(), 128 + 9);
-    true
+    let ended = running.wait();
+    // It may have ended by itself between the look and the signal.
+    let was_killed = ended.code() == 128 + 9;
+    assert!(was_killed || ended.code() == 0, "{ended}");
+    was_killed
 }
 
 /// A moment between nothing and the whole of a transfer, another one each time.
