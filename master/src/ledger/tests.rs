@@ -153,7 +153,7 @@ fn a_view_that_misses_a_write_under_way_is_not_believed() {
 
 /// What a million copies cost a new leader, and a comparison of one bucket: for BENCHMARKS.md.
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement, in ops/BENCHMARKS.md; run it by name with --ignored"]
 fn a_million_copies() {
     use crate::state::key::Value as _;
     use gabion_protocol::messages::master::{BucketAsk, BucketPage};

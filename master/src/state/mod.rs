@@ -47,6 +47,7 @@ mod kept;
 pub mod key;
 mod names;
 pub mod read;
+mod refusal;
 pub mod repair;
 mod replicas;
 pub mod reply;
