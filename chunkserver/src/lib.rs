@@ -18,9 +18,11 @@
 
 pub mod config;
 pub mod disk;
+mod foreground;
 pub mod masters;
 pub mod offline;
 pub mod output;
+mod pace;
 pub mod peers;
 mod pipeline;
 mod repair;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gabion_protocol::frame::{Frame, Kind};
+use gabion_protocol::keys::Role;
 use gabion_protocol::limits::STREAMS_PER_CONNECTION_MAX;
 use gabion_protocol::messages::data::{Request, Response};
 use gabion_protocol::messages::{Answer, decode, encode};
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::disk::Data;
+use crate::pace::Share as PaceShare;
 use crate::pipeline::{Inbox, Pipeline, Share, Writer};
 
 /// Serves a connection until it ends or `stop`.
@@ -123,14 +125,26 @@ impl Session {
             }
             Request::PutSmall { spec, crcs } => {
                 let share = self.share.clone();
+                let working = pipeline.clients.begin();
                 self.spawn(room, stream, async move {
+                    let _working = working;
                     pipeline.put_small(spec, crcs, frame.payload, &share).await
                 });
             }
             Request::Read { token, offset, length } => {
                 let connection = self.connection.clone();
+                // Chunkservers read to make copies; whoever else reads is a client.
+                let is_copy = connection.peer().introduction.identity.role == Role::Chunkserver;
+                let working = (!is_copy).then(|| pipeline.clients.begin());
                 self.tasks.spawn(async move {
                     let _room = room;
+                    let _working = working;
+                    // How urgent the copy is its target knows, and asks as seldom as it should.
+                    let _turn = if is_copy {
+                        pipeline.sending.turn(PaceShare::Half).await
+                    } else {
+                        None
+                    };
                     let answer = read(&pipeline, &token, offset, length, stream).await;
                     let sent = match answer {
                         Ok(outgoing) => connection.send(outgoing).await,

@@ -16,7 +16,9 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::disk::{Store, StoreOptions};
 use crate::masters::{Masters, MastersOptions};
+use crate::pace::Pace;
 use crate::pipeline::Pipeline;
+use crate::repair::Means;
 use crate::scrub::{self, Limits};
 use crate::serve::serve;
 
@@ -153,7 +155,11 @@ impl Server {
             result
         });
         let copies = self.masters.copies();
-        let copying = copies.run(self.store.clone(), self.pipeline.peers.clone());
+        let copying = copies.run(Means {
+            store: self.store.clone(),
+            peers: self.pipeline.peers.clone(),
+            pace: Pace::new(&self.pipeline.clients, Duration::ZERO),
+        });
         let copying = tokio::spawn(stop.clone().run_until_cancelled_owned(copying));
         let scrubbing = scrub::run(self.store.clone(), self.masters.clone(), self.scrub, stop.clone());
         let scrubbing = tokio::spawn(scrubbing);

@@ -12,6 +12,7 @@ use gabion_protocol::messages::data::{FromServer, Request, Response};
 use gabion_protocol::messages::master::{CopyOrder, Order, OrderDone};
 use gabion_protocol::token::Mode;
 use gabion_protocol::{Epoch, ErrorCode, MasterId, ServerId};
+use tokio_util::sync::CancellationToken;
 
 const LARGE: usize = (5 << 20) + 12_345;
 
@@ -93,6 +94,45 @@ async fn a_copy_is_made_once_and_is_as_good_as_its_source() {
             .iter()
             .all(|done| matches!(done, OrderDone::Copied { .. }))
     );
+}
+
+/// Copies give way to clients, and come to their end although clients never rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_are_made_beside_clients_that_never_rest() {
+    let cluster = TestCluster::start(2).await;
+    let bytes = content(1, LARGE);
+    let read = content(2, LARGE);
+    store(&cluster, 1, &bytes, &[1]).await;
+    store(&cluster, 2, &read, &[2]).await;
+    let small = content(3, 1000);
+    store(&cluster, 3, &small, &[1]).await;
+    let connection = cluster.connect(1).await;
+    let stop = CancellationToken::new();
+    let reading = {
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            let mut reads = 0;
+            while !stop.is_cancelled() {
+                assert!(read_chunk(&connection, 2, 2).await.unwrap() == read[..]);
+                reads += 1;
+            }
+            reads
+        })
+    };
+    let copies = [
+        cluster.copy_order(1, &bytes, 2, &[1]),
+        cluster.copy_order(3, &small, 2, &[1]),
+    ];
+    order(&cluster, 2, copies.iter().cloned().map(Order::Copy).collect());
+    until("the copies are made", || {
+        copies.iter().all(|copy| reports(&cluster).contains(&copied(copy)))
+    })
+    .await;
+    stop.cancel();
+    assert!(reading.await.unwrap() > 0);
+    let connection = cluster.connect(1).await;
+    assert!(read_chunk(&connection, 1, 2).await.unwrap() == bytes[..]);
+    assert!(read_chunk(&connection, 3, 2).await.unwrap() == small[..]);
 }
 
 /// A bad source is passed over, found out by its own server, and nothing of it is kept.

@@ -10,7 +10,6 @@ use parking_lot::Mutex;
 use super::durable::{sync_dir, temporary_name};
 use super::error::DiskError;
 use super::file::ChunkFile;
-use super::foreground::Foreground;
 use super::identity::{DiskIdentity, FILE_NAME};
 use super::index::{self, Change, Index};
 use super::inventory::Holdings;
@@ -19,6 +18,7 @@ use super::record::{Record, State};
 use super::recover::{Recovered, recover};
 use super::store::StoreOptions;
 use super::threads::Threads;
+use crate::foreground::Foreground;
 
 /// Directory of the chunks' files.
 pub(crate) const DATA: &str = "data";

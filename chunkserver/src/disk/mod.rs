@@ -27,7 +27,6 @@ mod directory;
 mod durable;
 mod error;
 mod file;
-mod foreground;
 mod identity;
 mod index;
 mod inventory;

@@ -253,7 +253,7 @@ mod tests {
                 };
                 working.reads.run(slow).await
             });
-            while !disk.foreground.is_busy() {
+            while !disk.foreground.has_work() {
                 tokio::task::yield_now().await;
             }
             let (scrubber, scrubbed) = (store.clone(), Arc::clone(&disk));

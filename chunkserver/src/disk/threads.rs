@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::error::DiskError;
-use super::foreground::Foreground;
+use crate::foreground::Foreground;
 
 /// Jobs of one pool queued or running.
 const JOBS_MAX: usize = 512;

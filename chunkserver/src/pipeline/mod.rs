@@ -16,6 +16,7 @@ mod stream;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
 use gabion_protocol::limits::{CHAIN_HOPS_MAX, CHUNK_BYTES_MAX};
 use gabion_protocol::messages::data::WriteSpec;
@@ -24,7 +25,9 @@ use gabion_protocol::{ErrorCode, ServerId, WireError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::disk::{NewChunk, Store};
+use crate::foreground::Foreground;
 use crate::masters::Masters;
+use crate::pace::Pace;
 use crate::peers::Peers;
 
 pub(crate) use open::{Inbox, Writer};
@@ -34,6 +37,10 @@ const UNIT_BYTES: u64 = 1 << 10;
 /// One connection holds at most this part of the memory: a peer that stalls leaves room for others.
 const SHARES: usize = 4;
 
+/// Least rest between pieces sent to servers that make copies while clients are served: at most 64 MiB a second. Reading
+/// from the page cache takes no time, and sending is the network's work.
+const SENDING_REST: Duration = Duration::from_millis(2);
+
 /// What every write needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Pipeline {
@@ -41,6 +48,10 @@ pub(crate) struct Pipeline {
     pub(crate) masters: Masters,
     pub(crate) peers: Peers,
     pub(crate) streams: Arc<AtomicU32>,
+    /// What clients have this server do.
+    pub(crate) clients: Arc<Foreground>,
+    /// Of what is sent to servers that make copies.
+    pub(crate) sending: Pace,
     memory: Arc<Semaphore>,
     /// Units one connection may hold.
     share_units: usize,
@@ -62,8 +73,11 @@ impl Pipeline {
     pub(crate) fn new(store: Store, masters: Masters, memory: u64, streams: Arc<AtomicU32>) -> Self {
         let units = usize::try_from(memory / UNIT_BYTES).unwrap_or(Semaphore::MAX_PERMITS);
         let units = units.min(Semaphore::MAX_PERMITS);
+        let clients = Arc::new(Foreground::default());
         Self {
             peers: Peers::new(masters.clone()),
+            sending: Pace::new(&clients, SENDING_REST),
+            clients,
             store,
             masters,
             streams,

@@ -153,9 +153,12 @@ impl Pipeline {
         let (chunk, below) = (own?, below?);
         let window = below.as_ref().map_or(window, |(_, theirs)| window.min(*theirs));
         let downstream = below.map(|(stream, _)| stream);
+        let clients = Arc::clone(&self.clients);
         let hops = spec.chain.len();
         Ok((
-            WriteStream::new(spec.chunk, chunk, upstream, inbox, downstream, hops, window, memory),
+            WriteStream::new(
+                spec.chunk, chunk, upstream, inbox, downstream, hops, window, clients, memory,
+            ),
             window,
         ))
     }

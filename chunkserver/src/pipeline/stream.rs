@@ -5,6 +5,7 @@
 //! to say: sending down, sending up and storing each have at most one pending future, kept in the state between turns.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use super::Reserved;
 use super::open::InboxReader;
 use super::progress::Progress;
 use crate::disk::{DiskError, OpenChunk, Packet};
+use crate::foreground::{Foreground, Working};
 
 /// Writes of one stream on the disk at a time: one is on its way while the next is prepared.
 const WRITES_MAX: usize = 2;
@@ -130,6 +132,9 @@ pub(super) struct WriteStream {
     telling: Option<BoxFuture<'static, Result<(), WireError>>>,
     own_seal: Option<BoxFuture<'static, Result<(), DiskError>>>,
 
+    clients: Arc<Foreground>,
+    /// While this server does something for the stream.
+    working: Option<Working>,
     _memory: Reserved,
 }
 
@@ -143,6 +148,7 @@ impl WriteStream {
         downstream: Option<Stream>,
         hops: usize,
         window: u64,
+        clients: Arc<Foreground>,
         memory: Reserved,
     ) -> Self {
         Self {
@@ -163,6 +169,8 @@ impl WriteStream {
             to_tell: None,
             telling: None,
             own_seal: None,
+            clients,
+            working: None,
             _memory: memory,
         }
     }
@@ -321,6 +329,15 @@ impl WriteStream {
 
     /// Begins what has become possible.
     fn start(&mut self) {
+        self.start_what_can();
+        // A writer that pauses is not served; one whose bytes the disk is slow to take is.
+        let works = !self.storing.is_empty() || self.own_seal.is_some() || self.forwarding.is_some();
+        if works != self.working.is_some() {
+            self.working = works.then(|| self.clients.begin());
+        }
+    }
+
+    fn start_what_can(&mut self) {
         self.start_storing();
         if self.forwarding.is_none() && !self.to_forward.is_empty() {
             self.start_forwarding();

@@ -57,7 +57,13 @@ impl Board {
         if self.running.len() >= most {
             return None;
         }
-        let (key, order) = self.waiting.pop_first()?;
+        // What has the fewest copies left is most in need; then the oldest.
+        let neediest = self
+            .waiting
+            .iter()
+            .min_by_key(|(key, order)| (order.sources.len(), **key));
+        let key = neediest.map(|(key, _)| *key)?;
+        let order = self.waiting.remove(&key)?;
         let (sender, receiver) = watch::channel(order);
         self.running.insert(key, sender);
         Some((key, receiver))
@@ -88,7 +94,10 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gabion_protocol::{Generation, Timeline, VolumeId};
+    use gabion_protocol::keys::{Identity, KeyFile, Role, Ticket};
+    use gabion_protocol::messages::master::{CopySource, ServerAccess};
+    use gabion_protocol::token::{Grant, Mode, Token};
+    use gabion_protocol::{Generation, ServerId, SessionId, StateTime, Timeline, VolumeId};
 
     fn order(counter: u64) -> CopyOrder {
         CopyOrder {
@@ -134,6 +143,53 @@ mod tests {
         assert_eq!(board.reports(), [copied(key)]);
         board.confirmed(&[copied(key)]);
         assert!(board.reports().is_empty());
+    }
+
+    fn source(of: &CopyOrder, server: u32) -> CopySource {
+        let (server, expires) = (ServerId(server), StateTime(1));
+        let grant = Grant {
+            chunk: of.chunk,
+            generation: of.generation,
+            replica: of.replica,
+            server,
+            mode: Mode::Read,
+            session: SessionId {
+                opened: expires,
+                random: 1,
+            },
+            expires,
+        };
+        let ticket = Ticket {
+            bearer: Identity {
+                role: Role::Chunkserver,
+                id: "c9".to_owned(),
+            },
+            server,
+            expires,
+            nonce: [0; 16],
+        };
+        CopySource {
+            access: ServerAccess {
+                server,
+                name: "c1".to_owned(),
+                address: "127.0.0.1:1".to_owned(),
+                ticket,
+                wrapped_key: [0; 32],
+            },
+            token: Token::sign(grant, &KeyFile::insecure_root().key),
+        }
+    }
+
+    #[test]
+    fn what_has_the_fewest_copies_left_is_begun_first() {
+        let (mut two, mut one, mut younger) = (order(1), order(2), order(3));
+        two.sources = vec![source(&two, 1), source(&two, 2)];
+        one.sources = vec![source(&one, 1)];
+        younger.sources = vec![source(&younger, 1)];
+        let mut board = Board::default();
+        board.hear(vec![two.clone(), younger.clone(), one.clone()]);
+        let begun: Vec<Key> = std::iter::from_fn(|| board.start(9)).map(|(key, _)| key).collect();
+        assert_eq!(begun, [key_of(&one), key_of(&younger), key_of(&two)]);
     }
 
     #[test]

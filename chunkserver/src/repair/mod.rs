@@ -6,7 +6,7 @@
 //!
 //! Invariants: a copy is reported only when it is as durable as a sealed chunk and has the masters' length and CRC;
 //! reports are repeated until a leader has answered a beat that carried them; the same order twice is one copy; at most
-//! [`RUNNING_MAX`] copies are under way, each with a few packets in memory. A crash leaves an open record, which counts
+//! [`RUNNING_MAX`] copies are under way, each with a few packets in memory, and they give way to clients ([`Pace`]). A crash leaves an open record, which counts
 //! for nothing, and the order comes again.
 
 mod board;
@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::disk::Store;
+use crate::pace::Pace;
 use crate::peers::Peers;
 
 use board::{Board, Key};
@@ -27,6 +28,17 @@ use pull::{Outcome, Pull};
 
 /// Copies under way at one time: keeps a disk busy beside its foreground work, and memory small.
 const RUNNING_MAX: usize = 8;
+
+/// What a copy is made with.
+#[derive(Debug, Clone)]
+pub(crate) struct Means {
+    /// Where to.
+    pub(crate) store: Store,
+    /// Where from.
+    pub(crate) peers: Peers,
+    /// How fast.
+    pub(crate) pace: Pace,
+}
 
 /// The copies this server is told to make; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -64,11 +76,11 @@ impl Copies {
     }
 
     /// Makes copies for ever.
-    pub(crate) async fn run(self, store: Store, peers: Peers) {
+    pub(crate) async fn run(self, means: Means) {
         let mut tasks: JoinSet<Ended> = JoinSet::new();
         loop {
             while let Some((key, order)) = self.0.board.lock().start(RUNNING_MAX) {
-                let pull = Pull::new(store.clone(), peers.clone(), order);
+                let pull = Pull::new(means.clone(), order);
                 tasks.spawn(async move { Ended::Pull(key, Box::pin(pull.run()).await) });
             }
             tokio::select! {

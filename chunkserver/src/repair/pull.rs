@@ -10,15 +10,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use gabion_protocol::checksum;
 use gabion_protocol::frame::Kind;
-use gabion_protocol::limits::{CHUNK_BYTES_MAX, PACKET_BYTES, SMALL_CHUNK_BYTES};
+use gabion_protocol::limits::{CHUNK_BYTES_MAX, SMALL_CHUNK_BYTES};
 use gabion_protocol::messages::data::{Request, Response, Verdict};
 use gabion_protocol::messages::master::{CopyOrder, CopySource, OrderDone};
 use gabion_protocol::net::Connection;
 use gabion_protocol::{ErrorCode, ServerId, WireError};
 use tokio::sync::watch;
 
-use crate::disk::{DiskError, NewChunk, OpenChunk, Packet, Store};
-use crate::peers::Peers;
+use crate::disk::{DiskError, NewChunk, OpenChunk, Packet};
+use crate::pace::Share;
+
+use super::Means;
 
 /// Longest wait for one answer of a source: its disk may be busy, and nobody waits for this copy but safety.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -27,8 +29,8 @@ const VERIFY: Duration = Duration::from_secs(120);
 
 /// One copy to be made.
 pub(super) struct Pull {
-    store: Store,
-    peers: Peers,
+    means: Means,
+    share: Share,
     order: watch::Receiver<CopyOrder>,
 }
 
@@ -72,8 +74,10 @@ impl From<WireError> for Failure {
 }
 
 impl Pull {
-    pub(super) fn new(store: Store, peers: Peers, order: watch::Receiver<CopyOrder>) -> Self {
-        Self { store, peers, order }
+    pub(super) fn new(means: Means, order: watch::Receiver<CopyOrder>) -> Self {
+        let is_last = order.borrow().sources.len() < 2;
+        let share = if is_last { Share::Half } else { Share::Small };
+        Self { means, share, order }
     }
 
     /// Tries the sources in turn.
@@ -92,7 +96,7 @@ impl Pull {
         let mut reasons = Vec::new();
         for source in &order.sources {
             let server = source.access.server;
-            let connection = match self.peers.connection_by(&source.access).await {
+            let connection = match self.means.peers.connection_by(&source.access).await {
                 Ok(connection) => connection,
                 Err(error) => {
                     reasons.push(format!("c{server}: {error}"));
@@ -120,7 +124,7 @@ impl Pull {
                     return Outcome { done, doubts };
                 }
                 Err(Failure::Source(error)) => {
-                    self.peers.note(server, &connection, &error);
+                    self.means.peers.note(server, &connection, &error);
                     reasons.push(format!("c{server}: {error}"));
                 }
                 Err(Failure::Wrong(what)) => {
@@ -144,7 +148,7 @@ impl Pull {
     /// Makes the copy from one source. When this returns, it is as durable as any sealed chunk.
     async fn copy_from(&self, server: ServerId, connection: &Connection) -> Result<(), Failure> {
         let order = self.order.borrow().clone();
-        if let Some(there) = self.store.sealed(order.chunk, order.replica).await? {
+        if let Some(there) = self.means.store.sealed(order.chunk, order.replica).await? {
             // Made before a restart, or the report was lost with it.
             if there == (order.length, order.crc) {
                 return Ok(());
@@ -158,24 +162,28 @@ impl Pull {
                 order.length,
                 checksum::combine_blocks(packet.crcs(), order.length),
             )?;
-            return match self.store.put_small(new, packet).await {
+            let _turn = self.means.pace.turn(self.share).await;
+            return match self.means.store.put_small(new, packet).await {
                 Ok(_) => Ok(()),
                 Err(error) => Err(self.dropped_or(&order, error)),
             };
         }
-        let chunk = match self.store.open_write(new).await {
+        let opening = self.means.pace.turn(self.share).await;
+        let chunk = match self.means.store.open_write(new).await {
             Ok(chunk) => chunk,
             Err(error) => return Err(self.dropped_or(&order, error)),
         };
+        drop(opening);
         let chunk = self.fill(chunk, server, connection, &order).await?;
         check_whole(&order, chunk.length(), chunk.crc())?;
+        let _turn = self.means.pace.turn(self.share).await;
         chunk.seal(order.length, order.crc).await?;
         Ok(())
     }
 
     /// A copy that was dropped meanwhile failed for no reason worth telling.
     fn dropped_or(&self, order: &CopyOrder, error: DiskError) -> Failure {
-        if self.store.was_dropped(order.chunk, order.replica) {
+        if self.means.store.was_dropped(order.chunk, order.replica) {
             return Failure::Dropped;
         }
         Failure::Own(error)
@@ -235,7 +243,10 @@ impl Pull {
             chunk
                 .append(&packet)
                 .map_err(|error| Failure::Wrong(error.to_string()))?;
-            let storing = chunk.write(at, vec![packet.bytes().clone()]);
+            let storing = async {
+                let _turn = self.means.pace.turn(self.share).await;
+                chunk.write(at, vec![packet.bytes().clone()]).await
+            };
             let next = chunk.length();
             let step = async {
                 if next == order.length {
@@ -265,7 +276,7 @@ impl Pull {
         offset: u64,
         order: &CopyOrder,
     ) -> Result<Packet, Failure> {
-        let wanted = (order.length - offset).min(PACKET_BYTES as u64);
+        let wanted = (order.length - offset).min(self.means.pace.piece_bytes() as u64);
         let request = Request::Read {
             token: self.source(server, order).token,
             offset,

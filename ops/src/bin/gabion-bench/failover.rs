@@ -118,7 +118,8 @@ async fn victim(client: &Client, arguments: &crate::Failover, round: usize) -> R
     }
 }
 
-async fn put(client: &Client, path: &FsPath, content: &[u8]) -> Result<(), gabion_client::Error> {
+/// Writes a small file.
+pub(crate) async fn put(client: &Client, path: &FsPath, content: &[u8]) -> Result<(), gabion_client::Error> {
     let options = CreateOptions {
         replace: true,
         parents: true,
@@ -199,7 +200,7 @@ pub(crate) async fn start(cluster: &Path, script: &Path, node: &str) -> Result<(
 }
 
 /// Waits until every master has the whole log and every chunkserver beats, so that each fault meets a healthy cluster.
-async fn healthy(client: &Client) -> Result<()> {
+pub(crate) async fn healthy(client: &Client) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let status = client.status().await?;

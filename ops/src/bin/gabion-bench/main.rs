@@ -12,6 +12,7 @@
 //! | [`meta`] | names: create, stat, list, rename, delete |
 //! | [`random`] | range reads at random places |
 //! | [`fill`] | many files: memory, disk, restart of the masters |
+//! | [`heal`] | a chunkserver's copies made anew, and what that costs clients |
 //! | [`local`] | a cluster of our own for one measurement |
 //! | [`rates`] | many clients at once, each operation timed |
 //! | [`failover`] | stalls of a writer and a reader while processes are killed or stopped |
@@ -22,6 +23,7 @@ mod append;
 mod data;
 mod failover;
 mod fill;
+mod heal;
 mod local;
 mod machine;
 mod meta;
@@ -88,6 +90,8 @@ enum What {
     Failover(Failover),
     /// Many files: what the masters need of memory and disk, and how long a restart of all of them takes.
     Fill(fill::Fill),
+    /// A chunkserver is killed: how fast its copies are made anew, and what clients notice. Needs four or more.
+    Heal(heal::Heal),
     /// CPU and memory of each process of a cluster made by ops/cluster.
     Usage(UsageArguments),
 }
@@ -185,6 +189,10 @@ async fn run(arguments: &Arguments) -> Result<()> {
         What::Fill(filling) => fill::show(
             arguments.format,
             &fill::run(&connect().await?, filling, &arguments.script).await?,
+        ),
+        What::Heal(healing) => heal::show(
+            arguments.format,
+            &heal::run(&connect().await?, healing, &arguments.script).await?,
         ),
         What::Usage(usage) => show_usage(arguments.format, &watch(usage).await?),
     };
