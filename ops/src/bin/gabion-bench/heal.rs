@@ -174,8 +174,7 @@ async fn heal(
         if client.copies_in_progress().await? > 0 {
             return Ok(false);
         }
-        let (under, more) = client.troubled(ChunkTrouble::Under, None).await?;
-        Ok(under.is_empty() && more.is_none())
+        all_there(client).await
     })
     .await?;
     let healing_seconds = first.elapsed().as_secs_f64();
@@ -193,6 +192,21 @@ async fn heal(
         mib_per_second,
         ratio: mib_per_second / plain,
     })
+}
+
+/// Whether no chunk has fewer copies than it should.
+async fn all_there(client: &Client) -> Result<bool> {
+    let mut after = None;
+    loop {
+        let (under, more) = client.troubled(ChunkTrouble::Under, after).await?;
+        if !under.is_empty() {
+            return Ok(false);
+        }
+        match more {
+            Some(_) => after = more,
+            None => return Ok(true),
+        }
+    }
 }
 
 async fn wait<F, Fut>(mut is_so: F) -> Result<()>
