@@ -25,6 +25,7 @@ mod attributes;
 mod client;
 mod config;
 mod copy;
+mod disks;
 mod error;
 mod file;
 mod fleet;

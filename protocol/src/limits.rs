@@ -111,5 +111,9 @@ pub const TRASH_MS: u64 = 24 * 60 * 60 * 1000;
 pub const UNKNOWN_MS: u64 = 24 * 60 * 60 * 1000;
 /// Longest maintenance of a chunkserver, milliseconds: what takes longer is a drain.
 pub const MAINTENANCE_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1000;
+/// Disks of one chunkserver that are told of.
+pub const DISKS_MAX: usize = 256;
+/// Copies on failing disks told of with one report.
+pub const LEAVING_PAGE: usize = 256;
 /// Chunks a plan names as examples.
 pub const PLAN_EXAMPLES_MAX: usize = 8;

@@ -80,6 +80,11 @@ impl Holdings {
         inner.changed.insert(Bucket::of(chunk), Instant::now());
     }
 
+    /// Sealed copies.
+    pub(crate) fn copies(&self) -> u64 {
+        self.0.lock().copies
+    }
+
     fn quiet(&self, bucket: Bucket) -> Duration {
         let inner = self.0.lock();
         inner.changed.get(&bucket).unwrap_or(&inner.opened).elapsed()

@@ -35,6 +35,7 @@ mod read;
 mod record;
 mod recover;
 mod removal;
+mod report;
 mod roster;
 mod scrub;
 mod start;

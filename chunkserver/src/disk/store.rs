@@ -274,6 +274,11 @@ impl Store {
         }
     }
 
+    /// Directories that could not be opened, with the reason.
+    pub(super) fn absent(&self) -> &[(PathBuf, DiskError)] {
+        &self.0.absent
+    }
+
     /// Whether every directory of the configuration could be opened.
     pub(super) fn all_opened(&self) -> bool {
         self.0.absent.is_empty()

@@ -1,4 +1,5 @@
-//! Tells the leader which copies this server holds: a few digests after each beat, and lists of copies where it asks.
+//! Tells the leader which copies this server holds: a few digests after each beat, and lists of copies where it asks; and,
+//! less often, how its disks are.
 //!
 //! Reports go their own way beside the beats on the same connection: a leader that takes its time to judge a list must not
 //! make this server look silent.
@@ -17,6 +18,7 @@ use tokio::sync::Notify;
 
 use super::Masters;
 use super::beats::unexpected;
+use super::disks::DiskReports;
 
 /// How long a leader may take to judge a list.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -58,11 +60,15 @@ impl Masters {
             next: 0,
             serving: (self.0.store.stock().serving, Instant::now()),
         };
+        let mut disks = DiskReports::default();
         loop {
             led.notified().await;
             if let Err(error) = self.report_once(server, connection, &mut round).await {
                 // The beats notice whether the connection is to blame.
                 tracing::debug!(%error, "an inventory report was not taken");
+            }
+            if let Err(error) = self.report_disks(connection, server, &mut disks).await {
+                tracing::debug!(%error, "a report of the disks was not taken");
             }
         }
     }

@@ -10,6 +10,7 @@
 
 mod beats;
 mod clock;
+mod disks;
 mod inventory;
 mod recheck;
 mod reports;

@@ -79,6 +79,7 @@ fn answerer(request: &Request) -> Answerer {
         | Request::Beat(_)
         | Request::ScrubReport(_)
         | Request::Inventory(_)
+        | Request::Disks(_)
         | Request::Admin(_) => Answerer::Leader,
     }
 }
@@ -93,13 +94,19 @@ fn may_be_repeated(request: &Request) -> bool {
         | Request::Access { .. }
         // Numbered by the asker, or a question.
         | Request::Admin(
-            Admin::StartScrub { .. } | Admin::ScrubStatus | Admin::InventoryStatus | Admin::AcceptUnknown { .. },
+            Admin::StartScrub { .. }
+            | Admin::ScrubStatus
+            | Admin::InventoryStatus
+            | Admin::AcceptUnknown { .. }
+            | Admin::DiskStatus
+            | Admin::InspectChunk { .. }
+            | Admin::RepairChunk { .. },
         ) => true,
         Request::Admin(_)
         | Request::Register(_)
         | Request::Beat(_)
         | Request::ScrubReport(_)
-        | Request::Inventory(_) => false,
+        | Request::Inventory(_) | Request::Disks(_) => false,
     }
 }
 

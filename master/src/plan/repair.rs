@@ -4,9 +4,10 @@
 //! * a copy counts while its server beats, or has been silent for too short a time to be lost. It does not count on a
 //!   server that is lost, retired or comes and goes, nor when its own server calls it damaged;
 //! * on a server in maintenance a copy counts however long it is silent: it was promised to come back. One on a server
-//!   that is drained does not count, but others are made from it, and it goes first when they are there;
+//!   that is drained, or on a disk that fails, does not count, but others are made from it, and it goes first when they
+//!   are there;
 //! * a chunk of which a single copy is left waits for nobody longer than [`Policy::urgent`] after suspicion;
-//! * fewest present copies first, then the oldest chunk; a copy that finds no room in a [`Budget`] does not hold up the
+//! * what an operator asks for first, then fewest present copies, then the oldest chunk; a copy that finds no room in a [`Budget`] does not hold up the
 //!   ones behind it;
 //! * a copy in progress is given up when its target is lost, it is overdue, or the chunk has enough copies without it;
 //! * a copy is dropped only if as many as are wanted are present without it, on servers that have been steady for a
@@ -24,6 +25,7 @@ use gabion_protocol::ids::{ChunkId, ReplicaNumber, ServerId};
 use gabion_protocol::messages::master::{Condition, Health};
 
 use super::placement::{Candidate, Placement, extend};
+use super::search::Leaving;
 use crate::state::key::chunk::{Chunk, Phase, Replica, ReplicaState};
 use crate::state::repair::{COPIES_MAX, CopyDrop, CopyPlan};
 
@@ -101,6 +103,23 @@ pub struct ChunkView {
     pub damaged: BTreeSet<ServerId>,
     /// Servers whose copy somebody calls damaged, those above among them.
     pub reported: BTreeSet<ServerId>,
+    /// Servers whose copy lies on a disk that fails: others are made from it, and then it goes.
+    pub leaving: BTreeSet<ServerId>,
+}
+
+impl ChunkView {
+    /// With the copies marked that are to leave their disks.
+    #[must_use]
+    pub fn marked(mut self, leaving: &Leaving) -> Self {
+        let copies = leaving.get(&self.id).into_iter().flatten();
+        for (server, number) in copies {
+            let (server, number, state) = (*server, *number, ReplicaState::Live);
+            if self.chunk.replicas.contains(&Replica { server, number, state }) {
+                self.leaving.insert(server);
+            }
+        }
+        self
+    }
 }
 
 /// What goes on already, and what went wrong.
@@ -116,6 +135,8 @@ pub struct Progress {
     pub overdue: BTreeSet<(ChunkId, ReplicaNumber)>,
     /// Servers that failed to make a copy of a chunk a while ago.
     pub avoid: BTreeSet<(ChunkId, ServerId)>,
+    /// Chunks an operator asked for: before all others.
+    pub asked: BTreeSet<ChunkId>,
 }
 
 /// Which server each copy in progress, by its chunk and target, reads from first.
@@ -282,6 +303,9 @@ impl Fleet {
             let is_damaged = view.damaged.contains(&copy.server);
             match (copy.state, standing) {
                 (ReplicaState::Live, _) if is_damaged => seen.damaged.push(copy.server),
+                (ReplicaState::Live, Standing::Present) if view.leaving.contains(&copy.server) => {
+                    seen.leaving.push(copy.server);
+                }
                 (ReplicaState::Live, Standing::Present) => seen.present.push(copy.server),
                 (ReplicaState::Live, Standing::Leaving) => seen.leaving.push(copy.server),
                 (ReplicaState::Live, Standing::Silent) => silent += 1,
@@ -312,7 +336,7 @@ pub struct Assessment {
     pub present: Vec<ServerId>,
     /// Servers whose copies are damaged.
     pub damaged: Vec<ServerId>,
-    /// Servers that are drained and have good copies.
+    /// Servers with good copies that leave: they are drained, or their disk fails.
     pub leaving: Vec<ServerId>,
     /// Copies in progress that can be expected to succeed.
     pub copying: Vec<Replica>,
@@ -336,7 +360,7 @@ pub fn plan(fleet: &Fleet, chunks: &[ChunkView], progress: &Progress, seed: u64)
     };
     let assessed = chunks.iter().map(|view| (fleet.assess(view, &progress.overdue), view));
     let mut by_need: Vec<_> = assessed.filter(|(_, view)| view.chunk.phase == Phase::Sealed).collect();
-    by_need.sort_by_key(|(seen, view)| (seen.present.len(), view.id));
+    by_need.sort_by_key(|(seen, view)| (!progress.asked.contains(&view.id), seen.present.len(), view.id));
     by_need.dedup_by_key(|(_, view)| view.id);
     for (seen, view) in by_need {
         planner.consider(view, &seen);

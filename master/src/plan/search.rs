@@ -2,7 +2,8 @@
 //!
 //! Chunks with too few rows, with damage, with copies in progress or with too many copies have index rows. Those whose
 //! copies lie on a server that does not answer, or is drained, have none, as losing a server changes no row: that server's copies are
-//! walked in the order of chunk ids, some rows in each round, and the chunks in most need are kept in a window.
+//! walked in the order of chunk ids, some rows in each round, and the chunks in most need are kept in a window. What no row
+//! says, copies on failing disks and what operators ask for, comes in as [`Hints`].
 //!
 //! Invariants: in memory there are at most [`WINDOW_MAX`] chunks and a cursor for each server; a round reads a bounded
 //! number of rows; while all is well a round reads the first row of four empty indexes and nothing else. A finished walk
@@ -11,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use gabion_protocol::ids::{ChunkId, ServerId};
+use gabion_protocol::ids::{ChunkId, ReplicaNumber, ServerId};
 
 use super::repair::{ChunkView, Fleet, Standing};
 use crate::state::key::damage::DamageKey;
@@ -32,8 +33,22 @@ const WALK_ROWS: usize = 4096;
 const WALK_PAGE: usize = 512;
 /// Least rest after a walk.
 const REST_MIN: Duration = Duration::from_secs(60);
+/// Least rest after a walk over a server that is drained: writes that were under way end there, and are waited for.
+const REST_LEAVING: Duration = Duration::from_secs(5);
 /// A walk rests for so many times as long as it took.
 const REST_TIMES: u32 = 10;
+
+/// Copies that are to leave their disks, by chunk.
+pub type Leaving = BTreeMap<ChunkId, BTreeMap<ServerId, ReplicaNumber>>;
+
+/// Chunks to look at that no index row names: what is known beside the rows.
+#[derive(Debug, Clone, Default)]
+pub struct Hints {
+    /// Copies on failing disks.
+    pub leaving: Leaving,
+    /// Chunks an operator asked for.
+    pub asked: BTreeSet<ChunkId>,
+}
 
 /// Where the search is.
 #[derive(Debug, Default)]
@@ -78,8 +93,15 @@ impl Search {
     ///
     /// # Errors
     /// [`RowsError`].
-    pub fn round(&mut self, rows: &dyn Rows, fleet: &Fleet, now: Duration) -> Result<Vec<ChunkView>, RowsError> {
-        let mut ids: BTreeSet<ChunkId> = BTreeSet::new();
+    pub fn round(
+        &mut self,
+        rows: &dyn Rows,
+        fleet: &Fleet,
+        hints: &Hints,
+        now: Duration,
+    ) -> Result<Vec<ChunkView>, RowsError> {
+        let mut ids: BTreeSet<ChunkId> = hints.asked.clone();
+        ids.extend(hints.leaving.keys());
         ids.extend(repair::copying(rows, COPYING_MAX)?.into_iter().map(|key| key.chunk));
         ids.extend(read::degraded(rows, INDEX_PAGE)?.into_iter().map(|key| key.chunk));
         let page = next_page::<DegradedKey>(rows, Kind::Degraded, &mut self.degraded)?;
@@ -95,6 +117,7 @@ impl Search {
         let mut chunks = Vec::with_capacity(ids.len());
         for id in ids {
             if let Some(view) = chunk_view(rows, id)? {
+                let view = view.marked(&hints.leaving);
                 self.keep(fleet, &view);
                 chunks.push(view);
             }
@@ -156,7 +179,12 @@ impl Search {
         for walk in self.walks.values_mut() {
             walk.again |= changed && walk.began < now;
             let Some(ended) = walk.ended else { continue };
-            let rest = REST_MIN.max(ended.saturating_sub(walk.began) * REST_TIMES);
+            let least = if walk.standing == Standing::Leaving {
+                REST_LEAVING
+            } else {
+                REST_MIN
+            };
+            let rest = least.max(ended.saturating_sub(walk.began) * REST_TIMES);
             let is_due = now.saturating_sub(ended) >= rest;
             if is_due || walk.again || walk.overflowed && has_room {
                 *walk = Walk::new(walk.standing, now);
@@ -195,6 +223,7 @@ pub fn chunk_view(rows: &dyn Rows, id: ChunkId) -> Result<Option<ChunkView>, Row
         chunk,
         damaged: confirmed.map(|(server, _)| *server).collect(),
         reported: reports.iter().map(|(server, _)| *server).collect(),
+        leaving: BTreeSet::new(),
     }))
 }
 

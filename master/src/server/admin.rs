@@ -54,6 +54,9 @@ impl Master {
             Admin::ScrubStatus => self.scrub_status().await,
             Admin::InventoryStatus => self.inventory_status().await,
             Admin::AcceptUnknown { server } => self.accept_unknown(server).await,
+            Admin::DiskStatus => self.disk_status().await,
+            Admin::InspectChunk { chunk } => self.inspect_chunk(chunk).await,
+            Admin::RepairChunk { chunk } => self.repair_chunk(chunk).await,
         }
     }
 

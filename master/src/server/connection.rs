@@ -156,6 +156,7 @@ async fn dispatch(master: &Arc<Master>, identity: &Identity, request: Request) -
         Request::Beat(beat) => master.beat(identity, beat).await,
         Request::ScrubReport(report) => master.scrub_report(identity, report).await,
         Request::Inventory(report) => master.inventory(identity, *report).await,
+        Request::Disks(report) => master.disk_report(identity, *report).await,
         Request::Admin(admin) => {
             tracing::info!(by = %identity, ?admin, "operator's request");
             master.admin(admin).await

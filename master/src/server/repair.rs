@@ -22,7 +22,7 @@ use super::placement::seed;
 use super::shared::{Master, row_error};
 use crate::fleet;
 use crate::plan::repair::{self as planner, Assigned, Fleet, Plan, Policy, Progress, Server, Standing};
-use crate::plan::search::{Search, chunk_view};
+use crate::plan::search::{Hints, Search, chunk_view};
 use crate::state::key::copying::CopyingKey;
 use crate::state::repair::{MadeCopy, REPAIR_BATCH_MAX, copying_on};
 use crate::state::reply::Outcome;
@@ -45,6 +45,10 @@ const SLOW_BYTES_PER_SECOND: u64 = 1 << 20;
 const AVOID: Duration = Duration::from_secs(60);
 /// Failures remembered.
 const AVOID_MAX: usize = 4096;
+/// So long a chunk an operator asked for is looked at before all others.
+const ASKED: Duration = Duration::from_secs(60);
+/// Chunks an operator may ask for at one time.
+const ASKED_MAX: usize = 1024;
 
 /// What a leader remembers of repair, and what wakes it.
 #[derive(Debug, Default)]
@@ -61,12 +65,24 @@ struct Memory {
     since: BTreeMap<(ChunkId, ReplicaNumber), Duration>,
     /// Until when a server is avoided for a chunk.
     avoid: BTreeMap<(ChunkId, ServerId), Duration>,
+    /// Until when a chunk goes first.
+    asked: BTreeMap<ChunkId, Duration>,
 }
 
 impl Repairs {
     /// Has the leader look for work now.
     pub(super) fn wake(&self) {
         self.wake.notify_one();
+    }
+
+    /// Has the leader look at a chunk before all others for a while.
+    pub(super) fn ask_for(&self, chunk: ChunkId, now: Duration) {
+        let mut memory = self.memory.lock();
+        if memory.asked.len() < ASKED_MAX {
+            memory.asked.insert(chunk, now + ASKED);
+        }
+        drop(memory);
+        self.wake();
     }
 }
 
@@ -160,15 +176,22 @@ impl Master {
         let view = self.raft.stale_view();
         let (now, seed) = (monotonic(), seed());
         let mut memory = self.repairs.memory.lock().clone();
+        memory.asked.retain(|_, until| *until > now);
+        let hints = Hints {
+            leaving: self.disks.leaving(),
+            asked: memory.asked.keys().copied().collect(),
+        };
+        let looked = hints.leaving.clone();
         let looking = tokio::task::spawn_blocking(move || {
-            let look = search.round(&view, &fleet, now).map(|chunks| {
+            let look = search.round(&view, &fleet, &hints, now).map(|chunks| {
                 let progress = memory.take_stock(&fleet, &chunks, now);
                 let plan = planner::plan(&fleet, &chunks, &progress, seed);
-                Look {
+                let look = Look {
                     search,
                     plan,
                     copying: progress.cluster > 0,
-                }
+                };
+                (look, chunks)
             });
             (memory, look)
         });
@@ -177,7 +200,9 @@ impl Master {
             WireError::new(gabion_protocol::ErrorCode::Internal, message)
         })?;
         self.repairs.memory.lock().put_back(memory);
-        look.map_err(row_error)
+        let (look, chunks) = look.map_err(row_error)?;
+        self.disks.have_left(&looked, &chunks);
+        Ok(look)
     }
 
     /// Proposes a plan in this leader's term.
@@ -312,6 +337,7 @@ impl Memory {
         self.avoid.retain(|_, until| *until > now);
         let mut progress = Progress {
             avoid: self.avoid.keys().copied().collect(),
+            asked: self.asked.keys().copied().collect(),
             ..Progress::default()
         };
         let under_way = progress.take_stock(fleet, chunks, &mut self.assigned);
@@ -332,6 +358,7 @@ impl Memory {
     fn put_back(&mut self, worked_on: Self) {
         let came = std::mem::replace(self, worked_on);
         self.avoid.extend(came.avoid);
+        self.asked.extend(came.asked);
     }
 
     fn avoid(&mut self, chunk: ChunkId, server: ServerId, now: Duration) {

@@ -14,12 +14,12 @@ pub(super) fn check(identity: &Identity, request: &Request) -> Result<(), WireEr
         (Role::Client, Request::Command { op: Op::SetCondition { .. }, .. }) => (false, "change what a chunkserver is there for"),
         (Role::Operator, Request::OpenSession | Request::Command { .. } | Request::Query { .. } | Request::Access { .. } | Request::Admin(_))
         | (Role::Client, Request::OpenSession | Request::Command { .. } | Request::Query { .. } | Request::Access { .. })
-        | (Role::Chunkserver, Request::Register(_) | Request::Beat(_) | Request::ScrubReport(_) | Request::Inventory(_) | Request::Access { .. })
+        | (Role::Chunkserver, Request::Register(_) | Request::Beat(_) | Request::ScrubReport(_) | Request::Inventory(_) | Request::Disks(_) | Request::Access { .. })
         // What a chunkserver finds it compares with the masters' row.
         | (Role::Chunkserver, Request::Query { query: Query::Chunk { .. }, .. }) => (true, ""),
         (_, Request::OpenSession | Request::Command { .. } | Request::Query { .. }) => (false, "use files"),
         (_, Request::Access { .. }) => (false, "reach chunkservers"),
-        (_, Request::Register(_) | Request::Beat(_) | Request::ScrubReport(_) | Request::Inventory(_)) => (false, "be a chunkserver"),
+        (_, Request::Register(_) | Request::Beat(_) | Request::ScrubReport(_) | Request::Inventory(_) | Request::Disks(_)) => (false, "be a chunkserver"),
         (_, Request::Admin(_)) => (false, "run the cluster"),
     };
     if allowed {
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
     use gabion_protocol::ids::*;
     use gabion_protocol::messages::master::{
-        Admin, Beat, Freshness, InventoryReport, Load, Op, Registration, ScrubProgress, ScrubReport,
+        Admin, Beat, DiskReport, Freshness, InventoryReport, Load, Op, Registration, ScrubProgress, ScrubReport,
     };
 
     fn requests() -> Vec<(&'static str, Request)> {
@@ -128,6 +128,15 @@ mod tests {
                     listed: None,
                 })),
             ),
+            (
+                "disks",
+                Request::Disks(Box::new(DiskReport {
+                    server: ServerId(1),
+                    incarnation,
+                    disks: vec![],
+                    leaving: vec![],
+                })),
+            ),
             ("admin", Request::Admin(Admin::MarkHash)),
         ]
     }
@@ -142,7 +151,7 @@ mod tests {
             ),
             (
                 Role::Chunkserver,
-                &["chunk", "access", "register", "beat", "scrub", "inventory"],
+                &["chunk", "access", "register", "beat", "scrub", "inventory", "disks"],
             ),
             (Role::Master, &[]),
         ] {

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::access::Keys;
 use super::connection::Limits;
+use super::disks::Disks;
 use super::inventory::Inventories;
 use super::repair::Repairs;
 use super::scrub::Scrubs;
@@ -164,6 +165,7 @@ pub(super) async fn start_with(config: &Config, seats: SeatCounts) -> Result<Run
         suspects: Arc::default(),
         scrubs: Scrubs::default(),
         inventories: Inventories::default(),
+        disks: Disks::default(),
         tail: Tail::default(),
         ledger,
         limits: Limits::default(),

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::access::Keys;
 use super::census::Census;
 use super::connection::Limits;
+use super::disks::Disks;
 use super::inventory::Inventories;
 use super::repair::Repairs;
 use super::scrub::Scrubs;
@@ -73,6 +74,7 @@ pub(super) struct Master {
     pub(super) suspects: Arc<Suspects>,
     pub(super) scrubs: Scrubs,
     pub(super) inventories: Inventories,
+    pub(super) disks: Disks,
     pub(super) tail: Tail,
     /// What the rows say each chunkserver holds.
     pub(super) ledger: Arc<Ledger>,

@@ -1,7 +1,7 @@
 //! Queries: what the server shell reads of the state. Pure functions over rows, of a snapshot or of now.
 
 use gabion_protocol::ids::{ChunkId, Ino, ReplicaNumber, RequestId, ServerId, StateTime};
-use gabion_protocol::limits::{CHUNK_BYTES_MAX, GRANT_CHUNKS_MAX, LIST_PAGE_MAX};
+use gabion_protocol::limits::{CHUNK_BYTES_MAX, DEPTH_MAX, GRANT_CHUNKS_MAX, LIST_PAGE_MAX};
 use gabion_protocol::messages::master::{
     Attributes, ChunkInfo, ChunkState, Entry, EntryKind, Page, ReplicaState, TrashAfter, TrashEntry, TrashId,
     TrashPage, TrashRef, TrashTotals,
@@ -105,6 +105,26 @@ pub fn totals(rows: &dyn Rows) -> Result<Total, RowsError> {
 pub fn resolve(rows: &dyn Rows, path: &FsPath) -> Result<(Ino, Inode), ReadError> {
     let dentry = names::find(rows, path)?;
     Ok((dentry.ino, key::require(rows, &InodeKey(dentry.ino))?))
+}
+
+/// The path that leads to an inode; `None` if none does: it is gone, in the trash, or an upload.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn path_of(rows: &dyn Rows, ino: Ino) -> Result<Option<String>, RowsError> {
+    let (mut names, mut at) = (Vec::new(), ino);
+    for _ in 0..=DEPTH_MAX {
+        if at == Ino::ROOT {
+            names.reverse();
+            return Ok(Some(format!("/{}", names.join("/"))));
+        }
+        let Some(inode) = key::get(rows, &InodeKey(at))? else {
+            return Ok(None);
+        };
+        names.push(inode.parent.name);
+        at = inode.parent.ino;
+    }
+    Ok(None)
 }
 
 /// What a path leads to, as users see it.

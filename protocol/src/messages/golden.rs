@@ -19,7 +19,9 @@ mod sharing;
 use changes::{change_ops, change_requests, change_responses};
 use chunks::{data_requests, data_responses, from_server, to_server};
 use conditions::conditions;
-use healing::{inventory_requests, inventory_responses, repair, scrub_requests, scrub_responses};
+use healing::{
+    disk_requests, disk_responses, inventory_requests, inventory_responses, repair, scrub_requests, scrub_responses,
+};
 
 fn chunk() -> ChunkId {
     ChunkId {
@@ -506,15 +508,15 @@ fn covers<T: serde::Serialize>(samples: &[T], last: u8) {
 
 #[test]
 fn golden_messages() {
-    covers(&[master_requests(), scrub_requests(), inventory_requests()].concat(), 8);
+    let later_requests = [scrub_requests(), inventory_requests(), disk_requests()].concat();
+    covers(&[master_requests(), later_requests.clone()].concat(), 9);
     covers(&[ops(), sharing::ops(), resume::ops(), change_ops()].concat(), 21);
     covers(&queries(), 7);
-    let later = scrub_requests().into_iter().chain(inventory_requests());
-    let later_admins = later.filter_map(|request| match request {
+    let later_admins = later_requests.into_iter().filter_map(|request| match request {
         master::Request::Admin(admin) => Some(admin),
         _ => None,
     });
-    covers(&[admins(), later_admins.collect()].concat(), 8);
+    covers(&[admins(), later_admins.collect()].concat(), 11);
     covers(&master_responses(), 17);
     covers(&data_requests(), 4);
     covers(&data_responses(), 4);
@@ -542,6 +544,8 @@ fn golden_messages() {
     all.extend(conditions());
     all.extend(lines("master request", &inventory_requests()));
     all.extend(lines("master response", &inventory_responses()));
+    all.extend(lines("master request", &disk_requests()));
+    all.extend(lines("master response", &disk_responses()));
     let frozen: Vec<&str> = include_str!("../golden/messages.txt").lines().collect();
     for (now, frozen) in all.iter().zip(&frozen) {
         assert_eq!(now, frozen);

@@ -6,7 +6,9 @@
 
 mod attributes;
 mod change;
+mod chunk;
 mod copy;
+mod disk;
 mod find;
 pub(crate) mod inventory;
 mod server;
@@ -20,11 +22,12 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use gabion_client::terminal::Format;
 use gabion_protocol::FsPath;
 use gabion_protocol::config::Span;
-use gabion_protocol::messages::master::ChunkTrouble;
 
 pub(crate) use attributes::{ChangeMode, ChangeOwner, ExtendedAttributes, Ownership, Touch};
 pub(crate) use change::{Append, SetReplicas, Tail, Truncate};
+pub(crate) use chunk::{Chunk, ChunkList, ChunkRepair, ChunkShow};
 pub(crate) use copy::{Concat, Copy};
+pub(crate) use disk::{Disk, DiskList};
 pub(crate) use find::{Find, Sort, Tree, with_two_dashes};
 pub(crate) use server::{Server, ServerDrain, ServerList, ServerMaintenance, ServerRemove, ServerShow};
 pub(crate) use transfer::{Check, Download, Sync, Upload};
@@ -296,7 +299,10 @@ pub(crate) enum Admin {
     /// Look at chunkservers, empty them, leave them alone for a while, remove them
     #[command(subcommand)]
     Server(Server),
-    /// Look at single chunks
+    /// Look at the disks of the chunkservers
+    #[command(subcommand)]
+    Disk(Disk),
+    /// Look at single chunks, and have them repaired
     #[command(subcommand)]
     Chunk(Chunk),
     /// Have chunkservers read their copies again, and see how far they are
@@ -325,25 +331,6 @@ pub(crate) struct ScrubStart {
     pub(crate) server: Vec<String>,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum Chunk {
-    /// List the chunks that are not as they should be
-    List(ChunkList),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ChunkList {
-    /// Which: under (fewer good copies than wanted), damaged (a copy was reported damaged), missing (no good copy on a
-    /// server that answers)
-    #[arg(long, value_name = "STATE", value_parser = trouble)]
-    pub(crate) state: ChunkTrouble,
-    /// Sizes in exact bytes
-    #[arg(long)]
-    pub(crate) bytes: bool,
-    #[command(flatten)]
-    pub(crate) printing: Printing,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct ScrubStatus {
     /// Sizes in exact bytes
@@ -351,15 +338,6 @@ pub(crate) struct ScrubStatus {
     pub(crate) bytes: bool,
     #[command(flatten)]
     pub(crate) printing: Printing,
-}
-
-fn trouble(text: &str) -> Result<ChunkTrouble, String> {
-    match text {
-        "under" => Ok(ChunkTrouble::Under),
-        "damaged" => Ok(ChunkTrouble::Damaged),
-        "missing" => Ok(ChunkTrouble::Missing),
-        _ => Err("expected under, damaged or missing".to_owned()),
-    }
 }
 
 #[derive(Debug, Args)]
@@ -522,6 +500,9 @@ mod tests {
             "gabion admin status --watch",
             "gabion admin status --watch 1s -o jsonl",
             "gabion admin chunk list --state under -o jsonl",
+            "gabion admin chunk show 0-1-7 -o json",
+            "gabion admin chunk repair 0-1-7 --apply",
+            "gabion admin disk list --server c1 --bytes",
             "gabion admin raft status",
             "gabion admin raft add 4 --raft h:1 --client h:2 --replaces 2 --apply",
             "gabion admin raft remove 2",
@@ -560,6 +541,7 @@ mod tests {
                 "expected under, damaged or missing",
             ),
             ("gabion admin scrub start /a --server 1", "cannot be used with"),
+            ("gabion admin chunk show x", "invalid value"),
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

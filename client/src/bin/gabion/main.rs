@@ -11,7 +11,6 @@ mod args;
 mod attributes;
 mod change;
 mod check;
-mod chunk_list;
 mod compare;
 mod content;
 mod context;
@@ -20,14 +19,11 @@ mod download;
 mod download_plan;
 mod find;
 mod glob;
-mod inventory;
 mod jobs;
 mod list;
 mod local;
 mod names;
 mod records;
-mod scrub;
-mod server;
 mod sync;
 mod sync_plan;
 mod tail;
@@ -45,8 +41,7 @@ use gabion_client::terminal::Failure;
 use gabion_protocol::process;
 use tokio_util::sync::CancellationToken;
 
-use args::inventory::Inventory;
-use args::{Admin, Arguments, Chunk, Raft, Scrub, Server, Trash, Verb};
+use args::{Arguments, Trash, Verb};
 use context::Context;
 
 /// How long a stopped command may take to clear up after itself.
@@ -168,29 +163,6 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
         Verb::Cat(cat) => content::cat(&context, cat).await,
         Verb::Checksum(checksum) => content::checksum(&context, checksum).await,
         Verb::Chunks(chunks) => content::chunks(&context, chunks).await,
-        Verb::Admin(Admin::Status(status)) => admin::status(&context, status).await,
-        Verb::Admin(Admin::Raft(raft)) => match raft {
-            Raft::Status(status) => admin::raft_status(&context, status).await,
-            Raft::Add(add) => admin::raft_add(&context, add).await,
-            Raft::Remove(remove) => admin::raft_remove(&context, remove).await,
-            Raft::TransferLeader(transfer) => admin::transfer_leader(&context, transfer).await,
-            Raft::Snapshot => admin::snapshot(&context).await,
-        },
-        Verb::Admin(Admin::Chunk(Chunk::List(list))) => chunk_list::run(&context, list).await,
-        Verb::Admin(Admin::Server(server)) => match server {
-            Server::List(list) => server::list(&context, list).await,
-            Server::Show(show) => server::show(&context, show).await,
-            Server::Drain(drain) => server::drain(&context, drain).await,
-            Server::Maintenance(maintenance) => server::maintenance(&context, maintenance).await,
-            Server::Remove(remove) => server::remove(&context, remove).await,
-        },
-        Verb::Admin(Admin::Scrub(scrub)) => match scrub {
-            Scrub::Start(start) => scrub::start(&context, start).await,
-            Scrub::Status(status) => scrub::status(&context, status).await,
-        },
-        Verb::Admin(Admin::Inventory(inventory)) => match inventory {
-            Inventory::Status(status) => inventory::status(&context, status).await,
-            Inventory::Accept(accept) => inventory::accept(&context, accept).await,
-        },
+        Verb::Admin(admin) => admin::run(&context, admin).await,
     }
 }

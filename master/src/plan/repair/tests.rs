@@ -6,7 +6,7 @@ use gabion_protocol::messages::master::{ConditionChange, Damage, UploadOptions};
 use proptest::prelude::*;
 
 use super::*;
-use crate::plan::search::{Search, chunk_view};
+use crate::plan::search::{Hints, Search, chunk_view};
 use crate::state::tests::{Client, Machine, chain, options, path};
 use crate::state::{ClientCommand, Command, Outcome, conditions, read, repair as copies};
 
@@ -78,6 +78,7 @@ fn view(wanted: u8, replicas: &[(u32, ReplicaState)]) -> ChunkView {
         },
         damaged: BTreeSet::new(),
         reported: BTreeSet::new(),
+        leaving: BTreeSet::new(),
     }
 }
 
@@ -267,6 +268,68 @@ fn fewest_copies_first_and_budgets_hold_nobody_else_up() {
     );
 }
 
+#[test]
+fn copies_on_a_failing_disk_are_made_anew_from_them_and_then_go() {
+    let leaving = |mut view: ChunkView| {
+        view.leaving.insert(ServerId(1));
+        view
+    };
+    let fleet = || vec![server(1), server(2), server(3), server(4)];
+    // The only copy is a source, and it stays until the other is there.
+    let only = leaving(view(1, &[(1, Live)]));
+    let plan = planned(fleet(), &only);
+    assert_eq!(plan.adds[0].targets.len(), 1);
+    assert_eq!(plan.sources.values().copied().collect::<Vec<_>>(), chain(&[1]));
+    assert!(plan.drops.is_empty());
+    let made = planned(
+        fleet(),
+        &leaving(view(3, &[(1, Live), (2, Live), (3, Live), (4, Copying)])),
+    );
+    assert!(made.is_empty(), "a copy under way is no copy: {made:?}");
+    let made = planned(
+        fleet(),
+        &leaving(view(3, &[(1, Live), (2, Live), (3, Live), (4, Live)])),
+    );
+    assert_eq!(made.drops[0].server, ServerId(1));
+    // Nobody can take another: what is there stays.
+    let stuck = planned(
+        fleet()[..3].to_vec(),
+        &leaving(view(3, &[(1, Live), (2, Live), (3, Live)])),
+    );
+    assert!(stuck.is_empty(), "{stuck:?}");
+}
+
+#[test]
+fn what_leaves_is_marked_by_copy_and_not_by_server() {
+    let mut leaving = Leaving::new();
+    let chunk = view(3, &[(1, Live), (2, Copying), (3, Live)]);
+    let numbers = [(1, 1), (2, 2), (3, 7)].map(|(server, number)| (ServerId(server), ReplicaNumber(number)));
+    leaving.insert(chunk.id, numbers.into_iter().collect());
+    let marked = chunk.marked(&leaving).leaving;
+    assert_eq!(
+        marked,
+        BTreeSet::from([ServerId(1)]),
+        "not one being made, nor another copy there"
+    );
+}
+
+#[test]
+fn what_an_operator_asks_for_goes_first() {
+    let fleet = Fleet::new(vec![server(1), server(2), server(3), server(4)], POLICY);
+    let chunks: Vec<_> = (0..20u64)
+        .map(|counter| {
+            let mut chunk = view(3, &[(1, Live), (2, Live)]);
+            chunk.id.counter = counter;
+            chunk
+        })
+        .collect();
+    let progress = Progress {
+        asked: BTreeSet::from([chunks[19].id]),
+        ..Progress::default()
+    };
+    assert_eq!(plan(&fleet, &chunks, &progress, 3).adds[0].chunk.counter, 19);
+}
+
 /// What servers are read from that were read from less before.
 fn busier<'a>(now: &'a BTreeMap<ServerId, u64>, before: &'a BTreeMap<ServerId, u64>) -> impl Iterator<Item = u64> + 'a {
     let more = |(server, bytes): (&ServerId, &u64)| (before.get(server) < Some(bytes)).then_some(*bytes);
@@ -404,7 +467,10 @@ impl Sim {
         self.now += Duration::from_millis(500);
         self.seed += 1;
         let fleet = self.fleet();
-        let chunks = self.search.round(&self.machine.rows, &fleet, self.now).unwrap();
+        let chunks = self
+            .search
+            .round(&self.machine.rows, &fleet, &Hints::default(), self.now)
+            .unwrap();
         let progress = self.progress();
         let plan = plan(&fleet, &chunks, &progress, self.seed);
         let before = self.good();
@@ -450,7 +516,9 @@ impl Sim {
             "{progress:?}"
         );
         // A new leader that sees the same rows repairs nothing twice.
-        let again = Search::default().round(&self.machine.rows, &fleet, self.now).unwrap();
+        let again = Search::default()
+            .round(&self.machine.rows, &fleet, &Hints::default(), self.now)
+            .unwrap();
         let again = super::plan(&fleet, &again, &progress, 99);
         for add in &again.adds {
             let planned_now = plan
@@ -621,10 +689,16 @@ proptest! {
 fn nothing_is_walked_while_all_is_well() {
     let mut sim = Sim::new(4, &[(3, false); 4]);
     let fleet = sim.fleet();
-    let chunks = sim.search.round(&sim.machine.rows, &fleet, sim.now).unwrap();
+    let chunks = sim
+        .search
+        .round(&sim.machine.rows, &fleet, &Hints::default(), sim.now)
+        .unwrap();
     assert!(chunks.is_empty() && !sim.search.is_walking());
     sim.silent.insert(4, 100);
-    let chunks = sim.search.round(&sim.machine.rows, &sim.fleet(), sim.now).unwrap();
+    let chunks = sim
+        .search
+        .round(&sim.machine.rows, &sim.fleet(), &Hints::default(), sim.now)
+        .unwrap();
     assert_eq!(chunks.len(), 4, "what lay on the lost server");
     assert!(!sim.search.is_walking(), "the walk is over and rests");
 }

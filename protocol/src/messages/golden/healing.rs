@@ -226,6 +226,74 @@ pub(super) fn inventory_responses() -> Vec<master::Response> {
     ]
 }
 
+pub(super) fn disk_requests() -> Vec<master::Request> {
+    use master::{Admin, DiskReport, Request};
+    let chunk = chunk();
+    let report = DiskReport {
+        server: ServerId(3),
+        incarnation: Incarnation([2; 16]),
+        disks: disks(),
+        leaving: vec![(chunk, ReplicaNumber(2))],
+    };
+    vec![
+        Request::Disks(Box::new(report)),
+        Request::Admin(Admin::DiskStatus),
+        Request::Admin(Admin::InspectChunk { chunk }),
+        Request::Admin(Admin::RepairChunk { chunk }),
+    ]
+}
+
+fn disks() -> Vec<master::DiskInfo> {
+    use master::DiskState::{Failing, Full, OutOfService, Serving};
+    let disk = |state| master::DiskInfo {
+        disk: Some([4; 16]),
+        directory: "/d".into(),
+        state,
+        why: "w".into(),
+        bytes_total: 300,
+        bytes_free: 5,
+        copies: None,
+    };
+    [Serving, Full, Failing, OutOfService].map(disk).to_vec()
+}
+
+pub(super) fn disk_responses() -> Vec<master::Response> {
+    use master::CopyCounts::{Copying, Damaged, Dropping, Expected, Gone, Leaving, Present};
+    use master::{ChunkReport, CopyReport, Response, ServerDisks};
+    let copy = |counts| CopyReport {
+        server: ServerId(3),
+        name: "c3".into(),
+        health: master::Health::Suspect,
+        counts,
+        said: Some(("w".into(), true)),
+    };
+    let info = master::ChunkInfo {
+        chunk: chunk(),
+        state: master::ChunkState::Sealed,
+        generation: Generation(1),
+        length: 300,
+        crc: 5,
+        references: 1,
+        wanted: 3,
+        replicas: vec![(ServerId(3), ReplicaNumber(2), master::ReplicaState::Live)],
+    };
+    let report = ChunkReport {
+        info,
+        owner: Ino(2),
+        owner_path: Some("/p".into()),
+        copies: [Present, Expected, Leaving, Gone, Damaged, Copying, Dropping]
+            .map(copy)
+            .to_vec(),
+    };
+    let server = ServerDisks {
+        server: ServerId(3),
+        name: "c3".into(),
+        age_ms: Some(7),
+        disks: disks(),
+    };
+    vec![Response::Disks(vec![server]), Response::ChunkReport(Box::new(report))]
+}
+
 /// A steady beat and the report after it, with the numbers of a server of a million copies: what an idle server sends
 /// twice a second.
 #[test]

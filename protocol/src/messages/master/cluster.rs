@@ -52,6 +52,19 @@ pub enum Admin {
         /// The server.
         server: ServerId,
     },
+    /// How the chunkservers' disks are. Answer: `Response::Disks`.
+    DiskStatus,
+    /// A chunk with all that is known of its copies. Answer: `Response::ChunkReport`.
+    InspectChunk {
+        /// The chunk.
+        chunk: ChunkId,
+    },
+    /// The servers of a chunk read their copies again, and repair looks at it before all others. Answer:
+    /// `Response::ChunkReport`, as of then.
+    RepairChunk {
+        /// The chunk.
+        chunk: ChunkId,
+    },
 }
 
 /// A chunk's state.

@@ -4,12 +4,14 @@
 //! sent again, the same, after a lost answer. A [`Request::Query`] is linearizable unless it asks for less.
 //!
 //! [`Request`] and [`Response`] are here; `namespace`, `attributes`, `change`, `trash`, `fleet`,
-//! `cluster`, `condition`, `scrub` and `inventory` hold what they are made of.
+//! `cluster`, `chunk`, `condition`, `disk`, `scrub` and `inventory` hold what they are made of.
 
 mod attributes;
 mod change;
+mod chunk;
 mod cluster;
 mod condition;
+mod disk;
 mod fleet;
 mod inventory;
 mod namespace;
@@ -22,11 +24,13 @@ use crate::ids::{Epoch, Ino, MasterId, RequestId, ServerId, StateTime, UploadGen
 
 pub use attributes::{AttributeChange, Attributes};
 pub use change::{Change, FileChange, SpliceAt};
+pub use chunk::{ChunkReport, CopyCounts, CopyReport};
 pub use cluster::{
     Admin, ChunkInfo, ChunkState, ChunkTrouble, Defaults, Health, MasterInfo, ReplicaState, ServerInfo, Status,
     TroubledChunk,
 };
 pub use condition::{Condition, ConditionChange, ServerPlan, ServerState};
+pub use disk::{DiskInfo, DiskReport, DiskState, ServerDisks};
 pub use fleet::{Beat, CopyOrder, CopySource, Damage, Load, Order, OrderDone, Registration, ServerAccess};
 pub use inventory::{BucketAsk, BucketPage, InventoryReport, ServerInventory};
 pub use namespace::{
@@ -74,6 +78,8 @@ pub enum Request {
     /// A chunkserver tells the leader which copies it holds, after each of its beats. A bucket's copies are listed when
     /// the answer asks for it.
     Inventory(Box<InventoryReport>),
+    /// A chunkserver tells the leader how its disks are. Answer: [`Response::Done`].
+    Disks(Box<DiskReport>),
 }
 
 /// How fresh a read must be.
@@ -288,4 +294,8 @@ pub enum Response {
     },
     /// The servers' inventories.
     Inventories(Vec<ServerInventory>),
+    /// The servers' disks.
+    Disks(Vec<ServerDisks>),
+    /// A chunk and its copies.
+    ChunkReport(Box<ChunkReport>),
 }

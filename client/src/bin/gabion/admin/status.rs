@@ -1,16 +1,15 @@
-//! `gabion admin`: the cluster itself. What changes it for good prints a plan first and acts with `--apply`.
+//! `gabion admin status`: the cluster at a glance.
 
 use std::time::Duration;
 
 use gabion_client::terminal::{Column, Failure, Format, Output, Table, text};
-use gabion_protocol::messages::master::{Admin, Health, MasterInfo, ServerInfo, ServerInventory, Status};
-use gabion_protocol::{ErrorCode, MasterId};
+use gabion_protocol::messages::master::{Health, MasterInfo, ServerInfo, ServerInventory, Status};
 use rustix::termios::isatty;
 use serde::Serialize;
 
-use crate::args::{self, RaftAdd, RaftRemove, RaftStatus, TransferLeader};
+use super::inventory;
+use crate::args;
 use crate::context::Context;
-use crate::inventory;
 
 /// Clears a terminal and goes to its first line.
 const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
@@ -50,14 +49,14 @@ struct FullStatusRecord {
 }
 
 #[derive(Serialize)]
-struct MasterRecord {
-    id: u64,
-    role: &'static str,
+pub(super) struct MasterRecord {
+    pub(super) id: u64,
+    pub(super) role: &'static str,
     voter: bool,
-    raft_address: String,
+    pub(super) raft_address: String,
     client_address: String,
     matched: Option<u64>,
-    lag: Option<u64>,
+    pub(super) lag: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -77,7 +76,7 @@ struct ServerRecord {
 }
 
 impl MasterRecord {
-    fn new(master: &MasterInfo, status: &Status) -> Self {
+    pub(super) fn new(master: &MasterInfo, status: &Status) -> Self {
         let role = match status.leader {
             Some(leader) if leader == master.id => "leader",
             _ if !master.voter => "learner",
@@ -148,7 +147,7 @@ impl StatusRecord {
     }
 }
 
-pub(crate) async fn status(context: &Context, arguments: args::Status) -> Result<(), Failure> {
+pub(crate) async fn run(context: &Context, arguments: args::Status) -> Result<(), Failure> {
     let mut output = Output::stdout();
     let Some(pause) = arguments.watch else {
         let asked = ask_status(context).await?;
@@ -353,206 +352,14 @@ fn copies(status: &Status) -> Option<Table> {
     (!table.is_empty()).then_some(table)
 }
 
-fn or_dash(number: Option<u64>) -> String {
+pub(super) fn or_dash(number: Option<u64>) -> String {
     number.map_or_else(|| "-".to_owned(), |number| number.to_string())
-}
-
-#[derive(Serialize)]
-struct RaftRecord {
-    leader: Option<u64>,
-    term: u64,
-    last_log: u64,
-    applied: u64,
-    snapshot: Option<u64>,
-    masters: Vec<RaftMember>,
-}
-
-/// A master as the leader and as it itself sees it.
-#[derive(Serialize)]
-struct RaftMember {
-    #[serde(flatten)]
-    seen_by_leader: MasterRecord,
-    answers: bool,
-    term: Option<u64>,
-    last_log: Option<u64>,
-    applied: Option<u64>,
-    snapshot: Option<u64>,
-    /// Why it does not answer.
-    error: Option<String>,
-}
-
-pub(crate) async fn raft_status(context: &Context, arguments: RaftStatus) -> Result<(), Failure> {
-    let status = context.client.status().await?;
-    // All at once: a silent one must not make the others wait.
-    let asked = status.masters.iter().map(|master| async {
-        let own = context.client.status_of(master.id).await;
-        let error = own.as_ref().err().map(ToString::to_string);
-        let own = own.ok();
-        RaftMember {
-            seen_by_leader: MasterRecord::new(master, &status),
-            answers: own.is_some(),
-            term: own.as_ref().map(|own| own.term),
-            last_log: own.as_ref().map(|own| own.last_log),
-            applied: own.as_ref().map(|own| own.applied),
-            snapshot: own.and_then(|own| own.snapshot),
-            error,
-        }
-    });
-    let record = RaftRecord {
-        leader: status.leader.map(|leader| leader.0),
-        term: status.term,
-        last_log: status.last_log,
-        applied: status.applied,
-        snapshot: status.snapshot,
-        masters: futures_util::future::join_all(asked).await,
-    };
-    let mut output = Output::stdout();
-    match arguments.printing.output {
-        format @ (Format::Json | Format::Jsonl) => output.object(format, &record)?,
-        Format::Table => output.table(&raft_table(&record))?,
-    }
-    output.flush()?;
-    for member in &record.masters {
-        if let Some(error) = &member.error {
-            context.say(&format!("m{} does not answer: {error}", member.seen_by_leader.id));
-        }
-    }
-    Ok(())
-}
-
-fn raft_table(record: &RaftRecord) -> Table {
-    use Column::{Numbers, Words};
-    let mut table = Table::new(&[
-        Words("master"),
-        Words("role"),
-        Words("answers"),
-        Numbers("term"),
-        Numbers("log"),
-        Numbers("applied"),
-        Numbers("snapshot"),
-        Numbers("lag"),
-        Words("masters"),
-    ]);
-    for member in &record.masters {
-        let seen = &member.seen_by_leader;
-        table.row([
-            format!("m{}", seen.id),
-            seen.role.to_owned(),
-            if member.answers { "yes" } else { "no" }.to_owned(),
-            or_dash(member.term),
-            or_dash(member.last_log),
-            or_dash(member.applied),
-            or_dash(member.snapshot),
-            or_dash(seen.lag),
-            text::printable(&seen.raft_address).into_owned(),
-        ]);
-    }
-    table
-}
-
-pub(crate) async fn raft_add(context: &Context, add: RaftAdd) -> Result<(), Failure> {
-    let status = context.client.status().await?;
-    if status.masters.iter().any(|master| master.id.0 == add.id) {
-        return Err(Failure::code(
-            ErrorCode::Exists,
-            format!("cannot add m{}: it is a member already", add.id),
-            "see: gabion admin raft status; a master that lost its directory joins under a new id",
-        ));
-    }
-    if let Some(replaced) = add.replaces {
-        require_member(&status, replaced)?;
-    }
-    let replaced = add
-        .replaces
-        .map(|id| format!(", and m{id} is removed for ever"))
-        .unwrap_or_default();
-    context.say(&format!(
-        "plan: m{} ({}) copies the state, then gets a vote{replaced}\n{}",
-        add.id,
-        add.raft,
-        votes(&status, 1, add.replaces.iter().count())
-    ));
-    if !add.apply {
-        context.say("nothing is changed yet: run the same command with --apply");
-        return Ok(());
-    }
-    let request = Admin::AddMaster {
-        id: MasterId(add.id),
-        raft_address: add.raft,
-        client_address: add.client,
-        replaces: add.replaces.map(MasterId),
-    };
-    context.client.admin(request).await?;
-    context.say(&format!("m{} is a voter now", add.id));
-    Ok(())
-}
-
-pub(crate) async fn raft_remove(context: &Context, remove: RaftRemove) -> Result<(), Failure> {
-    let status = context.client.status().await?;
-    require_member(&status, remove.id)?;
-    context.say(&format!(
-        "plan: m{} is removed; its id is never used again\n{}",
-        remove.id,
-        votes(&status, 0, 1)
-    ));
-    if !remove.apply {
-        context.say("nothing is changed yet: run the same command with --apply");
-        return Ok(());
-    }
-    context
-        .client
-        .admin(Admin::RemoveMaster {
-            id: MasterId(remove.id),
-        })
-        .await?;
-    context.say(&format!(
-        "m{} is removed; stop it, and delete its directory when you like",
-        remove.id
-    ));
-    Ok(())
-}
-
-fn require_member(status: &Status, id: u64) -> Result<(), Failure> {
-    if status.masters.iter().any(|master| master.id.0 == id) {
-        return Ok(());
-    }
-    let known: Vec<_> = status.masters.iter().map(|master| format!("m{}", master.id)).collect();
-    Err(Failure::code(
-        ErrorCode::NotFound,
-        format!("there is no master m{id}"),
-        format!("the masters are {}", known.join(", ")),
-    ))
-}
-
-/// What a change does to the majority.
-fn votes(status: &Status, added: usize, removed: usize) -> String {
-    let now = status.masters.iter().filter(|master| master.voter).count();
-    let then = (now + added).saturating_sub(removed);
-    let spare = then.saturating_sub(1) / 2;
-    format!("      voters: {now} now, {then} then, of which {spare} may fail")
-}
-
-pub(crate) async fn transfer_leader(context: &Context, transfer: TransferLeader) -> Result<(), Failure> {
-    if let Some(to) = transfer.to {
-        require_member(&context.client.status().await?, to)?;
-    }
-    let to = transfer.to.map(MasterId);
-    context.client.admin(Admin::TransferLeader { to }).await?;
-    let leader = context.client.status().await?.leader;
-    context.say(&leader.map_or_else(|| "no master leads yet".to_owned(), |leader| format!("m{leader} leads")));
-    Ok(())
-}
-
-pub(crate) async fn snapshot(context: &Context) -> Result<(), Failure> {
-    context.client.admin(Admin::Snapshot).await?;
-    context.say("the leader builds a snapshot; see: gabion admin raft status");
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use gabion_protocol::messages::master::Load;
-    use gabion_protocol::{ClusterId, ServerId, StateTime};
+    use gabion_protocol::{ClusterId, MasterId, ServerId, StateTime};
 
     use super::*;
 
@@ -635,13 +442,10 @@ LIVE COPIES  CHUNKS
     }
 
     #[test]
-    fn a_healthy_cluster_says_ok_and_plans_count_votes() {
+    fn a_healthy_cluster_says_ok() {
         let mut status = status_of_three();
         status.servers.pop();
         status.under_replicated = 0;
         assert_eq!(health(&status), "ok");
-        assert_eq!(votes(&status, 0, 1), "      voters: 3 now, 2 then, of which 0 may fail");
-        assert_eq!(votes(&status, 1, 1), "      voters: 3 now, 3 then, of which 1 may fail");
-        assert_eq!(require_member(&status, 9).unwrap_err().exit_code(), 3);
     }
 }
