@@ -10,7 +10,7 @@
 //! | [`process`], [`command`] | one server process; one run of a command-line tool |
 //! | [`load`], [`ledger`] | work that goes on during a fault, and the account of it kept outside the cluster |
 //! | [`network`], [`disk`], [`damage`], [`proxy`] | faults: cut networks, full disks, flipped bits, lost replies |
-//! | [`content`], [`wait`], [`skip`] | known bytes, waiting for events, tests that cannot run here |
+//! | [`content`], [`files`], [`wait`], [`skip`] | known bytes, waiting for events, tests that cannot run here |
 //!
 //! Rules of the suites:
 //! * waiting is always for an event with a deadline, never a sleep that hopes;
@@ -24,6 +24,7 @@ pub mod command;
 pub mod content;
 pub mod damage;
 pub mod disk;
+pub mod files;
 pub mod ledger;
 pub mod load;
 pub mod network;

@@ -89,7 +89,8 @@ fn name_of(path: &str) -> String {
 
 /// The first sync of a chunk's file on each disk thread fails, and later ones would succeed, as the kernel does it: what
 /// was written is not on the disk though a second sync says so. No such chunk is acknowledged, no such file is synced
-/// again, the disk takes no new chunks, and the uploads succeed on the others.
+/// again, the disk takes no new chunks, and the uploads succeed on the others. What it holds is served until others have
+/// been made from it elsewhere; then it is empty.
 #[test]
 fn a_chunk_whose_sync_failed_is_never_acknowledged() {
     strace_or_skip!("a_chunk_whose_sync_failed_is_never_acknowledged");
@@ -122,6 +123,21 @@ fn a_chunk_whose_sync_failed_is_never_acknowledged() {
     until("the given-up copies are dropped", seconds(60), || {
         failed.iter().all(|path| !PathBuf::from(path).exists()).then_some(())
     });
+    let listed = cluster
+        .operator()
+        .args(["admin", "disk", "list", "-o", "json", "--server", VICTIM])
+        .run();
+    let listed = listed.ok().json();
+    assert_eq!(listed["disks"][0]["state"], "failing", "{listed}");
+    assert_eq!(
+        listed["disks"][0]["directory"],
+        cluster.node(VICTIM).dir.to_str().unwrap()
+    );
+    until("the failing disk is empty", seconds(60), || {
+        assert_right(&cluster, &files);
+        (load(&cluster).chunks == 0).then_some(())
+    });
+    cluster.await_whole(seconds(30));
     cluster.assert_undamaged();
     assert_whole_after_restart(&mut cluster, &files);
 }

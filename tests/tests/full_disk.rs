@@ -67,6 +67,52 @@ fn one_full_chunkserver_is_not_noticed() {
     assert!([0, 8].contains(&outcome.code()), "nothing is damaged: {outcome}");
 }
 
+/// Two chunkservers of four are full to the last byte: uploads go on with the two copies that find room and say so, reads
+/// and removals go on everywhere, and when there is room again the third copies are made.
+#[test]
+fn two_full_chunkservers_leave_two_copies() {
+    let disks = [
+        disk_or_skip!(96 * MIB, "two_full_chunkservers_leave_two_copies"),
+        disk_or_skip!(96 * MIB, "two_full_chunkservers_leave_two_copies"),
+    ];
+    let mut plan = Cluster::plan()
+        .chunkservers(4)
+        .master_tables(SHORT)
+        .chunkserver_lines(SMALL_RESERVE);
+    for (number, disk) in (1..).zip(&disks) {
+        plan = plan.dir(&format!("c{number}"), &disk.path().join("data"));
+    }
+    let mut cluster = plan.start();
+    let before = content::bytes(1, 20 * MIB);
+    cluster.gabion().args(["upload", "-", "/before"]).run_with(&before).ok();
+    disks.iter().for_each(SmallDisk::fill);
+    until("the masters know that they are full", seconds(20), || {
+        let full = |server: &&ServerInfo| server.load.bytes_free == 0;
+        (cluster.status().servers.iter().filter(full).count() == 2).then_some(())
+    });
+    let during = content::bytes(2, 20 * MIB);
+    let outcome = cluster.gabion().args(["upload", "-", "/during"]).run_with(&during);
+    outcome.fails(8, &["2 of 3 copies"]);
+    let listed = cluster.operator().args(["admin", "disk", "list"]).run().ok().text();
+    assert_eq!(listed.matches(" full ").count(), 2, "{listed}");
+    let right = |cluster: &Cluster| {
+        for (path, bytes) in [("/before", &before), ("/during", &during)] {
+            assert!(
+                cluster.gabion().args(["cat", path]).run().ok().stdout == *bytes,
+                "{path}"
+            );
+        }
+    };
+    right(&cluster);
+    cluster.assert_all_run();
+    disks.iter().for_each(SmallDisk::relieve);
+    until("the third copies are made", seconds(60), || {
+        (!cluster.stat("/during")?.degraded).then_some(())
+    });
+    right(&cluster);
+    cluster.assert_clean();
+}
+
 /// All chunkservers are full: an upload fails with 9 and says which servers were passed over and why; no file appears;
 /// everything stored before can be read; removing files makes room, and the room is used.
 #[test]

@@ -3,134 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use gabion_protocol::messages::master::{ChunkInfo, ChunkTrouble, Query, ReplicaState, Response, TroubledChunk};
+use gabion_protocol::messages::master::{ChunkInfo, ChunkTrouble, ReplicaState};
 use gabion_protocol::{ChunkId, ServerId};
-use gabion_tests::cluster::Cluster;
-use gabion_tests::{KIB, MIB, content, damage, scaled, seconds, until};
+use gabion_tests::cluster::{Cluster, in_state};
+use gabion_tests::files::Files;
+use gabion_tests::{MIB, content, damage, scaled, seconds, until};
 
 /// Periods short enough to wait for; a server that is away for two seconds is lost.
 const SHORT: &str = "[timing]\nsuspect = \"1200ms\"\nlost = \"2s\"\n[repair]\nurgent = \"500ms\"\n";
-
-/// Files of a cluster, large and small, and their bytes.
-struct Files(Vec<(String, Vec<u8>)>);
-
-impl Files {
-    /// Uploads `large` files of several chunks and `small` ones that live in the index.
-    fn upload(cluster: &Cluster, large: u64, small: u64) -> Self {
-        Self::upload_in(cluster, "2MiB", (large, 5 * MIB), small)
-    }
-
-    /// As [`Self::upload`], with so large files in chunks of another size.
-    fn upload_in(cluster: &Cluster, chunk_size: &str, (large, len): (u64, u64), small: u64) -> Self {
-        let sizes = (0..large).map(|seed| len + seed * 77_777);
-        let sizes = sizes.chain((0..small).map(|seed| 100 + seed * 3 * KIB));
-        let dir = cluster.scratch("files");
-        std::fs::create_dir_all(&dir).unwrap();
-        let mut files = Vec::new();
-        for (seed, len) in sizes.enumerate() {
-            let bytes = content::bytes(seed as u64, len);
-            std::fs::write(dir.join(format!("f{seed}")), &bytes).unwrap();
-            files.push((format!("/d/f{seed}"), bytes));
-        }
-        let tool = cluster.gabion().args(["upload", "-r", "--chunk-size", chunk_size]);
-        tool.arg(dir.join(".")).arg("/d").run().ok();
-        Self(files)
-    }
-
-    /// Asserts that every byte is what was uploaded.
-    #[track_caller]
-    fn assert_right(&self, cluster: &Cluster) {
-        for (path, bytes) in &self.0 {
-            let got = cluster.gabion().args(["cat", path]).run().ok();
-            assert!(got.stdout == *bytes, "{path} is not what was uploaded");
-        }
-    }
-
-    fn chunks(&self, cluster: &Cluster) -> BTreeSet<ChunkId> {
-        let of = |(path, _): &(String, Vec<u8>)| cluster.locate(path).extents;
-        self.0.iter().flat_map(of).map(|extent| extent.chunk).collect()
-    }
-}
-
-fn troubled(cluster: &Cluster, trouble: ChunkTrouble) -> Vec<TroubledChunk> {
-    let mut all = Vec::new();
-    let mut after = None;
-    loop {
-        let Response::ChunkPage { chunks, next } = cluster.query(&Query::Troubled { trouble, after }).unwrap() else {
-            panic!("another answer");
-        };
-        all.extend(chunks);
-        after = next;
-        if after.is_none() {
-            return all;
-        }
-    }
-}
-
-fn copying(cluster: &Cluster) -> u64 {
-    match cluster.query(&Query::Repairs).unwrap() {
-        Response::Repairs { copying } => copying,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn row(cluster: &Cluster, chunk: ChunkId) -> ChunkInfo {
-    match cluster.query(&Query::Chunk { chunk }).unwrap() {
-        Response::Chunk(info) => info,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn in_state(info: &ChunkInfo, wanted: ReplicaState) -> Vec<ServerId> {
-    let found = info.replicas.iter().filter(|(_, _, state)| *state == wanted);
-    found.map(|(server, _, _)| *server).collect()
-}
-
-fn name_of(cluster: &Cluster, server: ServerId) -> String {
-    let servers = cluster.status().servers;
-    servers.into_iter().find(|one| one.server == server).unwrap().name
-}
-
-/// Waits until no chunk lacks a copy and nothing is being copied.
-#[track_caller]
-fn await_whole(cluster: &Cluster, deadline: Duration) {
-    let began = Instant::now();
-    let whole = gabion_tests::wait::try_until(deadline, || {
-        (troubled(cluster, ChunkTrouble::Under).is_empty() && copying(cluster) == 0).then_some(())
-    });
-    assert!(
-        whole.is_some(),
-        "not whole after {deadline:?}: {:?}",
-        troubled(cluster, ChunkTrouble::Under).first()
-    );
-    eprintln!("whole after {:?}", began.elapsed());
-}
-
-/// Waits until each chunk has exactly the copies it wants, on servers that answer, and no order is left.
-#[track_caller]
-fn await_exact(cluster: &Cluster, chunks: &BTreeSet<ChunkId>, wanted: usize) {
-    let exact = |id: &ChunkId| {
-        let info = row(cluster, *id);
-        info.replicas.len() == wanted && in_state(&info, ReplicaState::Live).len() == wanted
-    };
-    until("every chunk has exactly its copies", seconds(60), || {
-        chunks.iter().all(exact).then_some(())
-    });
-}
-
-/// A chunk's file on a server, if the chunk has one.
-fn file_of(cluster: &Cluster, server: &str, chunk: ChunkId) -> Option<PathBuf> {
-    let files = damage::chunk_files(&cluster.node(server).dir);
-    let name = chunk.to_string();
-    files
-        .into_iter()
-        .map(|(path, _)| path)
-        .find(|path| path.ends_with(&name))
-}
 
 /// One of four servers dies with all it holds: every chunk has three copies again, each read and compared, and when the
 /// server comes back what is too much goes, and never more.
@@ -149,11 +31,11 @@ fn a_lost_server_is_replaced_and_its_return_leaves_nothing_over() {
         .server;
     let lost = chunks
         .iter()
-        .filter(|id| in_state(&row(&cluster, **id), ReplicaState::Live).contains(&dead))
+        .filter(|id| in_state(&cluster.chunk_row(**id), ReplicaState::Live).contains(&dead))
         .count();
     assert!(lost > 5, "hardly anything lay there: void");
     until("the masters miss copies", seconds(15), || {
-        (!troubled(&cluster, ChunkTrouble::Under).is_empty()).then_some(())
+        (!cluster.troubled(ChunkTrouble::Under).is_empty()).then_some(())
     });
     let listed = cluster
         .operator()
@@ -164,9 +46,9 @@ fn a_lost_server_is_replaced_and_its_return_leaves_nothing_over() {
         let chunk: serde_json::Value = serde_json::from_str(line).unwrap();
         assert!(chunk["id"].is_string() && chunk["wanted"] == 3, "{line}");
     }
-    await_whole(&cluster, seconds(60));
+    cluster.await_whole(seconds(60));
     for id in &chunks {
-        let info = row(&cluster, *id);
+        let info = cluster.chunk_row(*id);
         let live = in_state(&info, ReplicaState::Live);
         assert_eq!(live.iter().filter(|server| **server != dead).count(), 3, "{info:?}");
     }
@@ -187,12 +69,12 @@ fn a_lost_server_is_replaced_and_its_return_leaves_nothing_over() {
     let some: Vec<ChunkId> = chunks.iter().copied().take(8).collect();
     until("what is too much is dropped", seconds(60), || {
         for id in &some {
-            let live = in_state(&row(&cluster, *id), ReplicaState::Live).len();
+            let live = in_state(&cluster.chunk_row(*id), ReplicaState::Live).len();
             assert!(live >= 3, "chunk {id} has {live} copies left");
         }
         chunks
             .iter()
-            .all(|id| row(&cluster, *id).replicas.len() == 3)
+            .all(|id| cluster.chunk_row(*id).replicas.len() == 3)
             .then_some(())
     });
     cluster.assert_clean();
@@ -209,19 +91,19 @@ fn a_lost_server_is_replaced_and_its_return_leaves_nothing_over() {
 fn freeze_target(cluster: &mut Cluster) -> (String, String) {
     for _ in 0..50 {
         let (chunk, target, source) = until("a copy is being made", seconds(30), || {
-            let under = troubled(cluster, ChunkTrouble::Under);
+            let under = cluster.troubled(ChunkTrouble::Under);
             let found = under
                 .into_iter()
                 .find(|chunk| !in_state(&chunk.info, ReplicaState::Copying).is_empty())?;
             let target = in_state(&found.info, ReplicaState::Copying)[0];
             Some((found.info.chunk, target, *found.reachable.first()?))
         });
-        let (name, source) = (name_of(cluster, target), name_of(cluster, source));
+        let (name, source) = (cluster.name_of(target), cluster.name_of(source));
         cluster.pause(&name);
         // What it said before is taken by now, or never.
         let still = |info: &ChunkInfo| in_state(info, ReplicaState::Copying).contains(&target);
         let ended = gabion_tests::wait::try_until(Duration::from_millis(300), || {
-            (!still(&row(cluster, chunk))).then_some(())
+            (!still(&cluster.chunk_row(chunk))).then_some(())
         });
         if ended.is_none() {
             return (name, source);
@@ -242,11 +124,11 @@ fn source_target_and_leader_may_die_in_the_middle() {
     let (target, _) = freeze_target(&mut cluster);
     cluster.kill(&target);
     eprintln!("killed a target, {target}");
-    await_whole(&cluster, seconds(60));
+    cluster.await_whole(seconds(60));
     cluster.start("c1");
     cluster.start(&target);
     cluster.wait_ready();
-    await_exact(&cluster, &chunks, 3);
+    cluster.await_exact(&chunks, 3);
     files.assert_right(&cluster);
 
     // A source, and with it the leader.
@@ -258,11 +140,11 @@ fn source_target_and_leader_may_die_in_the_middle() {
     cluster.resume(&target);
     eprintln!("killed a source, {source}, and the leader, {leader}");
     cluster.wait_leader_other_than(&leader);
-    await_whole(&cluster, seconds(60));
+    cluster.await_whole(seconds(60));
     files.assert_right(&cluster);
     cluster.start_all();
     cluster.wait_ready();
-    await_exact(&cluster, &chunks, 3);
+    cluster.await_exact(&chunks, 3);
     cluster.assert_clean();
 }
 
@@ -286,7 +168,7 @@ fn the_last_copies_are_made_anew_first_and_soon() {
         })
         .collect();
     let lost = |id: &ChunkId| {
-        let live = in_state(&row(&cluster, *id), ReplicaState::Live);
+        let live = in_state(&cluster.chunk_row(*id), ReplicaState::Live);
         live.iter().filter(|server| ids.contains(server)).count()
     };
     let (mut last, mut others) = (Vec::new(), Vec::new());
@@ -307,7 +189,7 @@ fn the_last_copies_are_made_anew_first_and_soon() {
     cluster.kill("c1");
     cluster.kill("c2");
     let good = |id: &ChunkId| {
-        let live = in_state(&row(&cluster, *id), ReplicaState::Live);
+        let live = in_state(&cluster.chunk_row(*id), ReplicaState::Live);
         live.iter().filter(|server| !ids.contains(server)).count()
     };
     until("a last copy is made anew", seconds(20), || {
@@ -327,8 +209,8 @@ fn the_last_copies_are_made_anew_first_and_soon() {
         others.iter().all(|id| good(id) == 2),
         "others were copied before the last copies"
     );
-    await_whole(&cluster, seconds(60));
-    assert!(troubled(&cluster, ChunkTrouble::Missing).is_empty());
+    cluster.await_whole(seconds(60));
+    assert!(cluster.troubled(ChunkTrouble::Missing).is_empty());
     files.assert_right(&cluster);
 }
 
@@ -365,8 +247,8 @@ fn a_damaged_copy_is_replaced_by_a_good_one() {
             .ok();
         let extent = cluster.locate("/f").extents.remove(0);
         let victim = extent.replicas[0].server;
-        let name = name_of(&cluster, victim);
-        let path = file_of(&cluster, &name, extent.chunk).unwrap();
+        let name = cluster.name_of(victim);
+        let path = cluster.chunk_file(&name, extent.chunk).unwrap();
         damage::flip_bit(&path, 1_000_000);
         let found = cluster.verify().args(["replicas", "/f"]).run();
         let chunk = extent.chunk.to_string();
@@ -375,14 +257,14 @@ fn a_damaged_copy_is_replaced_by_a_good_one() {
             "it names {chunk}: {found}"
         );
         until("a good copy takes its place", seconds(30), || {
-            let info = row(&cluster, extent.chunk);
+            let info = cluster.chunk_row(extent.chunk);
             let healed = info.replicas.len() == 3
                 && in_state(&info, ReplicaState::Live).len() == 3
                 && info
                     .replicas
                     .iter()
                     .all(|(_, number, _)| *number != extent.replicas[0].token.grant.replica);
-            (healed && troubled(&cluster, ChunkTrouble::Damaged).is_empty()).then_some(())
+            (healed && cluster.troubled(ChunkTrouble::Damaged).is_empty()).then_some(())
         });
         cluster.assert_clean();
         assert!(cluster.gabion().args(["cat", "/f"]).run().ok().stdout == bytes);
@@ -403,13 +285,13 @@ fn a_wrong_source_is_noticed_and_passed_over() {
     let holders: Vec<String> = extent
         .replicas
         .iter()
-        .map(|copy| name_of(&cluster, copy.server))
+        .map(|copy| cluster.name_of(copy.server))
         .collect();
     // One of the two sources that will be left is bad, and read from or not; with a good one there is always a way.
-    damage::flip_bit(&file_of(&cluster, &holders[0], extent.chunk).unwrap(), 2_000_000);
+    damage::flip_bit(&cluster.chunk_file(&holders[0], extent.chunk).unwrap(), 2_000_000);
     cluster.kill(&holders[2]);
     until("another good copy is made", seconds(30), || {
-        let info = row(&cluster, extent.chunk);
+        let info = cluster.chunk_row(extent.chunk);
         let fresh = in_state(&info, ReplicaState::Live);
         let known: Vec<ServerId> = extent.replicas.iter().map(|copy| copy.server).collect();
         fresh.iter().any(|server| !known.contains(server)).then_some(())
@@ -419,7 +301,7 @@ fn a_wrong_source_is_noticed_and_passed_over() {
     // Whether the copy met the bad source is chance; a reader of all copies meets it.
     let _ = cluster.verify().args(["replicas", "/f"]).run();
     until("three good copies are left", seconds(30), || {
-        let info = row(&cluster, extent.chunk);
+        let info = cluster.chunk_row(extent.chunk);
         let gone = info
             .replicas
             .iter()
@@ -428,4 +310,52 @@ fn a_wrong_source_is_noticed_and_passed_over() {
     });
     cluster.assert_clean();
     assert!(cluster.gabion().args(["cat", "/f"]).run().ok().stdout == bytes);
+}
+
+/// An operator looks at a chunk, one copy of which has a flipped bit that nobody has met yet, and has it repaired: the plan
+/// changes nothing; with `--apply` the copies are read again, the bad one is found and replaced, and the answer says so.
+#[test]
+fn an_operator_has_a_chunk_repaired() {
+    let mut cluster = Cluster::plan().chunkservers(4).master_tables(SHORT).start();
+    let bytes = content::bytes(11, 3 * MIB);
+    let tool = cluster
+        .gabion()
+        .args(["upload", "--parents", "--chunk-size", "4MiB", "-", "/a/f"]);
+    tool.run_with(&bytes).ok();
+    let extent = cluster.locate("/a/f").extents.remove(0);
+    let id = extent.chunk.to_string();
+    let chunk = |args: &[&str]| cluster.operator().args(["admin", "chunk"]).args(args).run();
+    let shown = chunk(&["show", &id, "-o", "json"]).ok().json();
+    assert_eq!(
+        (&shown["phase"], &shown["present"], &shown["owner_path"]),
+        (&"sealed".into(), &3.into(), &"/a/f".into()),
+        "{shown}"
+    );
+    let bad = extent.replicas[1].token.grant.replica;
+    let name = cluster.name_of(extent.replicas[1].server);
+    damage::flip_bit(&cluster.chunk_file(&name, extent.chunk).unwrap(), 1_234_567);
+    let planned = chunk(&["repair", &id]).ok();
+    assert!(
+        planned.stderr.contains("--apply") && planned.stderr.contains(&name),
+        "{planned}"
+    );
+    assert_eq!(cluster.status().damaged, 0, "that was only the plan");
+    let repaired = chunk(&["repair", &id, "--apply", "-o", "json"]).ok();
+    assert_eq!(repaired.json()["present"], 3, "{repaired}");
+    cluster.await_exact(&[extent.chunk].into(), 3);
+    let rows = cluster.chunk_row(extent.chunk).replicas;
+    assert!(
+        rows.iter().all(|(_, number, _)| *number != bad),
+        "the bad copy is there: {rows:?}"
+    );
+    assert_eq!(cluster.status().damaged, 0);
+    chunk(&["show", "0-1-999999"]).fails(3, &["0-1-999999"]);
+    let client = cluster
+        .gabion()
+        .args(["admin", "chunk", "repair", &id, "--apply"])
+        .run();
+    assert_eq!(client.code(), 6, "a client's key does not do: {client}");
+    cluster.assert_clean();
+    assert!(cluster.gabion().args(["cat", "/a/f"]).run().ok().stdout == bytes);
+    cluster.assert_all_run();
 }

@@ -162,6 +162,48 @@ fn every_flipped_bit_is_found_within_one_pass_and_nothing_else() {
     cluster.assert_all_run();
 }
 
+/// Bits flip in many copies, each of another chunk, spread over all servers: one pass finds every one of them, and good
+/// copies take their places. A scrub that finds and does not tell, or a repair that copies what is damaged, would break it.
+#[test]
+fn one_pass_finds_and_mends_a_bit_in_each_of_many_copies() {
+    let cluster = Cluster::plan().chunkservers(4).start();
+    let count = scaled(40, 200);
+    let local = cluster.scratch("many");
+    std::fs::create_dir(&local).unwrap();
+    let files: Files = (0..count)
+        .map(|seed| (format!("/many/f{seed:04}"), content::bytes(seed, 150_000 + seed)))
+        .collect();
+    for (path, bytes) in &files {
+        std::fs::write(local.join(path.rsplit('/').next().unwrap()), bytes).unwrap();
+    }
+    let tool = cluster.gabion().args(["upload", "-r", "-j", "8"]);
+    tool.arg(&local).arg("/").run().ok();
+    let mut bad: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (nth, (path, _)) in files.iter().enumerate() {
+        let extent = cluster.locate(path).extents.remove(0);
+        let server = cluster.name_of(extent.replicas[nth % 3].server);
+        let file = cluster.chunk_file(&server, extent.chunk).unwrap();
+        damage::flip_bit(&file, nth as u64 * 3_701 % 150_000);
+        bad.entry(server).or_default().insert(extent.chunk.to_string());
+    }
+    assert!(bad.len() == 4, "every server has some: {bad:?}");
+    let before = start(&cluster);
+    for (server, bad) in &bad {
+        let last = wait_pass(&cluster, server, &before);
+        assert_eq!(number(&last["damaged"]), bad.len() as u64, "{server}: {last}");
+    }
+    let chunks = cluster.chunks_of(files.iter().map(|(path, _)| path));
+    until("no damaged copy is left", seconds(60), || {
+        (cluster.status().damaged == 0).then_some(())
+    });
+    cluster.await_exact(&chunks, 3);
+    for (server, bad) in &bad {
+        assert_eq!(set_aside(&cluster, server), *bad, "{server}");
+    }
+    cluster.assert_clean();
+    assert_right(&cluster, &files);
+}
+
 /// A server is killed in the middle of a pass and goes on near where it was: not from the beginning, and what it has yet
 /// to read it reads.
 #[test]

@@ -5,6 +5,7 @@
 //! Each cluster has a loopback address of its own (Linux answers on all of 127.0.0.0/8). So several run side by side,
 //! and no outgoing connection ever takes the port of a server that is down for a moment.
 
+mod chunks;
 mod processes;
 mod questions;
 mod tools;
@@ -18,6 +19,8 @@ use gabion_protocol::FsPath;
 use gabion_protocol::keys::{Holder, Identity, KeyFile, Role};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+
+pub use chunks::in_state;
 
 use crate::binaries::binary;
 use crate::command::Tool;
