@@ -354,3 +354,26 @@ impl Doubt {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use gabion_protocol::{ChunkId, Generation, ReplicaNumber};
+
+    use super::*;
+
+    #[test]
+    fn only_what_the_masters_know_is_the_chunk() {
+        let order = CopyOrder {
+            chunk: ChunkId::from_bytes([0; 14]),
+            generation: Generation(1),
+            replica: ReplicaNumber(2),
+            length: 300,
+            crc: 5,
+            sources: Vec::new(),
+        };
+        assert!(check_whole(&order, 300, 5).is_ok());
+        for (length, crc) in [(300, 6), (299, 5), (0, 0)] {
+            assert!(matches!(check_whole(&order, length, crc), Err(Failure::Wrong(_))));
+        }
+    }
+}
