@@ -18,7 +18,7 @@ use crate::state::key::damage::DamageKey;
 use crate::state::key::degraded::DegradedKey;
 use crate::state::key::{self, Key, Kind};
 use crate::state::rows::{Rows, RowsError};
-use crate::state::{read, repair};
+use crate::state::{balance, read, repair};
 
 /// Chunks kept from walks.
 pub const WINDOW_MAX: usize = 1024;
@@ -195,6 +195,7 @@ pub fn chunk_view(rows: &dyn Rows, id: ChunkId) -> Result<Option<ChunkView>, Row
         chunk,
         damaged: confirmed.map(|(server, _)| *server).collect(),
         reported: reports.iter().map(|(server, _)| *server).collect(),
+        moving: balance::of(rows, id)?,
     }))
 }
 

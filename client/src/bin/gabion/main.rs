@@ -9,6 +9,7 @@
 mod admin;
 mod args;
 mod attributes;
+mod balance;
 mod change;
 mod check;
 mod chunk_list;
@@ -45,6 +46,7 @@ use gabion_client::terminal::Failure;
 use gabion_protocol::process;
 use tokio_util::sync::CancellationToken;
 
+use args::balance::Balance;
 use args::inventory::Inventory;
 use args::{Admin, Arguments, Chunk, Raft, Scrub, Server, Trash, Verb};
 use context::Context;
@@ -177,6 +179,11 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
             Raft::Snapshot => admin::snapshot(&context).await,
         },
         Verb::Admin(Admin::Chunk(Chunk::List(list))) => chunk_list::run(&context, list).await,
+        Verb::Admin(Admin::Balance(balance)) => match balance {
+            Balance::Plan(plan) => balance::plan(&context, plan).await,
+            Balance::Start(start) => balance::start(&context, start).await,
+            Balance::Stop(stop) => balance::stop(&context, stop).await,
+        },
         Verb::Admin(Admin::Server(server)) => match server {
             Server::List(list) => server::list(&context, list).await,
             Server::Show(show) => server::show(&context, show).await,

@@ -4,9 +4,10 @@
 //! sent again, the same, after a lost answer. A [`Request::Query`] is linearizable unless it asks for less.
 //!
 //! [`Request`] and [`Response`] are here; `namespace`, `attributes`, `change`, `trash`, `fleet`,
-//! `cluster`, `condition`, `scrub` and `inventory` hold what they are made of.
+//! `cluster`, `condition`, `balance`, `scrub` and `inventory` hold what they are made of.
 
 mod attributes;
+mod balance;
 mod change;
 mod cluster;
 mod condition;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Epoch, Ino, MasterId, RequestId, ServerId, StateTime, UploadGeneration};
 
 pub use attributes::{AttributeChange, Attributes};
+pub use balance::{BalancePlan, ServerFill, ServerMoves};
 pub use change::{Change, FileChange, SpliceAt};
 pub use cluster::{
     Admin, ChunkInfo, ChunkState, ChunkTrouble, Defaults, Health, MasterInfo, ReplicaState, ServerInfo, Status,
@@ -288,4 +290,6 @@ pub enum Response {
     },
     /// The servers' inventories.
     Inventories(Vec<ServerInventory>),
+    /// How full the chunkservers are.
+    BalancePlan(Box<BalancePlan>),
 }
