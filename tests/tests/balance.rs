@@ -114,13 +114,9 @@ fn an_empty_fourth_server_fills_up_while_leaders_die_and_an_operator_stops_it() 
     for seed in 0..16 {
         content::file(&dir.join(format!("s{seed}")), 1000 + seed, 1000 + seed * 3000);
     }
-    cluster
-        .gabion()
-        .args(["upload", "-r"])
-        .arg(dir.join("."))
-        .arg("/d")
-        .run()
-        .ok();
+    let outcome = cluster.gabion().args(["upload", "-r"]).arg(dir.join(".")).arg("/d").run();
+    // On a busy machine a disk may be too slow for a moment: repair tops up what it missed.
+    assert!([0, 8].contains(&outcome.code()), "{outcome}");
     let files: Vec<String> = cluster.names("/d");
     let chunks: BTreeSet<ChunkId> = files
         .iter()
@@ -128,6 +124,9 @@ fn an_empty_fourth_server_fills_up_while_leaders_die_and_an_operator_stops_it() 
         .map(|extent| extent.chunk)
         .collect();
     assert_eq!(chunks.len() as u64, large * 8 + 16);
+    until("every chunk has three copies", seconds(60), || {
+        chunks.iter().all(|id| live(&row(&cluster, *id)) == 3).then_some(())
+    });
     let alone = plan(&cluster);
     assert!(
         alone.moves.is_empty() && alone.moving == 0,
@@ -214,10 +213,20 @@ fn an_empty_fourth_server_fills_up_while_leaders_die_and_an_operator_stops_it() 
     });
     cluster.start(&leader);
     cluster.wait_ready();
-    until("the disks are as the rows", seconds(20), || {
-        let held: u64 = cluster.status().servers.iter().map(|server| server.load.chunks).sum();
+    let counts = || -> Vec<(String, u64)> {
+        let servers = cluster.status().servers.into_iter();
+        servers.map(|server| (server.name, server.load.chunks)).collect()
+    };
+    let as_rows = try_until(seconds(20), || {
+        let held: u64 = counts().iter().map(|(_, chunks)| chunks).sum();
         (held == 3 * chunks.len() as u64).then_some(())
     });
+    assert!(
+        as_rows.is_some(),
+        "{} chunks of three copies, and servers hold {:?}",
+        chunks.len(),
+        counts()
+    );
     let back = cluster.scratch("back");
     cluster.gabion().args(["download", "-r", "/d"]).arg(&back).run().ok();
     for name in &files {
