@@ -114,7 +114,12 @@ fn an_empty_fourth_server_fills_up_while_leaders_die_and_an_operator_stops_it() 
     for seed in 0..16 {
         content::file(&dir.join(format!("s{seed}")), 1000 + seed, 1000 + seed * 3000);
     }
-    let outcome = cluster.gabion().args(["upload", "-r"]).arg(dir.join(".")).arg("/d").run();
+    let outcome = cluster
+        .gabion()
+        .args(["upload", "-r"])
+        .arg(dir.join("."))
+        .arg("/d")
+        .run();
     // On a busy machine a disk may be too slow for a moment: repair tops up what it missed.
     assert!([0, 8].contains(&outcome.code()), "{outcome}");
     let files: Vec<String> = cluster.names("/d");

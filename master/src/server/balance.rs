@@ -35,6 +35,8 @@ use crate::store::state_db::View;
 const LOOK: Duration = Duration::from_secs(2);
 /// Between looks while copies are moved or looked for. The end of a copy wakes the leader before.
 const MOVING: Duration = Duration::from_millis(500);
+/// A look is followed by so many times as long as it took in which there is none.
+const REST_TIMES: u32 = 4;
 /// A gap that says that this process stood still.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Rounds of walking that a plan for a person may take: a million rows, some seconds.
@@ -86,18 +88,20 @@ struct Scene {
 /// Balances for as long as this master leads.
 pub(super) async fn lead(master: &Master, term: u64) {
     let mut memory = Memory::default();
-    let mut pause = LOOK;
+    let (mut pause, mut rest) = (LOOK, Duration::ZERO);
     loop {
         let before = monotonic();
+        tokio::time::sleep(rest).await;
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = master.balancing.wake.notified() => {}
         }
-        if monotonic().saturating_sub(before) > pause + PAUSE || master.repairs.is_busy() {
+        if monotonic().saturating_sub(before) > rest + pause + PAUSE || master.repairs.is_busy() {
             // This process stood still and heard nobody; or there is more urgent work.
             pause = LOOK;
             continue;
         }
+        let began = monotonic();
         let look = match master.look_at_fills(std::mem::take(&mut memory)).await {
             Ok((now, look)) => {
                 memory = now;
@@ -110,6 +114,7 @@ pub(super) async fn lead(master: &Master, term: u64) {
             }
         };
         pause = if look.busy { MOVING } else { LOOK };
+        rest = monotonic().saturating_sub(began) * REST_TIMES;
         if let Err(error) = master.begin_moves(term, look.moves).await {
             tracing::debug!(%error, "a move was not agreed to");
         }
@@ -256,6 +261,10 @@ fn look(rows: &dyn Rows, scene: &Scene, memory: &mut Memory) -> Result<Look, Row
         busy: flows.moving > 0,
     };
     let levels = scene.levels(&flows, &sums);
+    if flows.moving > 0 {
+        // Another leader may have begun: what it aimed at is aimed at.
+        memory.drive = Drive::begun();
+    }
     let Some(aim) = memory.drive.aim(&levels, scene.policy.threshold_ppm) else {
         return Ok(look);
     };

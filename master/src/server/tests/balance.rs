@@ -87,8 +87,16 @@ fn a_copy_moves_to_the_empty_server_unless_an_operator_stopped_it() {
         let (chunk, replica) = dropped;
         servers[0].beat.done = vec![OrderDone::Dropped { chunk, replica }];
         servers[0].beat().await.unwrap();
-        let held: Vec<ServerId> = row(&mut client, chunk).await.replicas.iter().map(|copy| copy.0).collect();
-        assert!(held.len() == 2 && !held.contains(&full) && held.contains(&empty), "{held:?}");
+        let held: Vec<ServerId> = row(&mut client, chunk)
+            .await
+            .replicas
+            .iter()
+            .map(|copy| copy.0)
+            .collect();
+        assert!(
+            held.len() == 2 && !held.contains(&full) && held.contains(&empty),
+            "{held:?}"
+        );
         assert_eq!(plan(&mut operator).await.moving, 0);
         for master in masters {
             master.stop().await;
