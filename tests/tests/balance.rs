@@ -132,6 +132,8 @@ fn an_empty_fourth_server_fills_up_while_leaders_die_and_an_operator_stops_it() 
     until("every chunk has three copies", seconds(60), || {
         chunks.iter().all(|id| live(&row(&cluster, *id)) == 3).then_some(())
     });
+    // What a writer gave up on a slow disk may have left a copy there that no row names: inventory's to find.
+    let stored = 3 * chunks.len() as u64..=cluster.chunks_held();
     let alone = plan(&cluster);
     assert!(
         alone.moves.is_empty() && alone.moving == 0,
@@ -218,20 +220,9 @@ fn an_empty_fourth_server_fills_up_while_leaders_die_and_an_operator_stops_it() 
     });
     cluster.start(&leader);
     cluster.wait_ready();
-    let counts = || -> Vec<(String, u64)> {
-        let servers = cluster.status().servers.into_iter();
-        servers.map(|server| (server.name, server.load.chunks)).collect()
-    };
-    let as_rows = try_until(seconds(20), || {
-        let held: u64 = counts().iter().map(|(_, chunks)| chunks).sum();
-        (held == 3 * chunks.len() as u64).then_some(())
+    until("the disks are as the rows", seconds(20), || {
+        stored.contains(&cluster.chunks_held()).then_some(())
     });
-    assert!(
-        as_rows.is_some(),
-        "{} chunks of three copies, and servers hold {:?}",
-        chunks.len(),
-        counts()
-    );
     let back = cluster.scratch("back");
     cluster.gabion().args(["download", "-r", "/d"]).arg(&back).run().ok();
     for name in &files {

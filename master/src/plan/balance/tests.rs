@@ -618,7 +618,11 @@ proptest! {
 fn stopping_gives_up_what_is_under_way() {
     let mut sim = Sim::new(&[(100, "r"); 4], 3, &files(10, 6));
     sim.round();
-    assert!(sim.moves > 0);
+    let begun = copies::copying(&sim.machine.rows, 100).unwrap();
+    assert_eq!((begun.len(), sim.moves), (4, 4), "as many as the budget allows");
+    sim.round();
+    let still = copies::copying(&sim.machine.rows, 100).unwrap();
+    assert_eq!((still, sim.moves), (begun, 4), "repair does not take them for needless");
     sim.switch(false);
     let moves = sim.moves;
     sim.round();
@@ -641,6 +645,22 @@ impl Sim {
             );
         }
     }
+}
+
+#[test]
+fn no_target_becomes_fuller_than_its_source() {
+    // The mean is 11 %: the first is far above it, and had 4 % if it gave its chunk away; the second had 14 % then.
+    let mut sim = Sim::new(&[(100, "r"); 4], 3, &[(0, 1, vec![12])]);
+    for (number, mib) in [(1, 4), (2, 2), (3, 12), (4, 14)] {
+        sim.disks.get_mut(&ServerId(number)).unwrap().other = mib * MIB;
+    }
+    sim.beat();
+    sim.settle();
+    assert_eq!(sim.moves, 0);
+    sim.disks.get_mut(&ServerId(1)).unwrap().other = 14 * MIB;
+    sim.beat();
+    sim.settle();
+    assert_eq!(sim.moves, 1, "now it helps");
 }
 
 #[test]

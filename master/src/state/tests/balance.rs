@@ -87,6 +87,24 @@ fn what_changed_since_the_plan_stays_and_nothing_begins_twice() {
 }
 
 #[test]
+fn a_plan_for_other_rows_is_refused_also_when_nothing_is_under_way() {
+    let (mut machine, _, id) = stored();
+    machine.register("c5", None, 5, 1).unwrap();
+    let old = move_of(&machine, id, 1, 5);
+    // Another copy moves meanwhile, and that ends.
+    let command = move_of(&machine, id, 2, 4);
+    assert_eq!(refused(&mut machine, &command), []);
+    let comes = balance::of(&machine.rows, id).unwrap().unwrap().comes;
+    let done = made(&machine, id, comes, 4);
+    refused(&mut machine, &done);
+    let drop = drop_of(&machine, id, 2);
+    assert_eq!(refused(&mut machine, &drop), []);
+    machine.obey();
+    assert_eq!(refused(&mut machine, &old), [Refusal::CopiesChanged { chunk: id }]);
+    assert!(is_over(&machine, id));
+}
+
+#[test]
 fn only_a_chunk_at_rest_moves_and_only_to_who_has_none() {
     let (mut machine, _, id) = stored();
     machine.register("c5", None, 5, 1).unwrap();
