@@ -2,7 +2,7 @@
 
 use gabion_protocol::StateTime;
 use gabion_protocol::ids::ServerId;
-use gabion_protocol::messages::master::{ConditionChange, Op, Query, Response, ServerPlan, ServerState};
+use gabion_protocol::messages::master::{BalancePlan, ConditionChange, Op, Query, Response, ServerPlan, ServerState};
 
 use crate::client::unexpected;
 use crate::error::Context as _;
@@ -44,5 +44,31 @@ impl Client {
         answer
             .map(drop)
             .context(|| format!("cannot change the condition of chunkserver c{server}"))
+    }
+
+    /// How full the chunkservers are, and what would be moved between them. The leader walks over copies of full ones.
+    ///
+    /// # Errors
+    /// If no leader answers.
+    pub async fn balance_plan(&self) -> Result<BalancePlan, Error> {
+        let what = || "cannot look how full the chunkservers are";
+        match self.inner.masters.query(Query::BalancePlan).await.context(what)? {
+            Response::BalancePlan(plan) => Ok(*plan),
+            _ => Err(unexpected()).context(what),
+        }
+    }
+
+    /// Lets copies be moved from full chunkservers to emptier ones, or not; runs once.
+    ///
+    /// # Errors
+    /// If no leader answers, or this key may not.
+    pub async fn set_balance(&self, runs: bool) -> Result<(), Error> {
+        let answer = self.inner.masters.command(Op::SetBalance { runs }).await;
+        let what = if runs {
+            "cannot start balance"
+        } else {
+            "cannot stop balance"
+        };
+        answer.map(drop).context(|| what)
     }
 }

@@ -59,6 +59,9 @@ pub struct Config {
     /// Making lost copies anew.
     #[serde(default)]
     pub repair: RepairSettings,
+    /// Moving copies from full chunkservers to emptier ones.
+    #[serde(default)]
+    pub balance: BalanceSettings,
     /// Comparing what chunkservers hold with what the masters know.
     #[serde(default)]
     pub inventory: InventorySettings,
@@ -183,6 +186,27 @@ impl Default for RepairSettings {
             source: Size(128 << 20),
             target: Size(128 << 20),
             cluster: Size(8 << 30),
+        }
+    }
+}
+
+/// Moving copies from full chunkservers to emptier ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BalanceSettings {
+    /// How far from the mean the used share of a server's space may be, in percent of that space: below it placement
+    /// alone evens things out, as it prefers servers with more room.
+    pub threshold: u8,
+    /// Bytes of moves under way from one server, and to one: one chunk of the default size, half of what repair may
+    /// take, because nobody waits for a move.
+    pub budget: Size,
+}
+
+impl Default for BalanceSettings {
+    fn default() -> Self {
+        Self {
+            threshold: 5,
+            budget: Size(64 << 20),
         }
     }
 }
@@ -522,10 +546,14 @@ impl Config {
             ("repair.source", repair.source),
             ("repair.target", repair.target),
             ("repair.cluster", repair.cluster),
+            ("balance.budget", self.balance.budget),
         ] {
             if size.0 == 0 {
                 return out(key, &size, "at least 1".to_owned());
             }
+        }
+        if !(1..=50).contains(&self.balance.threshold) {
+            return out("balance.threshold", &self.balance.threshold, "1 to 50".to_owned());
         }
         if self.raft.snapshot_every == 0 {
             return out(

@@ -530,6 +530,7 @@ impl State {
             | Op::EmptyTrash { .. }
             | Op::SetAttributes { .. }
             | Op::SetCondition { .. }
+            | Op::SetBalance { .. }
             | Op::Copy(_)
             | Op::CopyExtents { .. }
             | Op::ResumeUpload { .. }

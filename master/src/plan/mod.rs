@@ -3,10 +3,12 @@
 //! | file | plans |
 //! |---|---|
 //! | [`placement`] | which servers get the copies of a new chunk, or one more copy of an old one |
+//! | [`balance`] | which copies move from full servers to emptier ones |
 //! | [`repair`] | which copies of sealed chunks are made, given up and dropped |
 //! | [`inventory`] | what differs between what a server lists and the rows |
 //! | [`search`] | finds the chunks that need it, in bounded steps |
 
+pub mod balance;
 pub mod inventory;
 pub mod placement;
 pub mod repair;

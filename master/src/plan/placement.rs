@@ -198,7 +198,7 @@ fn sift<'a>(request: &Placement, candidates: &'a [Candidate]) -> (Vec<Choice<'a>
 }
 
 /// Why a server that does not just serve gets no copies.
-fn condition(condition: Condition) -> &'static str {
+pub(crate) fn condition(condition: Condition) -> &'static str {
     match condition {
         Condition::InService => "in service",
         Condition::Draining => "is being drained",

@@ -11,7 +11,10 @@
 //!   ones behind it;
 //! * a copy in progress is given up when its target is lost, it is overdue, or the chunk has enough copies without it;
 //! * a copy is dropped only if as many as are wanted are present without it, on servers that have been steady for a
-//!   while. A damaged one goes first; one that is damaged also makes room on its server, if no other server is left.
+//!   while. A damaged one goes first; one that is damaged also makes room on its server, if no other server is left;
+//! * a copy that comes to take another one's place (`balance`) is needed as long as that one is well and copies may be
+//!   moved, and when it is there the other one goes, unless fewer racks would be left than otherwise. It counts in no
+//!   budget here: a move holds up no repair.
 //!
 //! One sort of step for a chunk at a time: the next plan sees what became of it. What is planned here names the rows it
 //! was planned from, and `state::repair` refuses it if they have changed.
@@ -27,6 +30,7 @@ use gabion_protocol::messages::master::{Condition, Health};
 use super::placement::{Candidate, Placement, extend};
 use super::search::Leaving;
 use crate::state::key::chunk::{Chunk, Phase, Replica, ReplicaState};
+use crate::state::key::moving::Move;
 use crate::state::repair::{COPIES_MAX, CopyDrop, CopyPlan};
 
 /// Least a copy counts in a budget: what small ones cost is requests and log entries, not bytes.
@@ -53,6 +57,8 @@ pub struct Policy {
     pub urgent: Duration,
     /// Bytes in progress.
     pub budget: Budget,
+    /// Whether copies may be moved from full servers to empty ones.
+    pub moves: bool,
 }
 
 /// A server as this planner sees it.
@@ -105,6 +111,8 @@ pub struct ChunkView {
     pub reported: BTreeSet<ServerId>,
     /// Servers whose copy lies on a disk that fails: others are made from it, and then it goes.
     pub leaving: BTreeSet<ServerId>,
+    /// One of its copies is to go to another server.
+    pub moving: Option<Move>,
 }
 
 impl ChunkView {
@@ -119,6 +127,11 @@ impl ChunkView {
             }
         }
         self
+    }
+
+    /// Whether a copy comes to take another one's place.
+    fn is_moved_by(&self, number: ReplicaNumber) -> bool {
+        self.moving.is_some_and(|row| row.comes == number)
     }
 }
 
@@ -163,14 +176,19 @@ impl Progress {
                 .filter(|copy| copy.state == ReplicaState::Copying);
             for copy in copying {
                 lengths.insert((view.id, copy.number), length);
-                *self.targets.entry(copy.server).or_default() += weight(length);
-                self.cluster += weight(length);
+                let is_repair = !view.is_moved_by(copy.number);
+                if is_repair {
+                    *self.targets.entry(copy.server).or_default() += weight(length);
+                    self.cluster += weight(length);
+                }
                 let had = before
                     .remove(&(view.id, copy.server))
                     .filter(|had| sources.contains(had));
                 let used = |of: &ServerId| self.sources.get(of).copied().unwrap_or(0);
                 if let Some(from) = had.or_else(|| sources.iter().copied().min_by_key(used)) {
-                    *self.sources.entry(from).or_default() += weight(length);
+                    if is_repair {
+                        *self.sources.entry(from).or_default() += weight(length);
+                    }
                     assigned.insert((view.id, copy.server), from);
                 }
             }
@@ -250,19 +268,31 @@ impl Fleet {
     }
 
     /// Whether a server has been there for long enough to give up other copies for its own.
-    fn is_steady(&self, server: ServerId) -> bool {
+    pub(crate) fn is_steady(&self, server: ServerId) -> bool {
         // One that may be switched off at any time is nothing to give up another copy for.
         let steady =
             |server: &Server| server.steady >= self.policy.urgent && server.candidate.condition == Condition::InService;
         self.answers(server) && self.servers.get(&server).is_some_and(steady)
     }
 
+    /// Whether copies may be moved from full servers to empty ones.
+    #[must_use]
+    pub fn moves(&self) -> bool {
+        self.policy.moves
+    }
+
+    /// A server's rack.
+    pub(super) fn rack(&self, server: ServerId) -> Option<&str> {
+        self.candidate(server).map(|candidate| candidate.rack.as_str())
+    }
+
     fn candidate(&self, server: ServerId) -> Option<&Candidate> {
         self.servers.get(&server).map(|server| &server.candidate)
     }
 
-    fn candidates(&self) -> Vec<Candidate> {
-        self.servers.values().map(|server| server.candidate.clone()).collect()
+    /// All servers as placement sees them.
+    pub fn candidates(&self) -> impl Iterator<Item = &Candidate> {
+        self.servers.values().map(|server| &server.candidate)
     }
 
     /// Servers that take copies now.
@@ -324,8 +354,17 @@ impl Fleet {
         let wanted = usize::from(chunk.wanted);
         seen.missing = wanted.saturating_sub(seen.present.len() + hoped + seen.copying.len());
         let enough = (seen.present.len() + seen.copying.len()).saturating_sub(wanted);
-        seen.needless = enough.min(seen.copying.len());
+        let replacing = usize::from(self.replaces(view, &seen));
+        seen.needless = enough.saturating_sub(replacing).min(seen.copying.len());
         seen
+    }
+
+    /// Whether a copy is being made to take the place of one that is well.
+    fn replaces(&self, view: &ChunkView, seen: &Assessment) -> bool {
+        let Some(row) = view.moving.filter(|_| self.policy.moves) else {
+            return false;
+        };
+        seen.present.contains(&row.from) && seen.copying.iter().any(|copy| copy.number == row.comes)
     }
 }
 
@@ -352,7 +391,7 @@ pub struct Assessment {
 #[must_use]
 pub fn plan(fleet: &Fleet, chunks: &[ChunkView], progress: &Progress, seed: u64) -> Plan {
     let mut planner = Planner {
-        candidates: fleet.candidates(),
+        candidates: fleet.candidates().cloned().collect(),
         fleet,
         progress: progress.clone(),
         seed,
@@ -501,13 +540,23 @@ impl Planner<'_> {
         let racks: Vec<&str> = good.iter().filter_map(|of| self.rack(*of)).collect();
         let neighbours = |of: ServerId| racks.iter().filter(|rack| Some(**rack) == self.rack(of)).count();
         let free = |of: ServerId| self.fleet.candidate(of).map_or(0, |of| of.bytes_free);
-        good.iter()
+        let usual = good
+            .iter()
             .copied()
-            .max_by_key(|of| (neighbours(*of), std::cmp::Reverse(free(*of)), *of))
+            .max_by_key(|of| (neighbours(*of), std::cmp::Reverse(free(*of)), *of))?;
+        let racks_without = |gone: ServerId| {
+            let left = good.iter().filter(|of| **of != gone).filter_map(|of| self.rack(*of));
+            left.collect::<BTreeSet<_>>().len()
+        };
+        let moved = view.moving.filter(|row| {
+            let both = good.contains(&row.from) && good.contains(&row.to);
+            both && racks_without(row.from) >= racks_without(usual)
+        });
+        Some(moved.map_or(usual, |row| row.from))
     }
 
     fn rack(&self, server: ServerId) -> Option<&str> {
-        self.fleet.candidate(server).map(|candidate| candidate.rack.as_str())
+        self.fleet.rack(server)
     }
 
     fn drop(&mut self, view: &ChunkView, server: ServerId) {
@@ -520,7 +569,7 @@ impl Planner<'_> {
 }
 
 /// Whether a server's budget allows a copy of `length` bytes.
-fn fits(used: &BTreeMap<ServerId, u64>, server: ServerId, length: u64, budget: u64) -> bool {
+pub(super) fn fits(used: &BTreeMap<ServerId, u64>, server: ServerId, length: u64, budget: u64) -> bool {
     let used = used.get(&server).copied().unwrap_or(0);
     used == 0 || used + weight(length) <= budget
 }

@@ -19,7 +19,7 @@ use crate::state::key::damage::DamageKey;
 use crate::state::key::degraded::DegradedKey;
 use crate::state::key::{self, Key, Kind};
 use crate::state::rows::{Rows, RowsError};
-use crate::state::{read, repair};
+use crate::state::{balance, read, repair};
 
 /// Chunks kept from walks.
 pub const WINDOW_MAX: usize = 1024;
@@ -224,6 +224,7 @@ pub fn chunk_view(rows: &dyn Rows, id: ChunkId) -> Result<Option<ChunkView>, Row
         damaged: confirmed.map(|(server, _)| *server).collect(),
         reported: reports.iter().map(|(server, _)| *server).collect(),
         leaving: BTreeSet::new(),
+        moving: balance::of(rows, id)?,
     }))
 }
 

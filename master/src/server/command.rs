@@ -286,7 +286,8 @@ fn check(op: &Op) -> Result<(), WireError> {
         | Op::CopyExtents { .. }
         | Op::ResumeUpload { .. }
         | Op::ChangeAttributes { .. }
-        | Op::SetCondition { .. } => Ok(()),
+        | Op::SetCondition { .. }
+        | Op::SetBalance { .. } => Ok(()),
         Op::Copy(copy) => too_many("files", copy.sources.len(), BATCH_ROWS_MAX),
         Op::ChangeFile(change) => match &change.what {
             Change::Splice { seals, .. } => too_many("seals", seals.len(), BATCH_ROWS_MAX),
@@ -405,6 +406,7 @@ pub(super) fn filled(op: Op, asker: &Identity, placements: Vec<Vec<ServerId>>) -
         Op::ChangeAttributes { path, change } => ClientCommand::ChangeAttributes { path, change },
         Op::ChangeFile(change) => ClientCommand::ChangeFile(change),
         Op::SetCondition { server, change, .. } => ClientCommand::SetCondition { server, change },
+        Op::SetBalance { runs } => ClientCommand::SetBalance { runs },
     }
 }
 

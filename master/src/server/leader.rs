@@ -14,6 +14,7 @@ use gabion_protocol::ids::Timeline;
 use gabion_protocol::process::monotonic;
 use tokio::time::MissedTickBehavior;
 
+use super::balance;
 use super::command::wall_ms;
 use super::repair;
 use super::shared::Master;
@@ -42,6 +43,7 @@ pub(super) async fn follow(master: Arc<Master>) {
             () = lead(&master, now.term) => {}
             () = notice_pauses(&master) => {}
             () = repair::lead(&master, now.term) => {}
+            () = balance::lead(&master, now.term) => {}
             ended = deposed => if ended.is_err() {
                 return;
             },

@@ -20,6 +20,7 @@
 //! | `conditions` | what operators want of chunkservers, judged before it is logged |
 //! | `leader` | what only the leader does: first command, state time |
 //! | `repair` | the leader's search for lost copies, and its copy orders |
+//! | `balance` | the leader's moves of copies from full servers to emptier ones |
 //! | `troubled` | chunks that are not as they should be, for operators |
 //! | `space` | room on the masters' disks: watched, and what grows refused |
 //! | `access` | tokens and tickets |
@@ -31,6 +32,7 @@
 
 mod access;
 mod admin;
+mod balance;
 mod beat;
 mod census;
 mod chunk;

@@ -129,6 +129,7 @@ impl Master {
             Query::Servers => self.server_states(view).await,
             Query::ServerPlan { server } => self.server_plan(view, server).await,
             Query::Troubled { trouble, after } => self.troubled(view, trouble, after).await,
+            Query::BalancePlan => self.balance_plan(view).await,
             Query::Repairs => {
                 read_many(view, |view| {
                     let copying = repair::copying(view, COPYING_MAX).map_err(row_error)?.len() as u64;

@@ -6,6 +6,7 @@
 //! and which server failed to make one. Proposals are bound to the term in which they were planned.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gabion_protocol::error::WireError;
@@ -22,12 +23,12 @@ use super::placement::seed;
 use super::shared::{Master, row_error};
 use crate::fleet;
 use crate::plan::repair::{self as planner, Assigned, Fleet, Plan, Policy, Progress, Server, Standing};
-use crate::plan::search::{Hints, Search, chunk_view};
+use crate::plan::search::{COPYING_MAX, Hints, Search, chunk_view};
 use crate::state::key::copying::CopyingKey;
 use crate::state::repair::{MadeCopy, REPAIR_BATCH_MAX, copying_on};
 use crate::state::reply::Outcome;
 use crate::state::rows::{Rows, RowsError};
-use crate::state::{Command, read};
+use crate::state::{Command, balance, conditions, read};
 
 /// Between looks at the fleet and the indexes: a chunk in need waits seconds, so half of one is no matter.
 const LOOK: Duration = Duration::from_millis(500);
@@ -55,6 +56,8 @@ const ASKED_MAX: usize = 1024;
 pub(super) struct Repairs {
     memory: Mutex<Memory>,
     wake: Notify,
+    /// Chunks are repaired, or looked for: nothing less urgent begins.
+    busy: AtomicBool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -84,6 +87,21 @@ impl Repairs {
         drop(memory);
         self.wake();
     }
+
+    /// Whether chunks are repaired, or looked for.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// Servers that failed to make a copy of a chunk a while ago.
+    pub(super) fn avoided(&self) -> BTreeSet<(ChunkId, ServerId)> {
+        self.memory.lock().avoid.keys().copied().collect()
+    }
+
+    /// A copy that `target` makes is to be read from `source` first.
+    pub(super) fn assign(&self, chunk: ChunkId, target: ServerId, source: ServerId) {
+        self.memory.lock().assigned.insert((chunk, target), source);
+    }
 }
 
 /// What one look found.
@@ -96,8 +114,9 @@ struct Look {
 /// Repairs for as long as this master leads.
 pub(super) async fn lead(master: &Master, term: u64) {
     *master.repairs.memory.lock() = Memory::default();
+    master.repairs.busy.store(true, Ordering::Relaxed);
     let mut search = Search::default();
-    let mut standings: Vec<(ServerId, Standing)> = Vec::new();
+    let mut standings: (Vec<(ServerId, Standing)>, bool) = Default::default();
     let (mut pause, mut rested) = (LOOK, Duration::ZERO);
     loop {
         let before = monotonic();
@@ -116,7 +135,8 @@ pub(super) async fn lead(master: &Master, term: u64) {
                 continue;
             }
         };
-        let now: Vec<_> = fleet.standings().collect();
+        // Whether copies may be moved: those under way are given up when they may not any more.
+        let now = (fleet.standings().collect(), fleet.moves());
         if !woken && now == standings && monotonic() < rested {
             continue;
         }
@@ -129,6 +149,8 @@ pub(super) async fn lead(master: &Master, term: u64) {
             }
         };
         search = look.search;
+        let busy = !look.plan.adds.is_empty() || look.copying || search.is_walking();
+        master.repairs.busy.store(busy, Ordering::Relaxed);
         let idle = look.plan.is_empty() && !look.copying;
         pause = if search.is_walking() { WALKING } else { LOOK };
         rested = if idle && pause == LOOK {
@@ -145,7 +167,9 @@ pub(super) async fn lead(master: &Master, term: u64) {
 impl Master {
     /// The fleet as the planner sees it.
     pub(super) async fn repair_fleet(&self) -> Result<Fleet, WireError> {
-        let (servers, conditions) = self.servers().await?;
+        let (servers, conditions, moves) = self
+            .read_stale(|view| Ok((read::servers(view)?, conditions::all(view)?, balance::runs(view)?)))
+            .await?;
         let now = monotonic();
         let candidates = self.candidates(&servers, &conditions, now);
         let servers = self.fleet.read(|fleet| {
@@ -167,6 +191,7 @@ impl Master {
             suspect: self.settings.suspect,
             urgent: self.settings.urgent,
             budget: self.settings.budget,
+            moves,
         };
         Ok(Fleet::new(servers, policy))
     }
@@ -308,6 +333,7 @@ impl Master {
         }
         // What comes next need not wait.
         self.repairs.wake();
+        self.balancing.wake();
         Ok(())
     }
 
@@ -323,7 +349,7 @@ impl Master {
     }
 }
 
-fn tell_refused(outcome: &Outcome) {
+pub(super) fn tell_refused(outcome: &Outcome) {
     if let Outcome::Repaired { refused } = outcome {
         for (chunk, refusal) in refused {
             tracing::info!(%chunk, %refusal, "the masters' rows forbid a repair; it is planned anew");
@@ -368,6 +394,19 @@ impl Memory {
     }
 }
 
+/// The copies to order: while a server is to repair something, it is not told of copies that are only to be moved to it.
+/// It forgets those it has not begun, and hears of them again.
+fn urgent_first(rows: &dyn Rows, keys: Vec<CopyingKey>) -> Result<Vec<CopyingKey>, RowsError> {
+    let (mut repairs, mut moves) = (Vec::new(), Vec::new());
+    for key in keys {
+        let is_move = balance::of(rows, key.chunk)?.is_some_and(|row| row.comes == key.number);
+        if is_move { &mut moves } else { &mut repairs }.push(key);
+    }
+    let mut first = if repairs.is_empty() { moves } else { repairs };
+    first.truncate(COPY_ORDERS_MAX);
+    Ok(first)
+}
+
 /// Makes one server's copy orders from the rows.
 #[derive(Debug, Clone)]
 pub(super) struct CopyOrders {
@@ -384,7 +423,7 @@ impl CopyOrders {
     /// # Errors
     /// [`RowsError`].
     pub(super) fn of(&self, rows: &dyn Rows) -> Result<Vec<Order>, RowsError> {
-        let keys = copying_on(rows, self.target, COPY_ORDERS_MAX)?;
+        let keys = urgent_first(rows, copying_on(rows, self.target, COPYING_MAX)?)?;
         if keys.is_empty() {
             return Ok(Vec::new());
         }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access::Keys;
+use super::balance::{self, Balancing};
 use super::connection::Limits;
 use super::disks::Disks;
 use super::inventory::Inventories;
@@ -171,6 +172,7 @@ pub(super) async fn start_with(config: &Config, seats: SeatCounts) -> Result<Run
         limits: Limits::default(),
         rooms: Rooms::default(),
         repairs: Repairs::default(),
+        balancing: Balancing::default(),
         stopping: CancellationToken::new(),
         requests: TaskTracker::new(),
         connections: TaskTracker::new(),
@@ -247,6 +249,7 @@ fn settings(config: &Config) -> ShellSettings {
             target: config.repair.target.0,
             cluster: config.repair.cluster.0,
         },
+        balance: balance::policy(&config.balance),
         bootstrap: Settings {
             replicas: config.cluster.replicas,
             chunk_bytes: config.cluster.chunk_size.0,

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access::Keys;
+use super::balance::Balancing;
 use super::census::Census;
 use super::connection::Limits;
 use super::disks::Disks;
@@ -23,6 +24,7 @@ use super::suspects::Suspects;
 use super::tail::Tail;
 use crate::fleet::Watched;
 use crate::ledger::Ledger;
+use crate::plan::balance::Policy;
 use crate::plan::repair::Budget;
 use crate::raft::{MasterNode, ProposeError, RaftHandle};
 use crate::state::rows::RowsError;
@@ -48,6 +50,8 @@ pub(super) struct ShellSettings {
     pub(super) urgent: Duration,
     /// Bytes of copies under way.
     pub(super) budget: Budget,
+    /// How even the chunkservers shall be.
+    pub(super) balance: Policy,
     /// What a new cluster begins with.
     pub(super) bootstrap: Settings,
     /// How long a new cluster keeps what is removed, milliseconds.
@@ -83,6 +87,8 @@ pub(super) struct Master {
     pub(super) rooms: Rooms,
     /// What this leader remembers of repair.
     pub(super) repairs: Repairs,
+    /// What wakes its balance.
+    pub(super) balancing: Balancing,
     /// No new requests are taken.
     pub(super) stopping: CancellationToken,
     /// Requests under way.

@@ -159,7 +159,8 @@ pub fn grows(op: &Op) -> bool {
         | Op::EmptyTrash { .. }
         // A row is written in place of another.
         | Op::SetAttributes { .. }
-        | Op::SetCondition { .. } => false,
+        | Op::SetCondition { .. }
+        | Op::SetBalance { .. } => false,
         Op::ChangeFile(change) => match change.what {
             Change::Splice { .. } | Change::SetReplicas { .. } | Change::TakeLease { .. } => true,
             Change::Truncate { .. } | Change::EndLease => false,

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gabion_protocol::ids::{ChunkId, Ino, ServerId, StateTime};
 
+use super::balance;
 use super::chunks;
 use super::key::attributes::{Attributes, AttributesKey};
 use super::key::chunk::{Chunk, ChunkKey, Phase, ReplicaState};
@@ -24,8 +25,10 @@ use super::key::inode::{Body, Inode, InodeKey, Parent};
 use super::key::kept::{Kept, KeptKey};
 use super::key::kept_path::KeptPathKey;
 use super::key::meta::{
-    Clock, ClockKey, ClusterKey, CountersKey, LevelKey, LostTailKey, TrashTermsKey, TrashTotal, TrashTotalKey,
+    BalanceKey, Clock, ClockKey, ClusterKey, CountersKey, LevelKey, LostTailKey, TrashTermsKey, TrashTotal,
+    TrashTotalKey,
 };
+use super::key::moving::{Move, MoveKey};
 use super::key::replica::ReplicaKey;
 use super::key::reply::{Answered, ReplyKey};
 use super::key::resumable::{Resumable, ResumableKey};
@@ -85,6 +88,7 @@ pub fn row_decodes(key: &[u8], value: &[u8]) -> Result<Kind, String> {
             Some(8) => decodes::<TrashTermsKey>(key, value),
             Some(9) => decodes::<TrashTotalKey>(key, value),
             Some(22) => decodes::<LostTailKey>(key, value),
+            Some(30) => decodes::<BalanceKey>(key, value),
             _ => decodes::<LevelKey>(key, value),
         },
         Kind::Inode => decodes::<InodeKey>(key, value),
@@ -114,6 +118,7 @@ pub fn row_decodes(key: &[u8], value: &[u8]) -> Result<Kind, String> {
         Kind::Attributes => decodes::<AttributesKey>(key, value),
         Kind::WriteLease => decodes::<WriteLeaseKey>(key, value),
         Kind::Condition => decodes::<ConditionKey>(key, value),
+        Kind::Move => decodes::<MoveKey>(key, value),
         Kind::Unknown => decodes::<UnknownKey>(key, value),
         Kind::Doubt => decodes::<DoubtKey>(key, value),
     }
@@ -181,6 +186,7 @@ struct Loaded {
     servers: BTreeMap<ServerId, Server>,
     names: BTreeMap<String, ServerId>,
     conditions: BTreeSet<ServerId>,
+    moves: BTreeMap<ChunkId, Move>,
     clock: Option<Clock>,
     /// The first key of each kind.
     first: BTreeMap<Kind, Vec<u8>>,
@@ -256,6 +262,7 @@ impl Loaded {
                 self.names.insert(name, named.server)
             }),
             Kind::Condition => put(&key, &value, |ConditionKey(id), _| self.conditions.insert(id)),
+            Kind::Move => put(&key, &value, |MoveKey(id), row| self.moves.insert(id, row)),
             Kind::Meta if ClockKey::decode(&key).is_some() => self.clock = Clock::decode(&value).ok(),
             Kind::Meta if TrashTotalKey::decode(&key).is_some() => self.trash_total = TrashTotal::decode(&value).ok(),
             Kind::Meta | Kind::History => {}
@@ -404,6 +411,12 @@ impl Loaded {
                     "chunk {id} has a copy on c{}, which is not registered",
                     server.server
                 ));
+            }
+        }
+        for (id, row) in &self.moves {
+            let chunk = self.chunks.get(id);
+            if !chunk.is_some_and(|chunk| balance::is_under_way(chunk, row)) {
+                report.find(format!("chunk {id} has a move that is over: {row:?}, {chunk:?}"));
             }
         }
         for id in open {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use gabion_protocol::ids::{ChunkId, Generation, Ino, ReplicaNumber, ServerId, StateTime};
 use gabion_protocol::messages::master::Seal;
 
+use super::balance;
 use super::clock;
 use super::key::chunk::{Chunk, ChunkKey, Phase, Replica, ReplicaState};
 use super::key::copying::{self, CopyingKey};
@@ -90,7 +91,8 @@ pub(super) fn store(tx: &mut Tx<'_>, id: ChunkId, old: Option<&Chunk>, new: Opti
             tx.put_raw(key, value);
         }
     }
-    forget_damage(tx, id, old, new)?;
+    let lost_copies = forget_damage(tx, id, old, new)?;
+    balance::settle(tx, id, old, new, lost_copies)?;
     match new {
         Some(chunk) => tx.put(&ChunkKey(id), chunk),
         None => tx.delete(&ChunkKey(id)),
@@ -98,14 +100,15 @@ pub(super) fn store(tx: &mut Tx<'_>, id: ChunkId, old: Option<&Chunk>, new: Opti
     Ok(())
 }
 
-/// Removes the reports about copies that are held no more.
-fn forget_damage(tx: &mut Tx<'_>, id: ChunkId, old: Option<&Chunk>, new: Option<&Chunk>) -> Result<(), RowsError> {
+/// Removes the reports about copies that are held no more; whether there are such copies.
+fn forget_damage(tx: &mut Tx<'_>, id: ChunkId, old: Option<&Chunk>, new: Option<&Chunk>) -> Result<bool, RowsError> {
     let held = |chunk: Option<&Chunk>| -> BTreeSet<(ServerId, ReplicaNumber)> {
         let replicas = chunk.into_iter().flat_map(|chunk| &chunk.replicas);
         let held = replicas.filter(|replica| replica.state != ReplicaState::Dropping);
         held.map(|replica| (replica.server, replica.number)).collect()
     };
-    for (server, _) in held(old).difference(&held(new)) {
+    let (before, after) = (held(old), held(new));
+    for (server, _) in before.difference(&after) {
         let report = DamageKey {
             chunk: id,
             server: *server,
@@ -114,7 +117,7 @@ fn forget_damage(tx: &mut Tx<'_>, id: ChunkId, old: Option<&Chunk>, new: Option<
             tx.delete(&report);
         }
     }
-    Ok(())
+    Ok(!before.is_subset(&after))
 }
 
 /// Allocates an open chunk on the servers of `chain` that are registered.

@@ -14,6 +14,7 @@ use gabion_protocol::messages::master::{
 use gabion_protocol::path::FsPath;
 use serde::{Deserialize, Serialize};
 
+use super::balance::CopyMove;
 use super::key::meta::Settings;
 use super::repair::{CopyDrop, CopyPlan, MadeCopy};
 
@@ -130,6 +131,11 @@ pub enum Command {
         highest: ChunkId,
         /// The highest number of a copy that a chunkserver holds.
         number: ReplicaNumber,
+    },
+    /// Moves copies of sealed chunks to other servers. Answer: `Repaired`.
+    MoveCopies {
+        /// The copies, at most [`super::repair::REPAIR_BATCH_MAX`].
+        moves: Vec<CopyMove>,
     },
 }
 
@@ -349,6 +355,11 @@ pub enum ClientCommand {
         /// How.
         change: ConditionChange,
     },
+    /// Lets copies be moved from full servers to empty ones, or not. Answer: `Done`.
+    SetBalance {
+        /// Whether they are.
+        runs: bool,
+    },
 }
 
 impl Command {
@@ -391,7 +402,8 @@ impl Command {
             | Self::UnknownFound { .. }
             | Self::UnknownAccepted { .. }
             | Self::DamageDoubted { .. }
-            | Self::TailLost { .. } => 1,
+            | Self::TailLost { .. }
+            | Self::MoveCopies { .. } => 1,
         }
     }
 
@@ -418,6 +430,7 @@ impl Command {
             Self::UnknownAccepted { server } => format!("cannot accept that copies on c{server} are unknown"),
             Self::DamageDoubted { server, .. } => format!("cannot have copies on c{server} read again"),
             Self::TailLost { highest, .. } => format!("cannot take note that chunks up to {highest} are forgotten"),
+            Self::MoveCopies { .. } => "cannot move copies".to_owned(),
         }
     }
 }
@@ -458,6 +471,8 @@ impl ClientCommand {
                 ConditionChange::Maintain { .. } => format!("cannot begin maintenance of c{server}"),
                 ConditionChange::Remove => format!("cannot remove c{server}"),
             },
+            Self::SetBalance { runs: true } => "cannot start balance".to_owned(),
+            Self::SetBalance { runs: false } => "cannot stop balance".to_owned(),
         }
     }
 }

@@ -18,6 +18,7 @@
 //! | `replicas` | how many copies a file's chunks shall have |
 //! | `chunks` | allocation, seals, references, copies, garbage |
 //! | `kept` | the trash: removals that can be undone |
+//! | [`balance`] | copies that move from full servers to emptier ones |
 //! | [`repair`] | background copies of sealed chunks, and which copies may be dropped |
 //! | `trash` | taking unlinked trees apart |
 //! | [`inventory`] | copies that servers hold and no row names |
@@ -35,6 +36,7 @@
 //! * every inode but the root, uploads and trash hangs under exactly one name; totals equal a walk.
 
 mod attributes;
+pub mod balance;
 mod changes;
 pub mod check;
 mod chunks;
@@ -152,7 +154,8 @@ pub fn apply(batch: &mut Batch<'_>, at: LogAt, command: &Command) -> Result<Repl
             | Command::UnknownFound { .. }
             | Command::UnknownAccepted { .. }
             | Command::DamageDoubted { .. }
-            | Command::TailLost { .. } => Reply(Err(Refusal::NotReady)),
+            | Command::TailLost { .. }
+            | Command::MoveCopies { .. } => Reply(Err(Refusal::NotReady)),
         });
     };
     known(world.level)?;
@@ -195,6 +198,7 @@ pub fn apply(batch: &mut Batch<'_>, at: LogAt, command: &Command) -> Result<Repl
         Command::TailLost { highest, number } => {
             run(batch, world, |tx| Ok(inventory::tail_lost(tx, *highest, *number)?))
         }
+        Command::MoveCopies { moves } => run(batch, world, |tx| balance::begin(tx, moves)),
     }
 }
 
@@ -316,6 +320,7 @@ fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
         ClientCommand::ChangeAttributes { path, change } => attributes::change(tx, path, change),
         ClientCommand::ChangeFile(change) => changes::run(tx, session, change, request.wall_ms),
         ClientCommand::SetCondition { server, change } => conditions::set(tx, *server, *change),
+        ClientCommand::SetBalance { runs } => Ok(balance::set(tx, *runs)),
     }
 }
 

@@ -406,6 +406,9 @@ pub enum Refusal {
         /// What was asked, milliseconds.
         asked: u64,
     },
+    /// An operator has stopped balance.
+    #[error("an operator has stopped balance: no copies are moved")]
+    BalanceStopped,
 }
 
 fn by(holder: &Option<String>) -> String {
@@ -488,6 +491,7 @@ impl Refusal {
             | Self::CopyTarget { .. }
             | Self::CopiesNeeded { .. }
             | Self::SourceChanged { .. }
+            | Self::BalanceStopped
             | Self::Leased { .. } => ErrorCode::Conflict,
             Self::ServerForeign { .. }
             | Self::ServerStale { .. }
@@ -513,6 +517,7 @@ impl Refusal {
                 "its copies are held elsewhere: start the chunkserver with an empty directory, and it joins under a new number"
             }
             Self::MaintenanceTime { .. } => "for longer than that, drain it: gabion admin server drain",
+            Self::BalanceStopped => "let it go on: gabion admin balance start --apply",
             Self::ServerUnknown { .. } => {
                 "keep the directory: either the masters were restored from a backup, or it is of another cluster"
             }

@@ -99,7 +99,7 @@ pub(super) fn add(tx: &mut Tx<'_>, plans: &[CopyPlan]) -> Result<Outcome, Stop> 
 }
 
 /// The chunk as planned, if every target may get a copy of it.
-fn addable(tx: &Tx<'_>, plan: &CopyPlan) -> Result<Result<Chunk, Refusal>, RowsError> {
+pub(super) fn addable(tx: &Tx<'_>, plan: &CopyPlan) -> Result<Result<Chunk, Refusal>, RowsError> {
     let chunk = plan.chunk;
     let old = match as_planned(tx, chunk, &plan.planned)? {
         Ok(old) => old,
@@ -242,7 +242,8 @@ fn droppable(tx: &Tx<'_>, drop: &CopyDrop) -> Result<Result<(Chunk, usize), Refu
     Ok(Ok((old, at)))
 }
 
-fn bounded(asked: usize) -> Result<(), Refusal> {
+/// Refuses more chunks than one command may name.
+pub(super) fn bounded(asked: usize) -> Result<(), Refusal> {
     if asked > REPAIR_BATCH_MAX {
         let (asked, limit) = (asked as u64, REPAIR_BATCH_MAX as u64);
         return Err(Refusal::TooMany { asked, limit });

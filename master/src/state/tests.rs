@@ -11,6 +11,7 @@ use super::rows::{Batch, MemoryRows};
 use super::*;
 
 mod attributes;
+mod balance;
 mod changes;
 mod conditions;
 mod copies;

@@ -9,6 +9,7 @@ use crate::path::FsPath;
 use crate::token::{Grant, Mode, Token};
 use proptest::prelude::*;
 
+mod balance;
 mod changes;
 mod chunks;
 mod conditions;
@@ -16,6 +17,7 @@ mod healing;
 mod resume;
 mod sharing;
 
+use balance::balance;
 use changes::{change_ops, change_requests, change_responses};
 use chunks::{data_requests, data_responses, from_server, to_server};
 use conditions::conditions;
@@ -546,6 +548,7 @@ fn golden_messages() {
     all.extend(lines("master response", &inventory_responses()));
     all.extend(lines("master request", &disk_requests()));
     all.extend(lines("master response", &disk_responses()));
+    all.extend(balance());
     let frozen: Vec<&str> = include_str!("../golden/messages.txt").lines().collect();
     for (now, frozen) in all.iter().zip(&frozen) {
         assert_eq!(now, frozen);

@@ -5,6 +5,7 @@
 //! remote paths. Remote paths are absolute; `gabion:/path` says the same.
 
 mod attributes;
+pub(crate) mod balance;
 mod change;
 mod chunk;
 mod copy;
@@ -308,6 +309,9 @@ pub(crate) enum Admin {
     /// Have chunkservers read their copies again, and see how far they are
     #[command(subcommand)]
     Scrub(Scrub),
+    /// Look how evenly chunkservers are filled, and let copies be moved or not
+    #[command(subcommand)]
+    Balance(balance::Balance),
     /// Compare what chunkservers hold with what the masters know
     #[command(subcommand)]
     Inventory(inventory::Inventory),

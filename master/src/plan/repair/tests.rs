@@ -19,6 +19,7 @@ const POLICY: Policy = Policy {
         target: 2 * COPY_BYTES_MIN,
         cluster: 5 * COPY_BYTES_MIN,
     },
+    moves: true,
 };
 
 fn server(number: u32) -> Server {
@@ -79,6 +80,7 @@ fn view(wanted: u8, replicas: &[(u32, ReplicaState)]) -> ChunkView {
         damaged: BTreeSet::new(),
         reported: BTreeSet::new(),
         leaving: BTreeSet::new(),
+        moving: None,
     }
 }
 

@@ -65,6 +65,7 @@ impl Cluster {
                 timing: Default::default(),
                 raft: Default::default(),
                 repair: Default::default(),
+                balance: Default::default(),
                 inventory: Default::default(),
                 memory: Default::default(),
                 members: members.clone(),

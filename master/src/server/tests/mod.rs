@@ -1,5 +1,6 @@
 //! A whole master, or three, in one process, spoken to over TCP.
 
+mod balance;
 mod cluster;
 mod conditions;
 mod fake;

@@ -57,6 +57,10 @@ meta!(
     /// Key of [`LostTail`].
     LostTailKey = 22 => LostTail
 );
+meta!(
+    /// Key of [`Balance`].
+    BalanceKey = 30 => Balance
+);
 
 /// Which cluster this is, and its settings. Written by the first command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,6 +188,20 @@ pub struct LostTail {
     pub number_from: u64,
     /// The first one after them.
     pub number_to: u64,
+}
+
+/// Whether copies are moved from full servers to empty ones. Written when an operator first says so; until then they
+/// are: a new server fills up without anybody knowing a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balance {
+    /// Whether they are.
+    pub runs: bool,
+}
+
+impl Default for Balance {
+    fn default() -> Self {
+        Self { runs: true }
+    }
 }
 
 impl LostTail {

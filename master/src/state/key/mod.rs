@@ -34,6 +34,7 @@
 //! | [`WriteLease`](write_lease) | ino | who alone may change a file |
 //! | [`Surplus`](surplus) | chunk | index: sealed chunks with more live copies than wanted |
 //! | [`Condition`](condition) | server | chunkservers that are drained, left alone for a while, or removed |
+//! | [`Move`](moving) | chunk | copies that are to be moved to another server |
 //! | [`Attributes`](attributes) | ino | owner, group, extended attributes |
 //! | [`Resumable`](resumable) | path, upload | uploads that outlive their client |
 //!
@@ -61,6 +62,7 @@ pub mod inode;
 pub mod kept;
 pub mod kept_path;
 pub mod meta;
+pub mod moving;
 pub mod replica;
 pub mod reply;
 pub mod resumable;
@@ -134,6 +136,8 @@ pub enum Kind {
     TakenApart = 26,
     /// Chunkservers that do not just serve.
     Condition = 27,
+    /// Copies that are to be moved.
+    Move = 28,
     /// Who alone may change a file.
     WriteLease = 29,
     /// Owners and extended attributes.
@@ -144,7 +148,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of numbers.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Meta,
         Self::Inode,
         Self::Dentry,
@@ -172,6 +176,7 @@ impl Kind {
         Self::KeptPath,
         Self::TakenApart,
         Self::Condition,
+        Self::Move,
         Self::WriteLease,
         Self::Attributes,
         Self::Resumable,

@@ -41,6 +41,7 @@ use crate::state::key::write_lease::{WriteLease, WriteLeaseKey};
 use crate::state::key::{Moment, Value};
 use crate::state::repair::{CopyDrop, CopyPlan, MadeCopy};
 
+mod balance;
 mod inventory;
 
 const CHUNK: ChunkId = ChunkId {
@@ -806,6 +807,7 @@ fn refusals() -> Vec<Refusal> {
         LeaseTime { asked: 0 },
         ServerRemoved { server },
         MaintenanceTime { asked: 0 },
+        BalanceStopped,
     ]
 }
 
@@ -827,6 +829,7 @@ fn bytes_are_frozen() {
         changes,
         conditions,
         inventory::all,
+        balance::all,
     ] {
         part(&mut golden);
     }
@@ -854,12 +857,12 @@ fn refusals_are_numbered_in_order_and_say_what_to_do() {
         assert!(error.message.starts_with("cannot do it: "), "{error}");
         assert!(error.message.len() > 20 && !error.message.contains('{'), "{error}");
     }
-    assert_eq!(refusals().len(), 62);
+    assert_eq!(refusals().len(), 63);
 }
 
 proptest! {
     #[test]
-    fn any_bytes_decode_or_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..30) {
+    fn any_bytes_decode_or_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..40) {
         let mut framed = vec![1];
         framed.extend(&bytes);
         for bytes in [&bytes, &framed] {

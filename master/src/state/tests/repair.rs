@@ -6,6 +6,7 @@ use gabion_protocol::messages::master::{ConditionChange, Damage};
 use proptest::prelude::*;
 
 use super::*;
+use crate::state::balance::CopyMove;
 use crate::state::key::chunk::{Chunk, Phase, Replica, ReplicaState};
 use crate::state::repair::{self, CopyDrop, CopyPlan, MadeCopy};
 
@@ -20,6 +21,12 @@ pub(crate) enum Step {
     Made {
         copy: usize,
         wrong: bool,
+    },
+    Move {
+        chunk: usize,
+        from: u32,
+        to: u32,
+        stale: bool,
     },
     GiveUp {
         copy: usize,
@@ -64,6 +71,8 @@ pub(crate) fn any_step() -> impl Strategy<Value = Step> {
         3 => (chunk.clone(), targets, stale)
             .prop_map(|(chunk, targets, stale)| Step::Add { chunk, targets, stale }),
         3 => (0usize..4, prop::bool::weighted(0.2)).prop_map(|(copy, wrong)| Step::Made { copy, wrong }),
+        3 => (chunk.clone(), server.clone(), server.clone(), stale.clone())
+            .prop_map(|(chunk, from, to, stale)| Step::Move { chunk, from, to, stale }),
         1 => (0usize..4).prop_map(|copy| Step::GiveUp { copy }),
         4 => (chunk.clone(), server.clone(), stale)
             .prop_map(|(chunk, server, stale)| Step::Drop { chunk, server, stale }),
@@ -129,6 +138,19 @@ pub(crate) fn run(machine: &mut Machine, step: &Step) {
                 server: key.server,
                 made: vec![made],
             }
+        }),
+        Step::Move {
+            chunk: at,
+            from,
+            to,
+            stale,
+        } => chunk(*at).map(|(id, row)| Command::MoveCopies {
+            moves: vec![CopyMove {
+                chunk: id,
+                planned: planned(&row, *stale),
+                from: ServerId(*from),
+                to: ServerId(*to),
+            }],
         }),
         Step::GiveUp { copy: at } => copy(*at).map(|key| Command::CopiesGivenUp {
             copies: vec![(key.chunk, key.server, key.number)],
@@ -197,7 +219,7 @@ pub(crate) fn run(machine: &mut Machine, step: &Step) {
 }
 
 /// A machine with one file of one chunk on servers 1, 2 and 3.
-fn stored() -> (Machine, Client, ChunkId) {
+pub(super) fn stored() -> (Machine, Client, ChunkId) {
     let mut machine = Machine::new();
     let mut client = Client::new(&machine, 1);
     let file = client.put(&mut machine, "/f", 1);
@@ -205,7 +227,7 @@ fn stored() -> (Machine, Client, ChunkId) {
     (machine, client, id)
 }
 
-fn row(machine: &Machine, id: ChunkId) -> Chunk {
+pub(super) fn row(machine: &Machine, id: ChunkId) -> Chunk {
     read::chunk(&machine.rows, id).unwrap().unwrap()
 }
 
@@ -219,7 +241,7 @@ fn plan(machine: &Machine, id: ChunkId, targets: &[u32]) -> Command {
     }
 }
 
-fn drop_of(machine: &Machine, id: ChunkId, server: u32) -> Command {
+pub(super) fn drop_of(machine: &Machine, id: ChunkId, server: u32) -> Command {
     Command::DropCopies {
         drops: vec![CopyDrop {
             chunk: id,
@@ -229,7 +251,7 @@ fn drop_of(machine: &Machine, id: ChunkId, server: u32) -> Command {
     }
 }
 
-fn made(machine: &Machine, id: ChunkId, number: ReplicaNumber, server: u32) -> Command {
+pub(super) fn made(machine: &Machine, id: ChunkId, number: ReplicaNumber, server: u32) -> Command {
     let chunk = row(machine, id);
     Command::CopiesMade {
         server: ServerId(server),
@@ -244,14 +266,14 @@ fn made(machine: &Machine, id: ChunkId, number: ReplicaNumber, server: u32) -> C
 
 /// What a command refused, of those that speak of single chunks.
 #[track_caller]
-fn refused(machine: &mut Machine, command: &Command) -> Vec<Refusal> {
+pub(super) fn refused(machine: &mut Machine, command: &Command) -> Vec<Refusal> {
     match machine.apply(command).0.unwrap() {
         Outcome::Repaired { refused } => refused.into_iter().map(|(_, refusal)| refusal).collect(),
         other => panic!("{other:?}"),
     }
 }
 
-fn states(machine: &Machine, id: ChunkId) -> Vec<(u32, ReplicaState)> {
+pub(super) fn states(machine: &Machine, id: ChunkId) -> Vec<(u32, ReplicaState)> {
     let replicas = row(machine, id).replicas;
     replicas.iter().map(|copy| (copy.server.0, copy.state)).collect()
 }

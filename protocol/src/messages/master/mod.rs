@@ -4,9 +4,10 @@
 //! sent again, the same, after a lost answer. A [`Request::Query`] is linearizable unless it asks for less.
 //!
 //! [`Request`] and [`Response`] are here; `namespace`, `attributes`, `change`, `trash`, `fleet`,
-//! `cluster`, `chunk`, `condition`, `disk`, `scrub` and `inventory` hold what they are made of.
+//! `cluster`, `chunk`, `condition`, `balance`, `disk`, `scrub` and `inventory` hold what they are made of.
 
 mod attributes;
+mod balance;
 mod change;
 mod chunk;
 mod cluster;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Epoch, Ino, MasterId, RequestId, ServerId, StateTime, UploadGeneration};
 
 pub use attributes::{AttributeChange, Attributes};
+pub use balance::{BalancePlan, ServerFill, ServerMoves};
 pub use change::{Change, FileChange, SpliceAt};
 pub use chunk::{ChunkReport, CopyCounts, CopyReport};
 pub use cluster::{
@@ -298,4 +300,6 @@ pub enum Response {
     Disks(Vec<ServerDisks>),
     /// A chunk and its copies.
     ChunkReport(Box<ChunkReport>),
+    /// How full the chunkservers are.
+    BalancePlan(Box<BalancePlan>),
 }

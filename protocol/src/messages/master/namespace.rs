@@ -246,6 +246,11 @@ pub enum Op {
         /// be removed.
         force: bool,
     },
+    /// Lets copies be moved from full chunkservers to empty ones, or not. For operators only. Answer: `Response::Done`.
+    SetBalance {
+        /// Whether they are.
+        runs: bool,
+    },
 }
 
 /// A copy by reference.
@@ -348,6 +353,9 @@ pub enum Query {
         /// The server.
         server: ServerId,
     },
+    /// How full the chunkservers are, and what would be moved between them: a walk over copies of full ones. Answer:
+    /// `Response::BalancePlan`.
+    BalancePlan,
 }
 
 /// A copy of a chunk and the right to use it.

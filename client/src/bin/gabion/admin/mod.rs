@@ -1,6 +1,7 @@
 //! `gabion admin`: the cluster itself, a file for each noun. What changes it for good prints a plan first and acts with
 //! `--apply`.
 
+mod balance;
 mod chunk;
 mod disk;
 mod inventory;
@@ -11,6 +12,7 @@ mod status;
 
 use gabion_client::terminal::Failure;
 
+use crate::args::balance::Balance;
 use crate::args::inventory::Inventory;
 use crate::args::{Admin, Chunk, Disk, Raft, Scrub, Server};
 use crate::context::Context;
@@ -41,6 +43,11 @@ pub(crate) async fn run(context: &Context, admin: Admin) -> Result<(), Failure> 
         Admin::Scrub(scrub) => match scrub {
             Scrub::Start(start) => scrub::start(context, start).await,
             Scrub::Status(status) => scrub::status(context, status).await,
+        },
+        Admin::Balance(balance) => match balance {
+            Balance::Plan(plan) => balance::plan(context, plan).await,
+            Balance::Start(start) => balance::start(context, start).await,
+            Balance::Stop(stop) => balance::stop(context, stop).await,
         },
         Admin::Inventory(inventory) => match inventory {
             Inventory::Status(status) => inventory::status(context, status).await,
