@@ -18,7 +18,7 @@ mod sharing;
 
 use changes::{change_ops, change_requests, change_responses};
 use chunks::{data_requests, data_responses, from_server, to_server};
-use conditions::conditions;
+use conditions::{condition_ops, conditions};
 use healing::{inventory_requests, inventory_responses, repair, scrub_requests, scrub_responses};
 
 fn chunk() -> ChunkId {
@@ -507,7 +507,15 @@ fn covers<T: serde::Serialize>(samples: &[T], last: u8) {
 #[test]
 fn golden_messages() {
     covers(&[master_requests(), scrub_requests(), inventory_requests()].concat(), 8);
-    covers(&[ops(), sharing::ops(), resume::ops(), change_ops()].concat(), 21);
+    let all_ops = [
+        ops(),
+        sharing::ops(),
+        resume::ops(),
+        change_ops(),
+        condition_ops(),
+        sharing::snapshot_ops(),
+    ];
+    covers(&all_ops.concat(), 24);
     covers(&queries(), 7);
     let later = scrub_requests().into_iter().chain(inventory_requests());
     let later_admins = later.filter_map(|request| match request {
@@ -542,6 +550,9 @@ fn golden_messages() {
     all.extend(conditions());
     all.extend(lines("master request", &inventory_requests()));
     all.extend(lines("master response", &inventory_responses()));
+    all.extend(lines("op", &sharing::snapshot_ops()));
+    all.extend(lines("query", &sharing::snapshot_queries()));
+    all.extend(lines("master response", &sharing::snapshot_responses()));
     let frozen: Vec<&str> = include_str!("../golden/messages.txt").lines().collect();
     for (now, frozen) in all.iter().zip(&frozen) {
         assert_eq!(now, frozen);

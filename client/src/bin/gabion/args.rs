@@ -10,6 +10,7 @@ mod copy;
 mod find;
 pub(crate) mod inventory;
 mod server;
+mod snapshot;
 mod transfer;
 mod trash;
 mod usage;
@@ -27,6 +28,7 @@ pub(crate) use change::{Append, SetReplicas, Tail, Truncate};
 pub(crate) use copy::{Concat, Copy};
 pub(crate) use find::{Find, Sort, Tree, with_two_dashes};
 pub(crate) use server::{Server, ServerDrain, ServerList, ServerMaintenance, ServerRemove, ServerShow};
+pub(crate) use snapshot::{Snapshot, SnapshotCreate, SnapshotDiff, SnapshotList, SnapshotRemove, SnapshotState};
 pub(crate) use transfer::{Check, Download, Sync, Upload};
 pub(crate) use trash::{Trash, TrashEmpty, TrashList, TrashRestore};
 pub(crate) use usage::{Space, Usage};
@@ -118,6 +120,9 @@ pub(crate) enum Verb {
     /// Look at what was removed, restore it, or remove it for good
     #[command(subcommand)]
     Trash(Trash),
+    /// Keep what a directory holds now, look at it later, and see what has changed
+    #[command(subcommand)]
+    Snapshot(Snapshot),
     /// Change permission bits
     Chmod(ChangeMode),
     /// Change owner and group

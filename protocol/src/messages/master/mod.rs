@@ -14,6 +14,7 @@ mod fleet;
 mod inventory;
 mod namespace;
 mod scrub;
+mod snapshots;
 mod trash;
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,7 @@ pub use namespace::{
     UploadOptions,
 };
 pub use scrub::{ScrubPass, ScrubProgress, ScrubReport, ServerScrub};
+pub use snapshots::{SnapshotAfter, SnapshotInfo, SnapshotPage};
 pub use trash::{TrashAfter, TrashEntry, TrashId, TrashPage, TrashRef, TrashTotals};
 
 /// A request; answered with `Result<`[`Response`]`, WireError>`.
@@ -288,4 +290,8 @@ pub enum Response {
     },
     /// The servers' inventories.
     Inventories(Vec<ServerInventory>),
+    /// A snapshot.
+    Snapshot(SnapshotInfo),
+    /// A page of snapshots.
+    Snapshots(SnapshotPage),
 }

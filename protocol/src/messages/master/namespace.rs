@@ -246,6 +246,20 @@ pub enum Op {
         /// be removed.
         force: bool,
     },
+    /// Makes a snapshot of a directory, at once. Answer: `Response::Snapshot`.
+    CreateSnapshot {
+        /// The directory.
+        path: FsPath,
+        /// The snapshot's name: one name of a path, without an at sign.
+        name: String,
+    },
+    /// Removes a snapshot. Answer: `Response::Done`.
+    RemoveSnapshot {
+        /// Its directory.
+        path: FsPath,
+        /// Its name.
+        name: String,
+    },
 }
 
 /// A copy by reference.
@@ -347,6 +361,15 @@ pub enum Query {
     ServerPlan {
         /// The server.
         server: ServerId,
+    },
+    /// A page of the snapshots of a directory, or of all. Answer: `Response::Snapshots`.
+    Snapshots {
+        /// The directory; all if `None`.
+        path: Option<FsPath>,
+        /// After this one.
+        after: Option<super::SnapshotAfter>,
+        /// At most so many, and at most [`crate::limits::LIST_PAGE_MAX`].
+        limit: u32,
     },
 }
 
