@@ -24,6 +24,7 @@ mod limits;
 mod model;
 pub(crate) mod repair;
 mod resumable;
+mod snapshots;
 mod stocks;
 mod trash;
 

@@ -28,7 +28,9 @@ pub(crate) use change::{Append, SetReplicas, Tail, Truncate};
 pub(crate) use copy::{Concat, Copy};
 pub(crate) use find::{Find, Sort, Tree, with_two_dashes};
 pub(crate) use server::{Server, ServerDrain, ServerList, ServerMaintenance, ServerRemove, ServerShow};
-pub(crate) use snapshot::{Snapshot, SnapshotCreate, SnapshotDiff, SnapshotList, SnapshotRemove, SnapshotState};
+pub(crate) use snapshot::{
+    Snapshot, SnapshotCreate, SnapshotDiff, SnapshotList, SnapshotRemove, SnapshotRestore, SnapshotState,
+};
 pub(crate) use transfer::{Check, Download, Sync, Upload};
 pub(crate) use trash::{Trash, TrashEmpty, TrashList, TrashRestore};
 pub(crate) use usage::{Space, Usage};

@@ -158,6 +158,7 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
         Verb::Snapshot(Snapshot::Create(create)) => snapshot::create(&context, create).await,
         Verb::Snapshot(Snapshot::List(list)) => snapshot::list(&context, list).await,
         Verb::Snapshot(Snapshot::Diff(diff)) => snapshot::diff(&context, diff).await,
+        Verb::Snapshot(Snapshot::Restore(restore)) => snapshot::restore(&context, restore).await,
         Verb::Snapshot(Snapshot::Rm(remove)) => snapshot::remove(&context, remove).await,
         Verb::Chmod(change) => attributes::change_mode(&context, change).await,
         Verb::Chown(change) => attributes::change_owner(&context, change).await,

@@ -2,16 +2,17 @@
 
 use gabion_client::terminal::{Column, Failure, Format, Output, Table, Tally, text};
 use gabion_client::{SnapshotInfo, snapshot_path};
-use gabion_protocol::messages::master::{Entry, EntryKind};
-use gabion_protocol::{ErrorCode, FsPath};
+use gabion_protocol::ErrorCode;
 use serde::Serialize;
 
-use crate::args::{SnapshotCreate, SnapshotDiff, SnapshotList, SnapshotRemove, SnapshotState};
+use crate::args::{SnapshotCreate, SnapshotList, SnapshotRemove};
 use crate::context::Context;
-use crate::records;
 
-/// Entries asked for at once.
-const PAGE: u32 = 1000;
+mod differences;
+mod restore;
+
+pub(crate) use differences::diff;
+pub(crate) use restore::restore;
 
 /// A snapshot. A field is never renamed without a new schema number.
 #[derive(Debug, Serialize)]
@@ -105,154 +106,4 @@ pub(crate) async fn list(context: &Context, list: SnapshotList) -> Result<(), Fa
     }
     output.flush()?;
     Ok(())
-}
-
-/// A difference between two states of a directory.
-#[derive(Debug, Serialize)]
-struct Difference {
-    /// `added`, `removed` or `changed`.
-    change: &'static str,
-    kind: &'static str,
-    path: String,
-}
-
-/// Pages of a directory, an entry at a time; nothing if it is missing.
-struct Names<'a> {
-    context: &'a Context,
-    directory: FsPath,
-    page: std::vec::IntoIter<Entry>,
-    last: Option<String>,
-    more: bool,
-}
-
-impl<'a> Names<'a> {
-    fn new(context: &'a Context, directory: FsPath) -> Self {
-        Self {
-            context,
-            directory,
-            page: Vec::new().into_iter(),
-            last: None,
-            more: true,
-        }
-    }
-
-    async fn next(&mut self) -> Result<Option<Entry>, Failure> {
-        loop {
-            if let Some(entry) = self.page.next() {
-                return Ok(Some(entry));
-            }
-            if !self.more {
-                return Ok(None);
-            }
-            let page = self
-                .context
-                .client
-                .list(&self.directory, self.last.as_deref(), PAGE)
-                .await?;
-            self.more = page.more && !page.entries.is_empty();
-            self.last = page.entries.last().map(|entry| entry.name.clone());
-            self.page = page.entries.into_iter();
-        }
-    }
-}
-
-pub(crate) async fn diff(context: &Context, diff: SnapshotDiff) -> Result<(), Failure> {
-    let before = snapshot_path(&diff.from.directory, &diff.from.name)?;
-    let after = match &diff.to {
-        None | Some(SnapshotState::Now) => diff.from.directory.clone(),
-        Some(SnapshotState::Then(to)) => snapshot_path(&to.directory, &to.name)?,
-    };
-    let mut output = Output::stdout();
-    let mut found = Vec::new();
-    // Directories still to be compared, by their paths below the two.
-    let mut todo = vec![String::new()];
-    while let Some(below) = todo.pop() {
-        let at = |root: &FsPath| FsPath::parse(&format!("{root}{below}")).map_err(gabion_client::Error::from);
-        let mut olds = Names::new(context, at(&before)?);
-        let mut news = Names::new(context, at(&after)?);
-        let (mut old, mut new) = (olds.next().await?, news.next().await?);
-        loop {
-            let order = match (&old, &new) {
-                (None, None) => break,
-                (Some(old), Some(new)) => old.name.as_bytes().cmp(new.name.as_bytes()),
-                (Some(_), None) => std::cmp::Ordering::Less,
-                (None, Some(_)) => std::cmp::Ordering::Greater,
-            };
-            let (left, right) = (
-                order.is_le().then(|| old.take()).flatten(),
-                order.is_ge().then(|| new.take()).flatten(),
-            );
-            if left.is_some() {
-                old = olds.next().await?;
-            }
-            if right.is_some() {
-                new = news.next().await?;
-            }
-            compare(&below, left, right, &mut found, &mut todo);
-        }
-        if diff.printing.output != Format::Json {
-            print(&mut output, diff.printing.output, &found)?;
-            found.clear();
-        }
-    }
-    if diff.printing.output == Format::Json {
-        output.object(Format::Json, &Differences { differences: found })?;
-    }
-    output.flush()?;
-    Ok(())
-}
-
-#[derive(Serialize)]
-struct Differences {
-    differences: Vec<Difference>,
-}
-
-fn print(output: &mut Output, format: Format, found: &[Difference]) -> Result<(), Failure> {
-    for difference in found {
-        if format == Format::Jsonl {
-            output.object(Format::Jsonl, difference)?;
-            continue;
-        }
-        let sign = match difference.change {
-            "added" => '+',
-            "removed" => '-',
-            _ => 'M',
-        };
-        output.line(&format!("{sign} {}", text::printable(&difference.path)))?;
-    }
-    Ok(())
-}
-
-/// Notes what differs of one name. A directory that is new or gone is told alone: all below it is, too.
-fn compare(below: &str, old: Option<Entry>, new: Option<Entry>, found: &mut Vec<Difference>, todo: &mut Vec<String>) {
-    let mut note = |change, entry: &Entry| {
-        found.push(Difference {
-            change,
-            kind: records::kind(entry.kind),
-            path: format!("{below}/{}", entry.name),
-        });
-    };
-    match (old, new) {
-        (Some(old), Some(new)) if old.ino == new.ino => {
-            let told = |entry: &Entry| (entry.mode, entry.modified_ms);
-            let held = |entry: &Entry| (entry.length, entry.crc);
-            let is_directory = old.kind == EntryKind::Directory;
-            if told(&old) != told(&new) || (!is_directory && held(&old) != held(&new)) {
-                note("changed", &new);
-            }
-            if is_directory {
-                todo.push(format!("{below}/{}", new.name));
-            }
-        }
-        // Another file under the same name is a change of what the name holds.
-        (Some(old), Some(new)) if old.kind == EntryKind::File && new.kind == EntryKind::File => note("changed", &new),
-        (old, new) => {
-            if let Some(old) = &old {
-                note("removed", old);
-            }
-            if let Some(new) = &new {
-                note("added", new);
-            }
-        }
-    }
 }

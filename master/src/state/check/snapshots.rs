@@ -1,8 +1,8 @@
 //! Snapshots: each shows a whole tree whose totals equal a walk, and history holds what they see and nothing else.
 
-use gabion_protocol::checksum::Running;
 use gabion_protocol::ids::Ino;
 
+use super::content::Walked;
 use super::{Loaded, PAGE_ROWS, Report};
 use crate::state::key::dentry::{Dentry, DentryKey};
 use crate::state::key::extent::ExtentKey;
@@ -68,9 +68,8 @@ impl Loaded {
                     Body::File(content) => {
                         sum.files += 1;
                         sum.bytes += content.length;
-                        let (length, crc, extents) = walk_file(rows, dentry.ino, at)?;
-                        let told = (content.length, content.crc.unwrap_or(crc), content.extents);
-                        if told != (length, crc, extents) {
+                        let walked = self.walk_file(rows, dentry.ino, at, content.length, report)?;
+                        if !walked.is(content) {
                             report.find(format!("a snapshot shows {row:?} as {content:?}, its extents differ"));
                         }
                     }
@@ -97,6 +96,32 @@ impl Loaded {
         }
         Ok(())
     }
+
+    fn walk_file(
+        &self,
+        rows: &dyn Rows,
+        ino: Ino,
+        at: At,
+        length: u64,
+        report: &mut Report,
+    ) -> Result<Walked, RowsError> {
+        let prefix = ExtentKey::prefix(ino);
+        let end = key::prefix_end(&prefix);
+        let (mut walked, mut from) = (Walked::default(), prefix);
+        loop {
+            let page = past::scan::<ExtentKey>(rows, &from, &end, PAGE_ROWS, at)?;
+            for (row, extent) in &page {
+                walked.take(row.offset, extent);
+                self.check_extent(ino, row.offset, extent, report);
+            }
+            match page.last() {
+                Some((last, _)) if page.len() == PAGE_ROWS => from = [key::Key::encode(last).as_slice(), &[0]].concat(),
+                _ => break,
+            }
+        }
+        walked.reach(length);
+        Ok(walked)
+    }
 }
 
 type Entry = (DentryKey, Dentry);
@@ -114,20 +139,4 @@ fn entries(rows: &dyn Rows, directory: Ino, at: At) -> Result<Vec<Entry>, RowsEr
             _ => return Ok(all),
         }
     }
-}
-
-/// Length, CRC and number of a file's extents, which must follow each other.
-fn walk_file(rows: &dyn Rows, ino: Ino, at: At) -> Result<(u64, u32, u64), RowsError> {
-    let prefix = ExtentKey::prefix(ino);
-    let extents = past::scan::<ExtentKey>(rows, &prefix, &key::prefix_end(&prefix), usize::MAX, at)?;
-    let mut whole = Running::default();
-    let mut count = 0;
-    for (row, extent) in extents {
-        if row.offset != whole.len() {
-            return Ok((u64::MAX, 0, 0));
-        }
-        whole.append(extent.crc.unwrap_or(0), extent.length);
-        count += 1;
-    }
-    Ok((whole.len(), whole.crc(), count))
 }

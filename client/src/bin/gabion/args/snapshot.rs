@@ -27,6 +27,8 @@ pub(crate) enum Snapshot {
     List(SnapshotList),
     /// Show what was added (+), removed (-) and changed (M) since a snapshot
     Diff(SnapshotDiff),
+    /// Make a directory what it was, by reference: no byte is moved
+    Restore(SnapshotRestore),
     /// Remove snapshots; the space that only they took comes back
     #[command(visible_alias = "remove")]
     Rm(SnapshotRemove),
@@ -35,7 +37,7 @@ pub(crate) enum Snapshot {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 What the snapshot shows is read at PATH/.snapshot/NAME, by every command that reads; `gabion cp` takes files back from
-there. A directory that has snapshots can be renamed and not removed.")]
+there, `gabion snapshot restore` all. A directory that has snapshots can be renamed and not removed.")]
 pub(crate) struct SnapshotCreate {
     /// The directory, and the snapshot's name
     #[arg(value_name = "PATH@NAME", value_parser = snapshot_name)]
@@ -59,6 +61,25 @@ pub(crate) struct SnapshotRemove {
     /// The snapshots
     #[arg(value_name = "PATH@NAME", required = true, value_parser = snapshot_name)]
     pub(crate) snapshots: Vec<SnapshotName>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Files that are missing or changed come back one by one, each whole; run it again if it was interrupted. What is newer stays,
+unless it is in the way of something older, or with --delete; it then goes into the trash.")]
+pub(crate) struct SnapshotRestore {
+    /// The snapshot
+    #[arg(value_name = "PATH@NAME", value_parser = snapshot_name)]
+    pub(crate) of: SnapshotName,
+    /// Into another directory, which is made if it is missing
+    #[arg(long, value_name = "PATH", value_parser = remote_path)]
+    pub(crate) to: Option<FsPath>,
+    /// Remove what the snapshot does not show, too, into the trash
+    #[arg(long)]
+    pub(crate) delete: bool,
+    /// Only say what would be done
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
 }
 
 /// What a snapshot is compared with.
