@@ -276,9 +276,45 @@ fn a_snapshot_shows_one_moment_until_it_is_removed() {
         "{differences}"
     );
 
+    // Restored to another place it is the same tree; in its own, nothing differs any more.
+    let below = |root: &str, tree: &BTreeMap<String, Found>| -> BTreeMap<String, Found> {
+        tree.iter()
+            .map(|(path, found)| (path[root.len()..].to_owned(), *found))
+            .collect()
+    };
+    let last = below("/d/.snapshot/s3", &shown[3]);
+    let restore = |arguments: &[&str]| {
+        cluster
+            .gabion()
+            .args(["snapshot", "restore", "/d@s3"])
+            .args(arguments)
+            .run()
+            .ok()
+    };
+    restore(&["--to", "/again"]);
+    assert!(
+        below("/again", &survey(&cluster, "/again")) == last,
+        "a restored tree differs"
+    );
+    let planned = restore(&["-n", "--delete"]).text();
+    assert!(
+        planned.contains("copy /w1/first\n") && planned.contains("make /w0\n"),
+        "{planned}"
+    );
+    restore(&["--delete"]);
+    assert!(
+        below("/d", &survey(&cluster, "/d")) == last,
+        "a directory restored in place differs"
+    );
+    let differences = cluster.gabion().args(["snapshot", "diff", "/d@s3"]).run().ok().text();
+    assert_eq!(differences, "");
+
     // Nothing is left but what the snapshots show.
     let rest: Vec<String> = cluster.names("/d").iter().map(|name| format!("/d/{name}")).collect();
-    let remove = cluster.gabion().args(["rm", "-r", "--now", "/out"]).args(&rest);
+    let remove = cluster
+        .gabion()
+        .args(["rm", "-r", "--now", "/out", "/again"])
+        .args(&rest);
     remove.run().ok();
     cluster.gabion().args(["trash", "empty", "--yes"]).run().ok();
     let leader = cluster.wait_leader();
