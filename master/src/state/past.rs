@@ -98,6 +98,9 @@ where
     Ok(found)
 }
 
+/// A row's key and its value.
+type Found<V> = (Vec<u8>, V);
+
 /// Rows of a range, read a page at a time.
 struct Pages<'a> {
     rows: &'a dyn Rows,
@@ -133,7 +136,7 @@ impl<'a> Pages<'a> {
     }
 
     /// The next live row that stood at the moment.
-    fn live<K>(&mut self, at: Moment) -> Result<Option<(Vec<u8>, K::Value)>, RowsError>
+    fn live<K>(&mut self, at: Moment) -> Result<Option<Found<K::Value>>, RowsError>
     where
         K: Key,
         K::Value: Versioned,
@@ -148,7 +151,7 @@ impl<'a> Pages<'a> {
     }
 
     /// The next past value that stood at the moment.
-    fn past<K>(&mut self, from: &[u8], at: Moment) -> Result<Option<(Vec<u8>, K::Value)>, RowsError>
+    fn past<K>(&mut self, from: &[u8], at: Moment) -> Result<Option<Found<K::Value>>, RowsError>
     where
         K: Key,
         K::Value: Versioned,
