@@ -71,7 +71,7 @@ pub(crate) async fn remove(context: &Context, remove: SnapshotRemove) -> Result<
         }
         match context.client.remove_snapshot(&of.directory, &of.name).await {
             Ok(()) => tally.succeeded(),
-            Err(error) => tally.failed(&of.to_string(), error.into()),
+            Err(error) => tally.failed(of.to_string(), error.into()),
         }
     }
     tally.finish("snapshot", "removed", &mut |line| eprintln!("{line}"))

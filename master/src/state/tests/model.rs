@@ -1055,22 +1055,36 @@ fn weight_of<'a>(nodes: impl Iterator<Item = &'a Node>) -> (u64, u64, u64) {
     })
 }
 
+/// Runs a program and compares everything.
+fn run(steps: Vec<Step>) {
+    let mut model = Model::new();
+    for step in steps {
+        model.step(step);
+        model.machine.check();
+        model.compare_trash();
+        model.compare_snapshots();
+    }
+    assert_eq!(model.shown(), model.expected());
+    model.compare_bytes();
+    model.compare_snapshot_bytes();
+    model.compare_owners();
+    model.clear();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    /// The same where programs come back to what snapshots show.
+    #[test]
+    fn snapshots_stay_as_they_were(steps in proptest::collection::vec(snapshots::near_step(), 20..80)) {
+        run(steps);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
     #[test]
     fn programs_run_as_the_model_says(steps in proptest::collection::vec(any_step(), 1..60)) {
-        let mut model = Model::new();
-        for step in steps {
-            model.step(step);
-            model.machine.check();
-            model.compare_trash();
-            model.compare_snapshots();
-        }
-        prop_assert_eq!(model.shown(), model.expected());
-        model.compare_bytes();
-        model.compare_snapshot_bytes();
-        model.compare_owners();
-        model.clear();
+        run(steps);
     }
 
     /// A machine that gets the same log has the same rows and replies, however its applies are batched.

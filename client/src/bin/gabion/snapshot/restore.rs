@@ -191,7 +191,7 @@ async fn take(states: &States<'_>, step: &Step) -> Result<(), Failure> {
                 parents: false,
                 keep_time: true,
             };
-            client.copy(&[from.clone()], &to, options).await?;
+            client.copy(std::slice::from_ref(&from), &to, options).await?;
         }
         Act::Tell => {}
     }

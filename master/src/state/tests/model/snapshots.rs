@@ -37,11 +37,54 @@ pub(super) enum Step {
 }
 
 pub(super) fn any_step() -> impl Strategy<Value = Step> {
+    step_at(any_path())
+}
+
+/// A step with snapshots of some of these directories.
+fn step_at(paths: impl Strategy<Value = FsPath>) -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (any_path(), 0usize..3).prop_map(|(path, name)| Step::Create { path, name }),
+        4 => (paths, 0usize..3).prop_map(|(path, name)| Step::Create { path, name }),
         2 => (0usize..4).prop_map(|back| Step::Remove { back }),
         1 => (0usize..4, 0usize..8, any_path()).prop_map(|(back, file, to)| Step::CopyBack { back, file, to }),
         1 => (0usize..4, 0usize..5).prop_map(|(back, how)| Step::Write { back, how }),
+    ]
+}
+
+/// One of few paths, so that a program comes back to what a snapshot shows.
+fn near_path() -> impl Strategy<Value = FsPath> {
+    prop::sample::select(vec!["/", "/a", "/a/b", "/a/a", "/a/b/a", "/c"]).prop_map(path)
+}
+
+/// What happens to files and directories of which snapshots were made.
+pub(super) fn near_step() -> impl Strategy<Value = super::Step> {
+    use super::Step::*;
+    use changes::Step::{Copies, Splice, Truncate};
+    let splice = |(path, upload, at)| Splice {
+        path,
+        from_stock: true,
+        upload,
+        chunks: 1,
+        at,
+        lie: false,
+    };
+    let (replace, parents, recursive) = (true, true, true);
+    prop_oneof![
+        3 => Just(Stock { chunks: 3 }),
+        6 => (0usize..3, near_path()).prop_map(move |(stock, path)| Put { stock, order: 0, path, replace, parents }),
+        4 => (near_path(), 0usize..3, proptest::option::of(0u64..2500)).prop_map(move |of| Change(splice(of))),
+        3 => (near_path(), 0u64..2500).prop_map(|(path, length)| Change(Truncate { path, length })),
+        1 => (near_path(), 1u8..5).prop_map(|(path, replicas)| Change(Copies { path, replicas })),
+        2 => near_path().prop_map(move |path| Mkdir { path, parents }),
+        3 => (near_path(), near_path()).prop_map(move |(from, to)| Rename { from, to, replace }),
+        2 => near_path().prop_map(move |path| Remove { path, recursive }),
+        2 => near_path().prop_map(move |path| Discard { path, recursive }),
+        1 => (0usize..3).prop_map(|back| Restore { back, by_path: false, to: None }),
+        2 => (near_path(), 0usize..3).prop_map(|(path, owner)| Own { path, owner }),
+        3 => (0u64..7000).prop_map(|ms| Tick { ms }),
+        1 => Just(Obey),
+        2 => repair::any_step().prop_map(Repair),
+        2 => copies::any_step().prop_map(Copy),
+        6 => step_at(near_path()).prop_map(Snapshot),
     ]
 }
 
