@@ -64,6 +64,14 @@ impl Client {
     }
 
     async fn target(&self, path: &FsPath) -> Result<Target, Error> {
+        if path.is_in_snapshot() {
+            // The masters are told the file's number from here on, which it has outside of the snapshot, too.
+            let message = format!("cannot write to {path}: it is in a snapshot, which never changes");
+            let error = WireError::new(ErrorCode::ReadOnly, message);
+            return Err(error
+                .help("copy what you need out of it, and change that: gabion cp")
+                .into());
+        }
         let entry = self.stat(path).await?;
         if entry.kind != EntryKind::File {
             let message = format!("cannot write to {path}: it is a directory");

@@ -37,6 +37,7 @@ mod policy;
 mod read;
 mod scrub;
 mod servers;
+mod snapshots;
 pub mod terminal;
 #[cfg(test)]
 mod tests;
@@ -52,13 +53,14 @@ pub use file::File;
 pub use gabion_protocol::messages::data::Verdict;
 pub use gabion_protocol::messages::master::{
     Admin, AttributeChange, Attributes, ChunkInfo, ChunkState, Defaults, Entry, EntryKind, Extent, Health, Load,
-    MasterInfo, Page, Replica, ReplicaState, ServerInfo, Status, TrashAfter, TrashEntry, TrashId, TrashPage, TrashRef,
-    TrashTotals,
+    MasterInfo, Page, Replica, ReplicaState, ServerInfo, SnapshotInfo, Status, TrashAfter, TrashEntry, TrashId,
+    TrashPage, TrashRef, TrashTotals,
 };
 pub use gabion_protocol::{ChunkId, ErrorCode, FsPath, MasterId, ServerId};
 pub use local::local_crc;
 pub use read::{DownloadOptions, FileReader, FileStream, Resumed};
 pub use scrub::ScrubStarted;
+pub use snapshots::snapshot_path;
 pub use trash::Trashed;
 pub use walk::Walk;
 pub use write::{Appender, CreateOptions, FileWriter, ResumedUpload, WriteStream};

@@ -79,6 +79,8 @@ pub enum ErrorCode {
     Interrupted,
     /// A file of the caller's own machine cannot be read or written.
     LocalFile,
+    /// It is in a snapshot, which never changes.
+    ReadOnly,
 }
 
 impl ErrorCode {
@@ -139,6 +141,7 @@ impl ErrorCode {
             Self::LimitExceeded => ("LIMIT_EXCEEDED", 4, GiveUp),
             Self::Interrupted => ("INTERRUPTED", 130, GiveUp),
             Self::LocalFile => ("LOCAL_FILE", 1, GiveUp),
+            Self::ReadOnly => ("READ_ONLY", 4, GiveUp),
         }
     }
 }

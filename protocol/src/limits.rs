@@ -48,6 +48,10 @@ pub const BATCH_ROWS_MAX: usize = 1000;
 /// Extents one command copies by reference: a few rows each, so that the entry takes the masters some ten
 /// milliseconds. A copy of more is made in steps.
 pub const COPY_EXTENTS_MAX: usize = 4000;
+/// Snapshots in all: every change asks which of them see what it changes, so that their list stays short.
+pub const SNAPSHOTS_MAX: usize = 1000;
+/// The name under which a directory's snapshots are read. Nothing else can have it.
+pub const SNAPSHOT_DIRECTORY: &str = ".snapshot";
 /// Servers a copy order names to copy from: if none of so many gives the chunk, another order will name others.
 pub const COPY_SOURCES_MAX: usize = 4;
 /// Copy orders in one beat's answer: with their sources they fit a message beside the drop orders.

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{DEPTH_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX};
+use crate::limits::{DEPTH_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, SNAPSHOT_DIRECTORY};
 
 /// Why text is not a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -98,6 +98,12 @@ impl FsPath {
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.names().next_back()
+    }
+
+    /// Whether it leads into a snapshot, where nothing can be written.
+    #[must_use]
+    pub fn is_in_snapshot(&self) -> bool {
+        self.names().any(|name| name == SNAPSHOT_DIRECTORY)
     }
 
     /// This path with `name` below it.

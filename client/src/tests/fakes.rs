@@ -535,7 +535,9 @@ impl State {
             | Op::CopyExtents { .. }
             | Op::ResumeUpload { .. }
             | Op::ChangeAttributes { .. }
-            | Op::ChangeFile(_) => panic!("no test needs it"),
+            | Op::ChangeFile(_)
+            | Op::CreateSnapshot { .. }
+            | Op::RemoveSnapshot { .. } => panic!("no test needs it"),
         }
     }
 

@@ -172,6 +172,7 @@ impl Master {
                 bytes,
                 keep_ms,
             },
+            Outcome::Snapshot(info) => Response::Snapshot(info),
             Outcome::Copied {
                 version,
                 next,
@@ -287,7 +288,9 @@ fn check(op: &Op) -> Result<(), WireError> {
         | Op::ResumeUpload { .. }
         | Op::ChangeAttributes { .. }
         | Op::SetCondition { .. }
-        | Op::SetBalance { .. } => Ok(()),
+        | Op::SetBalance { .. }
+        | Op::CreateSnapshot { .. }
+        | Op::RemoveSnapshot { .. } => Ok(()),
         Op::Copy(copy) => too_many("files", copy.sources.len(), BATCH_ROWS_MAX),
         Op::ChangeFile(change) => match &change.what {
             Change::Splice { seals, .. } => too_many("seals", seals.len(), BATCH_ROWS_MAX),
@@ -407,6 +410,8 @@ pub(super) fn filled(op: Op, asker: &Identity, placements: Vec<Vec<ServerId>>) -
         Op::ChangeFile(change) => ClientCommand::ChangeFile(change),
         Op::SetCondition { server, change, .. } => ClientCommand::SetCondition { server, change },
         Op::SetBalance { runs } => ClientCommand::SetBalance { runs },
+        Op::CreateSnapshot { path, name } => ClientCommand::CreateSnapshot { path, name },
+        Op::RemoveSnapshot { path, name } => ClientCommand::RemoveSnapshot { path, name },
     }
 }
 

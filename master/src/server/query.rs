@@ -128,6 +128,15 @@ impl Master {
             }
             Query::Servers => self.server_states(view).await,
             Query::ServerPlan { server } => self.server_plan(view, server).await,
+            Query::Snapshots { path, after, limit } => {
+                read_many(view, move |view| {
+                    let page = read::snapshots(view, path.as_ref(), after.as_ref(), limit);
+                    let mut page = page.map_err(|error| refused("cannot list snapshots", error))?;
+                    page.more |= cut(&mut page.snapshots);
+                    Ok(Response::Snapshots(page))
+                })
+                .await
+            }
             Query::Troubled { trouble, after } => self.troubled(view, trouble, after).await,
             Query::BalancePlan => self.balance_plan(view).await,
             Query::Repairs => {
@@ -146,20 +155,21 @@ impl Master {
         let now = monotonic();
         read_view(view, move |view| {
             let cannot = format!("cannot read {}", place.path);
-            let (ino, inode) = read::resolve(view, &place.path).map_err(|error| refused(&cannot, error))?;
+            let found = read::resolve(view, &place.path).map_err(|error| refused(&cannot, error))?;
+            let (ino, at) = (found.ino, found.at);
             if place.ino.is_some_and(|expected| expected != ino) {
                 let error = WireError::new(ErrorCode::Conflict, format!("{cannot}: it was replaced meanwhile"));
                 return Err(error.help("begin again with the new file"));
             }
-            if !matches!(inode.body, Body::File(_)) {
+            if !matches!(found.inode.body, Body::File(_)) {
                 return Err(WireError::new(
                     ErrorCode::IsDirectory,
                     format!("{cannot}: it is a directory"),
                 ));
             }
             let name = place.path.name().unwrap_or("/");
-            let entry = read::entry(view, name, ino, &inode).map_err(row_error)?;
-            let (found, more) = read::extents(view, ino, place.offset, place.limit).map_err(row_error)?;
+            let entry = read::entry_at(view, name, ino, &found.inode, at).map_err(row_error)?;
+            let (found, more) = read::extents(view, ino, at, place.offset, place.limit).map_err(row_error)?;
             let mut signer = Signer::new(&keys, view, &asker, place.session).map_err(row_error)?;
             let judge = Judge { fleet: &fleet, now };
             let mut extents = Vec::with_capacity(found.len());

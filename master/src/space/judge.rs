@@ -147,6 +147,7 @@ pub fn grows(op: &Op) -> bool {
         | Op::CreateFile { .. }
         | Op::Copy(_)
         | Op::CopyExtents { .. }
+        | Op::CreateSnapshot { .. }
         // What can be restored stays, with rows that say how: removing for good makes room.
         | Op::MoveToTrash { .. }
         | Op::Restore { .. } => true,
@@ -155,6 +156,7 @@ pub fn grows(op: &Op) -> bool {
         Op::AbortUpload { .. }
         | Op::Renew { .. }
         | Op::Remove { .. }
+        | Op::RemoveSnapshot { .. }
         | Op::ReportDamage { .. }
         | Op::EmptyTrash { .. }
         // A row is written in place of another.

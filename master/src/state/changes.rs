@@ -185,7 +185,7 @@ fn clear(tx: &mut Tx<'_>, file: Ino, from: u64, to: u64) -> Result<Cleared, Stop
     if from >= to {
         return Ok(cleared);
     }
-    if let Some((key, extent)) = read::extent_before(tx.rows(), file, from)?
+    if let Some((key, extent)) = read::extent_before(tx.rows(), file, None, from)?
         && key.offset + extent.length > from
     {
         keep(tx, key, &extent, 0, from - key.offset);

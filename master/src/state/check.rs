@@ -20,13 +20,13 @@ use super::key::doubt::{Doubt, DoubtKey};
 use super::key::dropping::DroppingKey;
 use super::key::extent::{Extent, ExtentKey};
 use super::key::garbage::GarbageKey;
-use super::key::history::HistoryKey;
+use super::key::history::{HistoryKey, Past};
 use super::key::inode::{Body, Inode, InodeKey, Parent};
 use super::key::kept::{Kept, KeptKey};
 use super::key::kept_path::KeptPathKey;
 use super::key::meta::{
-    BalanceKey, Clock, ClockKey, ClusterKey, CountersKey, LevelKey, LostTailKey, TrashTermsKey, TrashTotal,
-    TrashTotalKey,
+    BalanceKey, Clock, ClockKey, ClusterKey, CountersKey, LevelKey, LostTailKey, Pin, Pins, PinsKey, PruningKey,
+    TrashTermsKey, TrashTotal, TrashTotalKey,
 };
 use super::key::moving::{Move, MoveKey};
 use super::key::replica::ReplicaKey;
@@ -36,6 +36,7 @@ use super::key::server::{Server, ServerKey};
 use super::key::server_name::ServerNameKey;
 use super::key::session::SessionKey;
 use super::key::session_due::SessionDueKey;
+use super::key::snapshot::SnapshotKey;
 use super::key::surplus::SurplusKey;
 use super::key::taken_apart::TakenApartKey;
 use super::key::total::{Total, TotalKey};
@@ -49,6 +50,7 @@ use super::rows::{Rows, RowsError};
 mod attributes;
 mod content;
 mod inventory;
+mod snapshots;
 mod trash;
 mod uploads;
 
@@ -89,6 +91,8 @@ pub fn row_decodes(key: &[u8], value: &[u8]) -> Result<Kind, String> {
             Some(9) => decodes::<TrashTotalKey>(key, value),
             Some(22) => decodes::<LostTailKey>(key, value),
             Some(30) => decodes::<BalanceKey>(key, value),
+            Some(12) => decodes::<PinsKey>(key, value),
+            Some(13) => decodes::<PruningKey>(key, value),
             _ => decodes::<LevelKey>(key, value),
         },
         Kind::Inode => decodes::<InodeKey>(key, value),
@@ -112,6 +116,7 @@ pub fn row_decodes(key: &[u8], value: &[u8]) -> Result<Kind, String> {
         Kind::Kept => decodes::<KeptKey>(key, value),
         Kind::KeptPath => decodes::<KeptPathKey>(key, value),
         Kind::TakenApart => decodes::<TakenApartKey>(key, value),
+        Kind::Snapshot => decodes::<SnapshotKey>(key, value),
         Kind::Copying => decodes::<CopyingKey>(key, value),
         Kind::Surplus => decodes::<SurplusKey>(key, value),
         Kind::Resumable => decodes::<ResumableKey>(key, value),
@@ -154,6 +159,7 @@ pub fn check(rows: &dyn Rows) -> Result<Report, RowsError> {
     state.check_sessions(&mut report);
     state.check_servers(&mut report);
     state.check_clock(&mut report);
+    state.check_snapshots(rows, &mut report)?;
     Ok(report)
 }
 
@@ -187,6 +193,10 @@ struct Loaded {
     names: BTreeMap<String, ServerId>,
     conditions: BTreeSet<ServerId>,
     moves: BTreeMap<ChunkId, Move>,
+    history: Vec<(HistoryKey, Past)>,
+    snapshots: BTreeMap<(Ino, String), (Moment, Ino)>,
+    pins: Vec<Pin>,
+    is_pruning: bool,
     clock: Option<Clock>,
     /// The first key of each kind.
     first: BTreeMap<Kind, Vec<u8>>,
@@ -265,7 +275,15 @@ impl Loaded {
             Kind::Move => put(&key, &value, |MoveKey(id), row| self.moves.insert(id, row)),
             Kind::Meta if ClockKey::decode(&key).is_some() => self.clock = Clock::decode(&value).ok(),
             Kind::Meta if TrashTotalKey::decode(&key).is_some() => self.trash_total = TrashTotal::decode(&value).ok(),
-            Kind::Meta | Kind::History => {}
+            Kind::Meta if PinsKey::decode(&key).is_some() => {
+                self.pins = Pins::decode(&value).map(|pins| pins.live).unwrap_or_default();
+            }
+            Kind::Meta if PruningKey::decode(&key).is_some() => self.is_pruning = true,
+            Kind::Meta => {}
+            Kind::History => put(&key, &value, |key: HistoryKey, past| self.history.push((key, past))),
+            Kind::Snapshot => put(&key, &value, |key: SnapshotKey, snapshot| {
+                self.snapshots.insert((key.root, key.name), (snapshot.moment, key.root))
+            }),
         }
     }
 
@@ -372,6 +390,13 @@ impl Loaded {
         let mut references: BTreeMap<ChunkId, u64> = BTreeMap::new();
         for extent in self.extents.values() {
             *references.entry(extent.chunk).or_default() += 1;
+        }
+        for (row, past) in &self.history {
+            if Kind::of(&row.key) == Some(Kind::Extent)
+                && let Ok(extent) = Extent::decode(&past.value)
+            {
+                *references.entry(extent.chunk).or_default() += 1;
+            }
         }
         let mut open: BTreeSet<ChunkId> = BTreeSet::new();
         for inode in self.inodes.values() {

@@ -240,13 +240,20 @@ pub(super) fn change(tx: &mut Tx<'_>, id: ChunkId, old: &Chunk, new: Option<&Chu
 }
 
 /// Adds a reference. No index row says anything of references, so that only the chunk's own row is written.
+///
+/// A chunk whose last extent the same command has taken away, and that a snapshot still sees, is no garbage after all.
 pub(super) fn share(tx: &mut Tx<'_>, id: ChunkId) -> Result<(), RowsError> {
-    let mut chunk = tx.require(&ChunkKey(id))?;
-    chunk.references = chunk
+    let old = tx.require(&ChunkKey(id))?;
+    let mut new = old.clone();
+    new.references = old
         .references
         .checked_add(1)
         .ok_or_else(|| key::corrupt(&ChunkKey(id).encode(), "its references have reached their end"))?;
-    tx.put(&ChunkKey(id), &chunk);
+    if let Phase::Garbage { .. } = old.phase {
+        new.phase = Phase::Sealed;
+        return change(tx, id, &old, Some(&new));
+    }
+    tx.put(&ChunkKey(id), &new);
     Ok(())
 }
 

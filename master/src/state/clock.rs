@@ -7,20 +7,21 @@ use super::key::{self, Key, Kind};
 use super::reply::Outcome;
 use super::rows::RowsError;
 use super::tx::Tx;
-use super::{TICK_ROWS_MAX, chunks, conditions, inventory, sessions, trash, uploads};
+use super::{TICK_ROWS_MAX, chunks, conditions, inventory, sessions, snapshots, trash, uploads};
 
 /// Moves state time, then does a bounded part of what is due. A tick of zero only does the latter.
 pub(super) fn tick(tx: &mut Tx<'_>, advance_ms: u64) -> Result<Outcome, RowsError> {
     let mut clock = tx.require(&ClockKey)?;
     clock.now = clock.now.plus(advance_ms);
     tx.world.now = clock.now;
-    // Each sort has its own share, so that none waits for another. Uploads come before trash, trash before garbage:
+    // Each sort has its own share, so that none waits for another. Uploads come before trash, trash and history before garbage:
     // one feeds the next.
     let swept = &mut clock.swept;
     let more = [
         sessions::expire(tx, &mut swept.sessions, TICK_ROWS_MAX)?,
         uploads::expire(tx, &mut swept.uploads, TICK_ROWS_MAX)?,
         trash::take_apart(tx, &mut swept.trash, TICK_ROWS_MAX)?,
+        snapshots::prune(tx, TICK_ROWS_MAX)?,
         chunks::drop_garbage(tx, &mut swept.garbage, TICK_ROWS_MAX)?,
         conditions::work_off(tx, TICK_ROWS_MAX)?,
         inventory::expire(tx, TICK_ROWS_MAX)?,

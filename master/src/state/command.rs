@@ -360,6 +360,20 @@ pub enum ClientCommand {
         /// Whether they are.
         runs: bool,
     },
+    /// Makes a snapshot. Answer: `Snapshot`.
+    CreateSnapshot {
+        /// Of which directory.
+        path: FsPath,
+        /// Its name.
+        name: String,
+    },
+    /// Removes a snapshot. Answer: `Done`.
+    RemoveSnapshot {
+        /// Of which directory.
+        path: FsPath,
+        /// Its name.
+        name: String,
+    },
 }
 
 impl Command {
@@ -473,6 +487,41 @@ impl ClientCommand {
             },
             Self::SetBalance { runs: true } => "cannot start balance".to_owned(),
             Self::SetBalance { runs: false } => "cannot stop balance".to_owned(),
+            Self::CreateSnapshot { path, name } => format!("cannot make the snapshot {path}@{name}"),
+            Self::RemoveSnapshot { path, name } => format!("cannot remove the snapshot {path}@{name}"),
+        }
+    }
+
+    /// The paths it changes something at, as opposed to those it reads.
+    #[must_use]
+    pub fn written(&self) -> Vec<&FsPath> {
+        match self {
+            Self::Mkdir { path, .. }
+            | Self::OpenUpload { path, .. }
+            | Self::Remove { path, .. }
+            | Self::CreateFile { path, .. }
+            | Self::PutFile { path, .. }
+            | Self::MoveToTrash { path, .. }
+            | Self::SetAttributes { path, .. }
+            | Self::ResumeUpload { path, .. }
+            | Self::ChangeAttributes { path, .. }
+            | Self::CreateSnapshot { path, .. }
+            | Self::RemoveSnapshot { path, .. } => vec![path],
+            Self::Rename { from, to, .. } => vec![from, to],
+            Self::Restore { to, .. } => to.iter().collect(),
+            Self::Copy(copy) => vec![&copy.to],
+            Self::GrantChunks { .. }
+            | Self::SealChunks { .. }
+            | Self::Commit { .. }
+            | Self::AbortUpload { .. }
+            | Self::Renew { .. }
+            | Self::ReportDamage { .. }
+            | Self::OpenStock { .. }
+            | Self::EmptyTrash { .. }
+            | Self::CopyExtents { .. }
+            | Self::ChangeFile(_)
+            | Self::SetCondition { .. }
+            | Self::SetBalance { .. } => Vec::new(),
         }
     }
 }

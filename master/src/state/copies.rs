@@ -13,10 +13,11 @@ use gabion_protocol::path::FsPath;
 use super::chunks;
 use super::key::extent::{Extent, ExtentKey};
 use super::key::inode::{Body, Content, Inode, InodeKey};
-use super::key::{self, Key};
-use super::names;
+use super::key::{self, Key, Moment};
+use super::past;
 use super::reply::{Outcome, Refusal};
 use super::rows::Rows;
+use super::snapshots::{self, Seen};
 use super::tx::{Stop, Tx};
 use super::uploads::{self, Owner};
 
@@ -25,6 +26,8 @@ struct Source {
     ino: Ino,
     inode: Inode,
     content: Content,
+    /// Of which moment, if it is of a snapshot.
+    at: Option<Moment>,
 }
 
 impl Source {
@@ -44,10 +47,17 @@ impl Source {
 }
 
 fn source(rows: &dyn Rows, path: &FsPath) -> Result<Source, Stop> {
-    let ino = names::find(rows, path)?.ino;
-    let inode: Inode = key::require(rows, &InodeKey(ino))?;
+    let Seen::Entry { ino, at } = snapshots::look(rows, path)? else {
+        return Err(Refusal::IsDirectory { path: path.clone() }.into());
+    };
+    let inode = past::require(rows, &InodeKey(ino), at)?;
     match inode.body {
-        Body::File(content) => Ok(Source { ino, inode, content }),
+        Body::File(content) => Ok(Source {
+            ino,
+            inode,
+            content,
+            at,
+        }),
         Body::Directory | Body::Upload(_) => Err(Refusal::IsDirectory { path: path.clone() }.into()),
     }
 }
@@ -151,7 +161,7 @@ fn add(
         offset,
     };
     let end = key::prefix_end(&ExtentKey::prefix(source.ino));
-    let mut found = key::scan::<ExtentKey>(tx.rows(), &from.encode(), &end, limit.saturating_add(1))?;
+    let mut found = past::scan::<ExtentKey>(tx.rows(), &from.encode(), &end, limit.saturating_add(1), source.at)?;
     let more = found.len() > limit;
     found.truncate(limit);
     // Gaps are copied, too: what comes after them lies as far behind the begin as in the source.

@@ -17,6 +17,8 @@
 //! | `write_leases` | who may change a file |
 //! | `replicas` | how many copies a file's chunks shall have |
 //! | `chunks` | allocation, seals, references, copies, garbage |
+//! | `snapshots` | what a directory held at a moment |
+//! | `preserve`, `past` | what snapshots see is kept, and read |
 //! | `kept` | the trash: removals that can be undone |
 //! | [`balance`] | copies that move from full servers to emptier ones |
 //! | [`repair`] | background copies of sealed chunks, and which copies may be dropped |
@@ -30,9 +32,11 @@
 //!
 //! Invariants, checked by [`check`] after every test program:
 //! * a refused command changes nothing (it works in its own batch, dropped on refusal), its stored reply apart;
-//! * a chunk's `references` is the number of extents that name it; at zero it is Garbage, unless it is open;
+//! * a chunk's `references` is the number of extents that name it, those in history too; at zero it is Garbage, unless it is open;
 //! * a copy's row exists from before its file is made until its file is known to be gone;
 //! * copies of Garbage stay until the last token for it has expired;
+//! * a snapshot shows what its directory held when it was made; history holds what snapshots see, and nothing else
+//!   but what is being pruned;
 //! * every inode but the root, uploads and trash hangs under exactly one name; totals equal a walk.
 
 mod attributes;
@@ -48,6 +52,8 @@ pub mod inventory;
 mod kept;
 pub mod key;
 mod names;
+mod past;
+mod preserve;
 pub mod read;
 mod refusal;
 pub mod repair;
@@ -57,6 +63,7 @@ mod resumable;
 pub mod rows;
 mod servers;
 mod sessions;
+mod snapshots;
 mod stocks;
 mod totals;
 mod trash;
@@ -211,6 +218,7 @@ fn run<'a>(
     let mut tx = Tx::new(world, &*batch);
     match work(&mut tx) {
         Ok(outcome) => {
+            preserve::preserve(&mut tx)?;
             let changes = tx.into_changes();
             batch.absorb(changes);
             Ok(Reply(Ok(outcome)))
@@ -230,6 +238,7 @@ fn begun(tx: &Tx<'_>, again: &Bootstrap) -> Result<Outcome, Stop> {
 }
 
 fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
+    snapshots::check_written(&request.op)?;
     let session = request.request.session;
     match &request.op {
         ClientCommand::Mkdir { path, parents, mode } => names::mkdir(tx, path, *parents, *mode, request.wall_ms),
@@ -321,6 +330,8 @@ fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
         ClientCommand::ChangeFile(change) => changes::run(tx, session, change, request.wall_ms),
         ClientCommand::SetCondition { server, change } => conditions::set(tx, *server, *change),
         ClientCommand::SetBalance { runs } => Ok(balance::set(tx, *runs)),
+        ClientCommand::CreateSnapshot { path, name } => snapshots::create(tx, path, name, request.wall_ms),
+        ClientCommand::RemoveSnapshot { path, name } => snapshots::remove(tx, path, name),
     }
 }
 

@@ -12,8 +12,8 @@ use super::read;
 use super::reply::{Outcome, Refusal};
 use super::rows::{Rows, RowsError};
 use super::totals::{self, Weight};
-use super::trash;
 use super::tx::{Stop, Tx};
+use super::{snapshots, trash};
 
 /// Where a walk down a path ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +65,7 @@ fn find_directory(rows: &dyn Rows, path: &FsPath) -> Result<Ino, Stop> {
 }
 
 /// The first `names` names of a path.
-fn prefix(path: &FsPath, names: usize) -> FsPath {
+pub(super) fn prefix(path: &FsPath, names: usize) -> FsPath {
     let mut prefix = path.clone();
     for _ in names..path.names().count() {
         if let Some((parent, _)) = prefix.parent_and_name() {
@@ -231,7 +231,8 @@ fn make_way(tx: &mut Tx<'_>, source: Dentry, target: Dentry, to: &FsPath, replac
         (true, false) => return Err(Refusal::NotDirectory { path }.into()),
         (false, true) => return Err(Refusal::IsDirectory { path }.into()),
         (true, true) if !is_empty(tx.rows(), target.ino)? => return Err(Refusal::NotEmpty { path }.into()),
-        (true, true) | (false, false) => {}
+        (true, true) => snapshots::check_removal(tx.rows(), to, target.ino)?,
+        (false, false) => {}
     }
     discard(tx, target.ino)?;
     Ok(())
@@ -267,6 +268,9 @@ pub(super) fn removable(rows: &dyn Rows, path: &FsPath, recursive: bool) -> Resu
     let dentry = find(rows, path)?;
     if dentry.directory && !recursive && !is_empty(rows, dentry.ino)? {
         return Err(Refusal::NotEmpty { path: path.clone() }.into());
+    }
+    if dentry.directory {
+        snapshots::check_removal(rows, path, dentry.ino)?;
     }
     Ok(dentry.ino)
 }

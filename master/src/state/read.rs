@@ -1,10 +1,12 @@
 //! Queries: what the server shell reads of the state. Pure functions over rows, of a snapshot or of now.
 
 use gabion_protocol::ids::{ChunkId, Ino, ReplicaNumber, RequestId, ServerId, StateTime};
-use gabion_protocol::limits::{CHUNK_BYTES_MAX, DEPTH_MAX, GRANT_CHUNKS_MAX, LIST_PAGE_MAX};
+use gabion_protocol::limits::{
+    CHUNK_BYTES_MAX, DEPTH_MAX, GRANT_CHUNKS_MAX, LIST_PAGE_MAX, SNAPSHOT_DIRECTORY, SNAPSHOTS_MAX,
+};
 use gabion_protocol::messages::master::{
-    Attributes, ChunkInfo, ChunkState, Entry, EntryKind, Page, ReplicaState, TrashAfter, TrashEntry, TrashId,
-    TrashPage, TrashRef, TrashTotals,
+    Attributes, ChunkInfo, ChunkState, Entry, EntryKind, Page, ReplicaState, SnapshotAfter, SnapshotPage, TrashAfter,
+    TrashEntry, TrashId, TrashPage, TrashRef, TrashTotals,
 };
 use gabion_protocol::path::FsPath;
 
@@ -21,12 +23,15 @@ use super::key::meta::{ClockKey, Cluster, ClusterKey, LevelKey, TrashTerms, Tras
 use super::key::replica::{Held, ReplicaKey};
 use super::key::reply::ReplyKey;
 use super::key::server::{Server, ServerKey};
+use super::key::snapshot::SnapshotKey;
 use super::key::total::{Total, TotalKey};
 use super::key::trash::TrashKey;
-use super::key::{self, Key, Kind};
+use super::key::{self, Key, Kind, Moment};
 use super::reply::Refusal;
 use super::rows::{Rows, RowsError};
-use super::{kept, names, tx::Stop};
+use super::snapshots::{self, Seen};
+use super::tx::Stop;
+use super::{kept, past};
 
 /// Chunkservers a query names: far more than one Raft group serves.
 const SERVERS_MAX: usize = 1 << 16;
@@ -98,13 +103,30 @@ pub fn totals(rows: &dyn Rows) -> Result<Total, RowsError> {
     Ok(key::get(rows, &TotalKey(Ino::ROOT))?.unwrap_or_default())
 }
 
+/// What a path leads to, now or in a snapshot.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The inode's number.
+    pub ino: Ino,
+    /// The inode.
+    pub inode: Inode,
+    /// As of which moment; `None` for now.
+    pub at: Option<Moment>,
+}
+
 /// The inode a path leads to.
 ///
 /// # Errors
-/// [`Refusal::NotFound`], [`Refusal::NotDirectory`].
-pub fn resolve(rows: &dyn Rows, path: &FsPath) -> Result<(Ino, Inode), ReadError> {
-    let dentry = names::find(rows, path)?;
-    Ok((dentry.ino, key::require(rows, &InodeKey(dentry.ino))?))
+/// [`Refusal::NotFound`], [`Refusal::NotDirectory`]; [`Refusal::IsDirectory`] where snapshots are listed.
+pub fn resolve(rows: &dyn Rows, path: &FsPath) -> Result<Place, ReadError> {
+    match snapshots::look(rows, path)? {
+        Seen::Entry { ino, at } => Ok(Place {
+            ino,
+            inode: past::require(rows, &InodeKey(ino), at)?,
+            at,
+        }),
+        Seen::List { .. } => Err(Refusal::IsDirectory { path: path.clone() }.into()),
+    }
 }
 
 /// The path that leads to an inode; `None` if none does: it is gone, in the trash, or an upload.
@@ -132,8 +154,23 @@ pub fn path_of(rows: &dyn Rows, ino: Ino) -> Result<Option<String>, RowsError> {
 /// # Errors
 /// [`Refusal::NotFound`], [`Refusal::NotDirectory`].
 pub fn stat(rows: &dyn Rows, path: &FsPath) -> Result<Entry, ReadError> {
-    let (ino, inode) = resolve(rows, path)?;
-    Ok(entry(rows, path.name().unwrap_or("/"), ino, &inode)?)
+    let name = path.name().unwrap_or("/");
+    Ok(match snapshots::look(rows, path)? {
+        Seen::Entry { ino, at } => {
+            let inode = past::require(rows, &InodeKey(ino), at)?;
+            entry_at(rows, name, ino, &inode, at)?
+        }
+        Seen::List { root } => snapshot_list(rows, root)?,
+    })
+}
+
+/// The directory that shows a directory's snapshots.
+fn snapshot_list(rows: &dyn Rows, root: Ino) -> Result<Entry, RowsError> {
+    let inode = key::require(rows, &InodeKey(root))?;
+    let mut entry = entry(rows, SNAPSHOT_DIRECTORY, root, &inode)?;
+    entry.children = key::scan_prefix::<SnapshotKey>(rows, &SnapshotKey::prefix(root), SNAPSHOTS_MAX)?.len() as u64;
+    entry.length = 0;
+    Ok(entry)
 }
 
 /// Owner, group and extended attributes of what a path leads to.
@@ -141,8 +178,10 @@ pub fn stat(rows: &dyn Rows, path: &FsPath) -> Result<Entry, ReadError> {
 /// # Errors
 /// [`Refusal::NotFound`], [`Refusal::NotDirectory`].
 pub fn attributes(rows: &dyn Rows, path: &FsPath) -> Result<Attributes, ReadError> {
-    let ino = names::find(rows, path)?.ino;
-    let row = key::get(rows, &AttributesKey(ino))?.unwrap_or_default();
+    let row = match snapshots::look(rows, path)? {
+        Seen::Entry { ino, at } => past::get(rows, &AttributesKey(ino), at)?.unwrap_or_default(),
+        Seen::List { .. } => key::attributes::Attributes::default(),
+    };
     Ok(Attributes {
         owner: row.owner,
         group: row.group,
@@ -155,6 +194,14 @@ pub fn attributes(rows: &dyn Rows, path: &FsPath) -> Result<Attributes, ReadErro
 /// # Errors
 /// [`RowsError`].
 pub fn entry(rows: &dyn Rows, name: &str, ino: Ino, inode: &Inode) -> Result<Entry, RowsError> {
+    entry_at(rows, name, ino, inode, None)
+}
+
+/// An inode as users see it, as of a moment.
+///
+/// # Errors
+/// [`RowsError`].
+pub fn entry_at(rows: &dyn Rows, name: &str, ino: Ino, inode: &Inode, at: Option<Moment>) -> Result<Entry, RowsError> {
     let mut entry = Entry {
         name: name.to_owned(),
         ino,
@@ -170,7 +217,7 @@ pub fn entry(rows: &dyn Rows, name: &str, ino: Ino, inode: &Inode) -> Result<Ent
     };
     match &inode.body {
         Body::Directory => {
-            let total = key::require(rows, &TotalKey(ino))?;
+            let total = past::require(rows, &TotalKey(ino), at)?;
             entry.kind = EntryKind::Directory;
             entry.length = total.bytes;
             entry.children = total.files + total.directories;
@@ -192,26 +239,64 @@ pub fn entry(rows: &dyn Rows, name: &str, ino: Ino, inode: &Inode) -> Result<Ent
 /// # Errors
 /// [`Refusal::NotFound`], [`Refusal::NotDirectory`].
 pub fn list(rows: &dyn Rows, path: &FsPath, after: Option<&str>, limit: u32) -> Result<Page, ReadError> {
-    let (directory, inode) = resolve(rows, path)?;
+    let limit = usize::try_from(limit).map_or(LIST_PAGE_MAX, |limit| limit.clamp(1, LIST_PAGE_MAX));
+    let (directory, at) = match snapshots::look(rows, path)? {
+        Seen::Entry { ino, at } => (ino, at),
+        Seen::List { root } => return Ok(list_snapshots(rows, root, after, limit)?),
+    };
+    let inode = past::require(rows, &InodeKey(directory), at)?;
     if !inode.is_directory() {
         return Err(Refusal::NotDirectory { path: path.clone() }.into());
     }
-    let limit = usize::try_from(limit).map_or(LIST_PAGE_MAX, |limit| limit.clamp(1, LIST_PAGE_MAX));
     let prefix = DentryKey::prefix(directory);
     let mut from = prefix.clone();
     if let Some(after) = after {
         from.extend(after.as_bytes());
         from.push(0);
     }
-    let mut names = key::scan::<DentryKey>(rows, &from, &key::prefix_end(&prefix), limit + 1)?;
+    let mut names = past::scan::<DentryKey>(rows, &from, &key::prefix_end(&prefix), limit + 1, at)?;
     let more = names.len() > limit;
     names.truncate(limit);
     let mut entries = Vec::with_capacity(names.len());
     for (DentryKey { name, .. }, dentry) in names {
-        let inode = key::require(rows, &InodeKey(dentry.ino))?;
-        entries.push(entry(rows, &name, dentry.ino, &inode)?);
+        let inode = past::require(rows, &InodeKey(dentry.ino), at)?;
+        entries.push(entry_at(rows, &name, dentry.ino, &inode, at)?);
     }
     Ok(Page { entries, more })
+}
+
+/// A page of a directory's snapshots, each as the directory was then.
+fn list_snapshots(rows: &dyn Rows, root: Ino, after: Option<&str>, limit: usize) -> Result<Page, RowsError> {
+    let prefix = SnapshotKey::prefix(root);
+    let mut from = prefix.clone();
+    if let Some(after) = after {
+        from.extend(after.as_bytes());
+        from.push(0);
+    }
+    let mut found = key::scan::<SnapshotKey>(rows, &from, &key::prefix_end(&prefix), limit + 1)?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let mut entries = Vec::with_capacity(found.len());
+    for (SnapshotKey { name, .. }, snapshot) in found {
+        let at = Some(snapshot.moment);
+        let inode = past::require(rows, &InodeKey(root), at)?;
+        entries.push(entry_at(rows, &name, root, &inode, at)?);
+    }
+    Ok(Page { entries, more })
+}
+
+/// A page of the snapshots of a directory, or of all, after `after`.
+///
+/// # Errors
+/// [`Refusal::NotFound`], [`Refusal::NotDirectory`].
+pub fn snapshots(
+    rows: &dyn Rows,
+    of: Option<&FsPath>,
+    after: Option<&SnapshotAfter>,
+    limit: u32,
+) -> Result<SnapshotPage, ReadError> {
+    let limit = usize::try_from(limit).map_or(LIST_PAGE_MAX, |limit| limit.clamp(1, LIST_PAGE_MAX));
+    Ok(snapshots::page(rows, of, after, limit)?)
 }
 
 /// A page of the trash after `after`, what goes first in front.
@@ -298,20 +383,26 @@ pub struct FileExtent {
     pub damaged: Vec<ServerId>,
 }
 
-/// A file's extents from the one that holds `offset` on, at most `limit`, and whether more follow.
+/// A file's extents as of a moment, from the one that holds `offset` on, at most `limit`, and whether more follow.
 ///
 /// # Errors
 /// [`RowsError`].
-pub fn extents(rows: &dyn Rows, ino: Ino, offset: u64, limit: u32) -> Result<(Vec<FileExtent>, bool), RowsError> {
+pub fn extents(
+    rows: &dyn Rows,
+    ino: Ino,
+    at: Option<Moment>,
+    offset: u64,
+    limit: u32,
+) -> Result<(Vec<FileExtent>, bool), RowsError> {
     let most = GRANT_CHUNKS_MAX * 4;
     let limit = usize::try_from(limit).map_or(most, |limit| limit.clamp(1, most));
     let prefix = ExtentKey::prefix(ino);
     let end = key::prefix_end(&prefix);
     let from = ExtentKey {
         ino,
-        offset: first_extent(rows, ino, offset)?,
+        offset: first_extent(rows, ino, at, offset)?,
     };
-    let mut found = key::scan::<ExtentKey>(rows, &from.encode(), &end, limit + 1)?;
+    let mut found = past::scan::<ExtentKey>(rows, &from.encode(), &end, limit + 1, at)?;
     let more = found.len() > limit;
     found.truncate(limit);
     let mut extents = Vec::with_capacity(found.len());
@@ -330,17 +421,22 @@ pub fn extents(rows: &dyn Rows, ino: Ino, offset: u64, limit: u32) -> Result<(Ve
 }
 
 /// Where the extent that holds `offset` begins; `offset` itself if that is in a gap.
-fn first_extent(rows: &dyn Rows, ino: Ino, offset: u64) -> Result<u64, RowsError> {
-    let before = extent_before(rows, ino, offset.saturating_add(1))?;
+fn first_extent(rows: &dyn Rows, ino: Ino, at: Option<Moment>, offset: u64) -> Result<u64, RowsError> {
+    let before = extent_before(rows, ino, at, offset.saturating_add(1))?;
     let holds = before.filter(|(key, extent)| key.offset + extent.length > offset);
     Ok(holds.map_or(offset, |(key, _)| key.offset))
 }
 
-/// The last extent of a file that begins before `offset` and might reach up to it.
+/// The last extent of a file, as of a moment, that begins before `offset` and might reach up to it.
 ///
 /// Rows are read forwards only, and an extent is at most a chunk long. A file may lie in chunks of any size, so the
 /// search looks back a little first: over a long way, small extents would be many.
-pub(super) fn extent_before(rows: &dyn Rows, ino: Ino, offset: u64) -> Result<Option<(ExtentKey, Extent)>, RowsError> {
+pub(super) fn extent_before(
+    rows: &dyn Rows,
+    ino: Ino,
+    at: Option<Moment>,
+    offset: u64,
+) -> Result<Option<(ExtentKey, Extent)>, RowsError> {
     let to = ExtentKey { ino, offset }.encode();
     let mut back = LOOK_BACK;
     loop {
@@ -348,7 +444,7 @@ pub(super) fn extent_before(rows: &dyn Rows, ino: Ino, offset: u64) -> Result<Op
         let mut from = ExtentKey { ino, offset: first }.encode();
         let mut last = None;
         loop {
-            let page = key::scan::<ExtentKey>(rows, &from, &to, LIST_PAGE_MAX)?;
+            let page = past::scan::<ExtentKey>(rows, &from, &to, LIST_PAGE_MAX, at)?;
             let is_end = page.len() < LIST_PAGE_MAX;
             last = page.into_iter().next_back().or(last);
             match &last {

@@ -409,6 +409,27 @@ pub enum Refusal {
     /// An operator has stopped balance.
     #[error("an operator has stopped balance: no copies are moved")]
     BalanceStopped,
+    /// Snapshots do not change.
+    #[error("{path} is in a snapshot, which never changes")]
+    InSnapshot {
+        /// Where.
+        path: FsPath,
+    },
+    /// The directory's snapshots would be out of reach.
+    #[error("{path} has snapshots, or holds a directory that has")]
+    HasSnapshots {
+        /// Where.
+        path: FsPath,
+    },
+    /// The name breaks a rule.
+    #[error(
+        "a snapshot's name is one name of a path, without an at sign, and not {}",
+        limits::SNAPSHOT_DIRECTORY
+    )]
+    SnapshotName,
+    /// The list of snapshots is full.
+    #[error("there are {} snapshots, more are not possible", limits::SNAPSHOTS_MAX)]
+    TooManySnapshots,
 }
 
 fn by(holder: &Option<String>) -> String {
@@ -447,7 +468,8 @@ impl Refusal {
             | Self::TooMany { .. }
             | Self::FileTooLong
             | Self::TooManyPieces { .. }
-            | Self::AttributesTooLarge { .. } => ErrorCode::LimitExceeded,
+            | Self::AttributesTooLarge { .. }
+            | Self::TooManySnapshots => ErrorCode::LimitExceeded,
             Self::NotFound { .. }
             | Self::ServerUnknown { .. }
             | Self::NotInTrash { .. }
@@ -457,8 +479,8 @@ impl Refusal {
             Self::Exists { .. } | Self::PlaceTaken { .. } => ErrorCode::Exists,
             Self::IsDirectory { .. } => ErrorCode::IsDirectory,
             Self::NotDirectory { .. } => ErrorCode::NotDirectory,
-            Self::NotEmpty { .. } => ErrorCode::NotEmpty,
-            Self::PathsTooLong => ErrorCode::InvalidPath,
+            Self::NotEmpty { .. } | Self::HasSnapshots { .. } => ErrorCode::NotEmpty,
+            Self::PathsTooLong | Self::SnapshotName => ErrorCode::InvalidPath,
             Self::Root
             | Self::IntoItself
             | Self::Replicas { .. }
@@ -484,6 +506,7 @@ impl Refusal {
             | Self::ChunkFenced { .. }
             | Self::LeaseLost { .. } => ErrorCode::Fenced,
             Self::Length { .. } | Self::Crc { .. } | Self::CopyDiffers { .. } => ErrorCode::ChecksumMismatch,
+            Self::InSnapshot { .. } => ErrorCode::ReadOnly,
             Self::Bootstrapped => ErrorCode::WrongCluster,
             Self::LevelDown { .. }
             | Self::ChunkNotSealed { .. }
@@ -513,6 +536,9 @@ impl Refusal {
             Self::Leased { .. } => "try again when that writer has closed the file, or its lease is over",
             Self::LeaseLost { .. } => "look what is in the file, then open it again",
             Self::TooManyPieces { .. } => "write it in smaller pieces",
+            Self::HasSnapshots { .. } => "see which: gabion snapshot list; remove them first, or keep it",
+            Self::TooManySnapshots => "remove some: gabion snapshot list, gabion snapshot rm",
+            Self::InSnapshot { .. } => "copy what you need out of it, and change that: gabion cp",
             Self::ServerRemoved { .. } => {
                 "its copies are held elsewhere: start the chunkserver with an empty directory, and it joins under a new number"
             }

@@ -5,7 +5,7 @@
 
 use gabion_protocol::error::WireError;
 use gabion_protocol::ids::{ChunkId, Generation, Ino, ReplicaNumber, ServerId, StateTime, UploadGeneration};
-use gabion_protocol::messages::master::{Entry, FileVersion};
+use gabion_protocol::messages::master::{Entry, FileVersion, SnapshotInfo};
 use serde::{Deserialize, Serialize};
 
 use super::command::CommandError;
@@ -165,6 +165,8 @@ pub enum Outcome {
         /// When it ends.
         until: StateTime,
     },
+    /// A snapshot was made.
+    Snapshot(SnapshotInfo),
 }
 
 /// A chunk granted for writing. The server shell adds tokens.

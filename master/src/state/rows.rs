@@ -131,6 +131,16 @@ impl<'a> Batch<'a> {
         self.changes.extend(changes);
     }
 
+    /// What lies under the changes.
+    pub fn base(&self) -> &'a dyn Rows {
+        self.base
+    }
+
+    /// The changes so far.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
     /// Ends the batch.
     #[must_use]
     pub fn into_changes(self) -> Changes {

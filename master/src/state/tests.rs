@@ -25,6 +25,7 @@ mod limits;
 mod model;
 pub(crate) mod repair;
 mod resumable;
+mod snapshots;
 mod stocks;
 mod trash;
 

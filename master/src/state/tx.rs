@@ -57,6 +57,16 @@ impl<'b> Tx<'b> {
         }
     }
 
+    /// The rows as they were before the command.
+    pub(super) fn base(&self) -> &'b dyn Rows {
+        self.batch.base()
+    }
+
+    /// What the command changes.
+    pub(super) fn changes(&self) -> &super::rows::Changes {
+        self.batch.changes()
+    }
+
     /// Ends the command well.
     pub(super) fn into_changes(self) -> super::rows::Changes {
         self.batch.into_changes()

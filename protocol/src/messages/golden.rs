@@ -17,10 +17,10 @@ mod healing;
 mod resume;
 mod sharing;
 
-use balance::balance;
+use balance::{balance, balance_ops};
 use changes::{change_ops, change_requests, change_responses};
 use chunks::{data_requests, data_responses, from_server, to_server};
-use conditions::conditions;
+use conditions::{condition_ops, conditions};
 use healing::{
     disk_requests, disk_responses, inventory_requests, inventory_responses, repair, scrub_requests, scrub_responses,
 };
@@ -512,7 +512,16 @@ fn covers<T: serde::Serialize>(samples: &[T], last: u8) {
 fn golden_messages() {
     let later_requests = [scrub_requests(), inventory_requests(), disk_requests()].concat();
     covers(&[master_requests(), later_requests.clone()].concat(), 9);
-    covers(&[ops(), sharing::ops(), resume::ops(), change_ops()].concat(), 21);
+    let all_ops = [
+        ops(),
+        sharing::ops(),
+        resume::ops(),
+        change_ops(),
+        condition_ops(),
+        balance_ops(),
+        sharing::snapshot_ops(),
+    ];
+    covers(&all_ops.concat(), 25);
     covers(&queries(), 7);
     let later_admins = later_requests.into_iter().filter_map(|request| match request {
         master::Request::Admin(admin) => Some(admin),
@@ -549,6 +558,9 @@ fn golden_messages() {
     all.extend(lines("master request", &disk_requests()));
     all.extend(lines("master response", &disk_responses()));
     all.extend(balance());
+    all.extend(lines("op", &sharing::snapshot_ops()));
+    all.extend(lines("query", &sharing::snapshot_queries()));
+    all.extend(lines("master response", &sharing::snapshot_responses()));
     let frozen: Vec<&str> = include_str!("../golden/messages.txt").lines().collect();
     for (now, frozen) in all.iter().zip(&frozen) {
         assert_eq!(now, frozen);

@@ -13,6 +13,7 @@ mod disk;
 mod find;
 pub(crate) mod inventory;
 mod server;
+mod snapshot;
 mod transfer;
 mod trash;
 mod usage;
@@ -31,6 +32,9 @@ pub(crate) use copy::{Concat, Copy};
 pub(crate) use disk::{Disk, DiskList};
 pub(crate) use find::{Find, Sort, Tree, with_two_dashes};
 pub(crate) use server::{Server, ServerDrain, ServerList, ServerMaintenance, ServerRemove, ServerShow};
+pub(crate) use snapshot::{
+    Snapshot, SnapshotCreate, SnapshotDiff, SnapshotList, SnapshotRemove, SnapshotRestore, SnapshotState,
+};
 pub(crate) use transfer::{Check, Download, Sync, Upload};
 pub(crate) use trash::{Trash, TrashEmpty, TrashList, TrashRestore};
 pub(crate) use usage::{Space, Usage};
@@ -122,6 +126,9 @@ pub(crate) enum Verb {
     /// Look at what was removed, restore it, or remove it for good
     #[command(subcommand)]
     Trash(Trash),
+    /// Keep what a directory holds now, look at it later, and see what has changed
+    #[command(subcommand)]
+    Snapshot(Snapshot),
     /// Change permission bits
     Chmod(ChangeMode),
     /// Change owner and group

@@ -24,6 +24,7 @@ mod list;
 mod local;
 mod names;
 mod records;
+mod snapshot;
 mod sync;
 mod sync_plan;
 mod tail;
@@ -41,7 +42,7 @@ use gabion_client::terminal::Failure;
 use gabion_protocol::process;
 use tokio_util::sync::CancellationToken;
 
-use args::{Arguments, Trash, Verb};
+use args::{Arguments, Snapshot, Trash, Verb};
 use context::Context;
 
 /// How long a stopped command may take to clear up after itself.
@@ -95,6 +96,7 @@ fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
         | Verb::Concat(_)
         | Verb::Rm(_)
         | Verb::Trash(_)
+        | Verb::Snapshot(_)
         | Verb::Du(_)
         | Verb::Chmod(_)
         | Verb::Chown(_)
@@ -148,6 +150,11 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
         Verb::Trash(Trash::List(list)) => trash::list(&context, list).await,
         Verb::Trash(Trash::Restore(restore)) => trash::restore(&context, restore).await,
         Verb::Trash(Trash::Empty(empty)) => trash::empty(&context, empty).await,
+        Verb::Snapshot(Snapshot::Create(create)) => snapshot::create(&context, create).await,
+        Verb::Snapshot(Snapshot::List(list)) => snapshot::list(&context, list).await,
+        Verb::Snapshot(Snapshot::Diff(diff)) => snapshot::diff(&context, diff).await,
+        Verb::Snapshot(Snapshot::Restore(restore)) => snapshot::restore(&context, restore).await,
+        Verb::Snapshot(Snapshot::Rm(remove)) => snapshot::remove(&context, remove).await,
         Verb::Chmod(change) => attributes::change_mode(&context, change).await,
         Verb::Chown(change) => attributes::change_owner(&context, change).await,
         Verb::Xattr(extended) => xattr::run(&context, extended).await,

@@ -321,6 +321,9 @@ async fn remove_one(context: &Context, path: &FsPath, remove: &Remove) -> Result
     };
     let help = |error: gabion_client::Error| {
         let help = "remove it with all it holds: -r";
+        if remove.recursive {
+            return Failure::from(error);
+        }
         Failure::from(error)
             .advise(ErrorCode::NotEmpty, help)
             .advise(ErrorCode::IsDirectory, help)

@@ -12,7 +12,7 @@ use crate::state::key::inode::{Body, Content, Inode};
 
 /// What a walk over a file's extents finds.
 #[derive(Default)]
-struct Walked {
+pub(super) struct Walked {
     /// Length, and the CRC if all parts are known.
     whole: Running,
     has_unknown: bool,
@@ -22,7 +22,7 @@ struct Walked {
 }
 
 impl Walked {
-    fn take(&mut self, offset: u64, extent: &Extent) {
+    pub(super) fn take(&mut self, offset: u64, extent: &Extent) {
         self.overlaps |= offset < self.whole.len();
         self.reach(offset);
         self.whole.append(extent.crc.unwrap_or(0), extent.length);
@@ -31,14 +31,14 @@ impl Walked {
     }
 
     /// What no extent holds is zeros.
-    fn reach(&mut self, end: u64) {
+    pub(super) fn reach(&mut self, end: u64) {
         let gap = end.saturating_sub(self.whole.len());
         self.has_gap |= gap > 0;
         self.whole.append(checksum::zeros(gap), gap);
     }
 
     /// Whether a file that says so is what was found.
-    fn is(&self, content: &Content) -> bool {
+    pub(super) fn is(&self, content: &Content) -> bool {
         let crc = match content.crc {
             Some(crc) => !self.has_unknown && crc == self.whole.crc(),
             None => true,
@@ -86,7 +86,7 @@ impl Loaded {
         }
     }
 
-    fn check_extent(&self, ino: Ino, offset: u64, extent: &Extent, report: &mut Report) {
+    pub(super) fn check_extent(&self, ino: Ino, offset: u64, extent: &Extent, report: &mut Report) {
         let wrong = match self.chunks.get(&extent.chunk) {
             None => "is missing",
             Some(chunk) if chunk.phase != Phase::Sealed => "is not sealed",

@@ -1,10 +1,10 @@
 //! Old values that a snapshot still sees, and the rule that says which those are.
 //!
-//! Nothing makes snapshots yet, so no row of this kind is written; key and value are fixed because the live values'
-//! `since` and the versioned parents only make sense together with them.
+//! Rows are made by `state::preserve`, read by `state::past`, and removed by `state::snapshots`.
 
 use serde::{Deserialize, Serialize};
 
+use super::meta::Pin;
 use super::{Fields, Key, Kind, Moment, Value};
 
 /// Key of a [`Past`]: all past values of a row lie together, the earliest first.
@@ -50,15 +50,15 @@ pub struct Past {
 
 impl Value for Past {}
 
-/// Whether a value that stands since `since` must be kept when it is changed: some live snapshot is not older than
+/// Whether a value that stands since `since` must be kept when it is changed: one of these snapshots is not older than
 /// it, and reaches it. `reaches` walks the parents as of a snapshot; it is asked last because it reads rows.
-pub fn must_keep<E>(
+pub fn must_keep<'a, E>(
     since: Moment,
-    snapshots: &[Moment],
-    mut reaches: impl FnMut(Moment) -> Result<bool, E>,
+    snapshots: impl Iterator<Item = &'a Pin>,
+    mut reaches: impl FnMut(&Pin) -> Result<bool, E>,
 ) -> Result<bool, E> {
     for snapshot in snapshots {
-        if since <= *snapshot && reaches(*snapshot)? {
+        if since <= snapshot.moment && reaches(snapshot)? {
             return Ok(true);
         }
     }

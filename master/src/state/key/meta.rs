@@ -1,10 +1,10 @@
 //! Facts about the cluster, a row each. They are apart because they change at different times.
 
-use gabion_protocol::ids::{ChunkId, ClusterId, ReplicaNumber, StateTime, Timeline, VolumeId};
+use gabion_protocol::ids::{ChunkId, ClusterId, Ino, ReplicaNumber, StateTime, Timeline, VolumeId};
 use gabion_protocol::limits;
 use serde::{Deserialize, Serialize};
 
-use super::{Fields, Key, Kind, Value};
+use super::{Fields, Key, Kind, Moment, Value};
 
 macro_rules! meta {
     ($(#[$doc:meta])* $key:ident = $field:literal => $value:ident) => {
@@ -60,6 +60,15 @@ meta!(
 meta!(
     /// Key of [`Balance`].
     BalanceKey = 30 => Balance
+);
+
+meta!(
+    /// Key of [`Pins`].
+    PinsKey = 12 => Pins
+);
+meta!(
+    /// Key of [`Pruning`].
+    PruningKey = 13 => Pruning
 );
 
 /// Which cluster this is, and its settings. Written by the first command.
@@ -216,4 +225,29 @@ impl LostTail {
     pub fn holds_number(&self, number: ReplicaNumber) -> bool {
         (self.number_from..self.number_to).contains(&number.0)
     }
+}
+
+/// What history is kept for. Missing without snapshots: who changes something then reads no more than that.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Pins {
+    /// All snapshots, the oldest first.
+    pub live: Vec<Pin>,
+}
+
+/// A snapshot, without its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// What it shows: everything as it was after the command of this moment.
+    pub moment: Moment,
+    /// Of which directory.
+    pub root: Ino,
+}
+
+/// How far history is pruned after snapshots were removed; missing when it is done.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Pruning {
+    /// Key of the last row of history that was looked at; empty at the beginning.
+    pub last: Vec<u8>,
+    /// Another snapshot was removed meanwhile: it begins again at the end.
+    pub again: bool,
 }

@@ -27,6 +27,7 @@
 //! | [`KeptPath`](kept_path) | path, removed | index: what was removed from a path |
 //! | [`TakenApart`](taken_apart) | ino | how far a large inode is taken apart |
 //! | [`UploadLease`](upload_lease) | deadline, ino | index: when to look at an upload |
+//! | [`Snapshot`](snapshot) | directory, name | what a directory held at a moment |
 //! | [`History`](history) | key, until | old values a snapshot still sees |
 //! | [`Unknown`](unknown) | server, chunk, replica | copies a server holds that no row names |
 //! | [`Doubt`](doubt) | server | how many those are, and whether that is believed |
@@ -70,6 +71,7 @@ pub mod server;
 pub mod server_name;
 pub mod session;
 pub mod session_due;
+pub mod snapshot;
 pub mod surplus;
 pub mod taken_apart;
 pub mod total;
@@ -140,6 +142,8 @@ pub enum Kind {
     Move = 28,
     /// Who alone may change a file.
     WriteLease = 29,
+    /// Snapshots.
+    Snapshot = 31,
     /// Owners and extended attributes.
     Attributes = 35,
     /// Uploads that can be resumed.
@@ -148,7 +152,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of numbers.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Meta,
         Self::Inode,
         Self::Dentry,
@@ -178,6 +182,7 @@ impl Kind {
         Self::Condition,
         Self::Move,
         Self::WriteLease,
+        Self::Snapshot,
         Self::Attributes,
         Self::Resumable,
     ];
@@ -225,6 +230,37 @@ pub trait Value: Serialize + DeserializeOwned {
         }
     }
 }
+
+/// A value that snapshots see: it says since when it stands.
+pub trait Versioned: Value {
+    /// Since when.
+    fn since(&self) -> Moment;
+
+    /// It stands since then.
+    fn stand_since(&mut self, since: Moment);
+}
+
+macro_rules! versioned_values {
+    ($($value:ty),*) => {
+        $(impl Versioned for $value {
+            fn since(&self) -> Moment {
+                self.since
+            }
+
+            fn stand_since(&mut self, since: Moment) {
+                self.since = since;
+            }
+        })*
+    };
+}
+
+versioned_values!(
+    inode::Inode,
+    dentry::Dentry,
+    extent::Extent,
+    total::Total,
+    attributes::Attributes
+);
 
 /// Room for most values and keys without a second allocation.
 const VALUE_BYTES: usize = 128;

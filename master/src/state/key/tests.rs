@@ -6,12 +6,13 @@ use proptest::prelude::*;
 use super::dentry::DentryKey;
 use super::extent::ExtentKey;
 use super::history::{HistoryKey, must_keep};
+use super::meta::Pin;
 use super::trash::TrashKey;
 use super::*;
 
 #[test]
 fn kinds_have_distinct_numbers_above_the_adaptors() {
-    let numbers = (1..=29).chain([35, 36]);
+    let numbers = (1..=29).chain([31, 35, 36]);
     assert!(numbers.eq(Kind::ALL.map(|kind| kind as u8)));
     for kind in Kind::ALL {
         assert_eq!(Kind::of(&[kind as u8]), Some(kind));
@@ -27,10 +28,14 @@ fn a_prefix_ends_before_the_next() {
 
 #[test]
 fn history_is_kept_only_for_snapshots_that_reach_it() {
+    let pin = |moment| Pin {
+        moment: Moment(moment),
+        root: Ino::ROOT,
+    };
     let keep = |since, snapshots: &[u64], reached: u64| {
-        let snapshots: Vec<_> = snapshots.iter().copied().map(Moment).collect();
-        must_keep(Moment(since), &snapshots, |snapshot| {
-            Ok::<_, ()>(snapshot == Moment(reached))
+        let snapshots: Vec<_> = snapshots.iter().copied().map(pin).collect();
+        must_keep(Moment(since), snapshots.iter(), |snapshot| {
+            Ok::<_, ()>(snapshot.moment == Moment(reached))
         })
         .unwrap()
     };
@@ -40,7 +45,7 @@ fn history_is_kept_only_for_snapshots_that_reach_it() {
     assert!(keep(5, &[3, 7, 9], 9));
     assert!(!keep(5, &[7], 0), "the snapshot is of another tree");
     assert!(
-        !must_keep(Moment(5), &[Moment(4)], |_| Err::<bool, _>(
+        !must_keep(Moment(5), [pin(4)].iter(), |_| Err::<bool, _>(
             "a newer value walks nothing"
         ))
         .unwrap()

@@ -3,7 +3,7 @@
 use gabion_protocol::ids::Ino;
 use serde::{Deserialize, Serialize};
 
-use super::{Fields, Key, Kind, Value};
+use super::{Fields, Key, Kind, Moment, Value, versioned};
 
 /// Key of a [`Total`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,57 @@ pub struct Total {
     pub deepest: u16,
     /// At least the bytes of the longest path below, each name with its slash. Grows only, as `deepest` does.
     pub longest: u16,
+    /// Since when, if there were snapshots when it was written.
+    pub since: Moment,
 }
 
-impl Value for Total {}
+/// The value without a `since`, as all are written while there are no snapshots.
+#[derive(Serialize, Deserialize)]
+struct First {
+    files: u64,
+    directories: u64,
+    bytes: u64,
+    reserved: u64,
+    deepest: u16,
+    longest: u16,
+}
+
+impl Value for Total {
+    const VERSION: u8 = 2;
+
+    fn encode(&self) -> Vec<u8> {
+        if self.since != Moment::default() {
+            return versioned(Self::VERSION, self);
+        }
+        let first = First {
+            files: self.files,
+            directories: self.directories,
+            bytes: self.bytes,
+            reserved: self.reserved,
+            deepest: self.deepest,
+            longest: self.longest,
+        };
+        versioned(1, &first)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let decoded = |error: gabion_protocol::messages::DecodeError| error.to_string();
+        match bytes.split_first() {
+            Some((2, rest)) => gabion_protocol::messages::decode(rest).map_err(decoded),
+            Some((1, rest)) => {
+                let first: First = gabion_protocol::messages::decode(rest).map_err(decoded)?;
+                Ok(Self {
+                    files: first.files,
+                    directories: first.directories,
+                    bytes: first.bytes,
+                    reserved: first.reserved,
+                    deepest: first.deepest,
+                    longest: first.longest,
+                    since: Moment::default(),
+                })
+            }
+            Some((version, _)) => Err(format!("version {version} is not known")),
+            None => Err("it is empty".to_owned()),
+        }
+    }
+}

@@ -214,7 +214,7 @@ fn chunks_want_what_their_file_is_told_to_have() {
     let mut client = Client::new(&machine, 1);
     let entry = client.put(&mut machine, "/f", 3);
     let wanted = |machine: &Machine| {
-        let (extents, _) = read::extents(&machine.rows, entry.ino, 0, 64).unwrap();
+        let (extents, _) = read::extents(&machine.rows, entry.ino, None, 0, 64).unwrap();
         extents.iter().map(|extent| extent.chunk.wanted).collect::<Vec<_>>()
     };
     let stat = |machine: &Machine| read::stat(&machine.rows, &path("/f")).unwrap();

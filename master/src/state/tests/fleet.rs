@@ -79,7 +79,7 @@ fn only_ordered_removals_are_forgotten() {
     let mut machine = Machine::new();
     let mut client = Client::new(&machine, 1);
     let file = client.put(&mut machine, "/f", 1);
-    let extent = read::extents(&machine.rows, file.ino, 0, 1).unwrap().0.remove(0);
+    let extent = read::extents(&machine.rows, file.ino, None, 0, 1).unwrap().0.remove(0);
     let (id, copy) = (extent.extent.chunk, extent.chunk.replicas[0]);
     let before = machine.rows.clone();
     for (server, number) in [
@@ -104,7 +104,7 @@ fn reports_of_damage_last_until_the_copy_is_gone_or_cleared() {
     let mut machine = Machine::new();
     let mut client = Client::new(&machine, 1);
     let file = client.put(&mut machine, "/f", 1);
-    let extent = read::extents(&machine.rows, file.ino, 0, 1).unwrap().0.remove(0);
+    let extent = read::extents(&machine.rows, file.ino, None, 0, 1).unwrap().0.remove(0);
     let (chunk, copy) = (extent.extent.chunk, extent.chunk.replicas[1]);
     let report = |replica, what: &str| ClientCommand::ReportDamage {
         chunk,
@@ -130,7 +130,7 @@ fn reports_of_damage_last_until_the_copy_is_gone_or_cleared() {
     machine.apply(&Command::DamageFound { server, found }).0.unwrap();
     assert!(reports(&machine)[0].1.confirmed);
     assert_eq!(
-        read::extents(&machine.rows, file.ino, 0, 1).unwrap().0[0].damaged,
+        read::extents(&machine.rows, file.ino, None, 0, 1).unwrap().0[0].damaged,
         [server]
     );
     let intact = vec![(chunk, copy.number)];

@@ -5,7 +5,8 @@
 
 use gabion_protocol::keys::{Identity, Role};
 use gabion_protocol::messages::master::{
-    AttributeChange, Change, ConditionChange, CopyFiles, Damage as Found, EntryKind, FileChange, FileVersion, SpliceAt,
+    AttributeChange, Change, ConditionChange, CopyFiles, Damage as Found, EntryKind, FileChange, FileVersion,
+    SnapshotInfo, SpliceAt,
 };
 use proptest::prelude::*;
 
@@ -25,7 +26,9 @@ use crate::state::key::history::{HistoryKey, Past};
 use crate::state::key::inode::{Content, Upload};
 use crate::state::key::kept::{Kept, KeptKey};
 use crate::state::key::kept_path::{KeptPathKey, RemovedFrom};
-use crate::state::key::meta::{Swept, TrashTerms, TrashTermsKey, TrashTotal, TrashTotalKey};
+use crate::state::key::meta::{
+    Pin, Pins, PinsKey, Pruning, PruningKey, Swept, TrashTerms, TrashTermsKey, TrashTotal, TrashTotalKey,
+};
 use crate::state::key::replica::{Held, ReplicaKey};
 use crate::state::key::reply::{Answered, ReplyKey};
 use crate::state::key::resumable::{Resumable, ResumableKey};
@@ -33,6 +36,7 @@ use crate::state::key::server::{Server, ServerKey};
 use crate::state::key::server_name::{Named, ServerNameKey};
 use crate::state::key::session::{Session, SessionKey};
 use crate::state::key::session_due::{Due, SessionDueKey};
+use crate::state::key::snapshot::{Snapshot, SnapshotKey};
 use crate::state::key::surplus::{Excess, SurplusKey};
 use crate::state::key::taken_apart::{TakenApart, TakenApartKey};
 use crate::state::key::trash::{TrashKey, Trashed};
@@ -172,6 +176,7 @@ fn names(golden: &mut Golden) {
         reserved: 4,
         deepest: 5,
         longest: 6,
+        since: Moment(0),
     };
     golden.row("total", &TotalKey(Ino(2)), &total);
     let deadline = StateTime(0x55);
@@ -709,6 +714,56 @@ fn conditions(golden: &mut Golden) {
     }
 }
 
+/// Snapshots: rows, commands and replies.
+fn snapshots(golden: &mut Golden) {
+    let total = Total {
+        files: 1,
+        directories: 2,
+        bytes: 3,
+        reserved: 4,
+        deepest: 5,
+        longest: 6,
+        since: Moment(300),
+    };
+    golden.row("total.since", &TotalKey(Ino(2)), &total);
+    let row = SnapshotKey {
+        root: Ino(2),
+        name: "ü".to_owned(),
+    };
+    let moment = Moment(300);
+    let snapshot = Snapshot { moment, created_ms: -2 };
+    golden.row("snapshot", &row, &snapshot);
+    let pin = Pin { moment, root: Ino(2) };
+    golden.row("meta.pins", &PinsKey, &Pins { live: vec![pin] });
+    let pruning = Pruning {
+        last: vec![19, 0],
+        again: true,
+    };
+    golden.row("meta.pruning", &PruningKey, &pruning);
+    let (at, name) = (|| path("/a"), || "s".to_owned());
+    let create = ClientCommand::CreateSnapshot {
+        path: at(),
+        name: name(),
+    };
+    golden.client("create_snapshot", create);
+    let remove = ClientCommand::RemoveSnapshot {
+        path: at(),
+        name: name(),
+    };
+    golden.client("remove_snapshot", remove);
+    let info = SnapshotInfo {
+        directory: at(),
+        root: Ino(2),
+        name: name(),
+        moment: 300,
+        created_ms: -2,
+        files: 1,
+        directories: 2,
+        bytes: 3,
+    };
+    golden.reply("snapshot", Ok(Outcome::Snapshot(info)));
+}
+
 /// One of each, in the order of their numbers.
 fn refusals() -> Vec<Refusal> {
     use Refusal::*;
@@ -808,6 +863,10 @@ fn refusals() -> Vec<Refusal> {
         ServerRemoved { server },
         MaintenanceTime { asked: 0 },
         BalanceStopped,
+        InSnapshot { path: path() },
+        HasSnapshots { path: path() },
+        SnapshotName,
+        TooManySnapshots,
     ]
 }
 
@@ -830,6 +889,7 @@ fn bytes_are_frozen() {
         conditions,
         inventory::all,
         balance::all,
+        snapshots,
     ] {
         part(&mut golden);
     }
@@ -857,7 +917,7 @@ fn refusals_are_numbered_in_order_and_say_what_to_do() {
         assert!(error.message.starts_with("cannot do it: "), "{error}");
         assert!(error.message.len() > 20 && !error.message.contains('{'), "{error}");
     }
-    assert_eq!(refusals().len(), 63);
+    assert_eq!(refusals().len(), 67);
 }
 
 proptest! {

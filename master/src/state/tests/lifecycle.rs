@@ -27,13 +27,13 @@ fn an_upload_appears_whole_and_its_parents_with_it() {
     assert_eq!(file.crc, upload.whole.crc());
     let root = read::totals(&machine.rows).unwrap();
     assert_eq!((root.files, root.directories, root.bytes), (1, 2, 30));
-    let (extents, more) = read::extents(&machine.rows, file.ino, 10, 10).unwrap();
+    let (extents, more) = read::extents(&machine.rows, file.ino, None, 10, 10).unwrap();
     assert_eq!(
         (extents.len(), extents[0].offset, more),
         (1, 10, false),
         "from the extent that holds the offset"
     );
-    let (extents, more) = read::extents(&machine.rows, file.ino, 9, 1).unwrap();
+    let (extents, more) = read::extents(&machine.rows, file.ino, None, 9, 1).unwrap();
     assert_eq!((extents[0].offset, more), (0, true));
     machine.check();
 
@@ -49,7 +49,9 @@ fn copies_of_garbage_stay_until_the_last_token_has_expired() {
     let mut machine = Machine::new();
     let mut client = Client::new(&machine, 1);
     let file = client.put(&mut machine, "/f", 1);
-    let id = read::extents(&machine.rows, file.ino, 0, 1).unwrap().0[0].extent.chunk;
+    let id = read::extents(&machine.rows, file.ino, None, 0, 1).unwrap().0[0]
+        .extent
+        .chunk;
     client.run(&mut machine, remove("/f", false)).unwrap();
     machine.settle();
     let garbage = read::chunk(&machine.rows, id).unwrap().unwrap();

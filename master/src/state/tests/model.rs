@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use gabion_protocol::messages::master::{AttributeChange, EntryKind};
+use gabion_protocol::messages::master::{AttributeChange, CopyFiles, EntryKind};
 use proptest::prelude::*;
 
 use super::*;
@@ -16,6 +16,7 @@ mod attributes;
 mod changes;
 mod copies;
 mod resumable;
+mod snapshots;
 
 use changes::{File, Told};
 
@@ -23,6 +24,16 @@ use changes::{File, Told};
 enum Node {
     Directory,
     File { file: Rc<File> },
+}
+
+impl Node {
+    /// What is told of it.
+    fn told(&self) -> Option<Told> {
+        match self {
+            Self::Directory => None,
+            Self::File { file } => Some(file.told()),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -149,6 +160,7 @@ enum Step {
     Copy(copies::Step),
     Inventory(inventory::Step),
     Change(changes::Step),
+    Snapshot(snapshots::Step),
 }
 
 fn any_path() -> impl Strategy<Value = FsPath> {
@@ -196,6 +208,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         5 => copies::any_step().prop_map(Step::Copy),
         3 => inventory::any_step().prop_map(Step::Inventory),
         8 => changes::any_step().prop_map(Step::Change),
+        6 => snapshots::any_step().prop_map(Step::Snapshot),
     ]
 }
 
@@ -217,6 +230,7 @@ struct Model {
     removals: Vec<Removal>,
     /// Who was given what, by inode number.
     owners: BTreeMap<Ino, String>,
+    snapshots: Vec<snapshots::Remembered>,
     clients: Vec<Known>,
     active: usize,
     crc: u32,
@@ -236,6 +250,7 @@ impl Model {
             stocks: Vec::new(),
             removals: Vec::new(),
             owners: BTreeMap::new(),
+            snapshots: Vec::new(),
             clients: Vec::new(),
             active: 0,
             crc: 0,
@@ -340,6 +355,7 @@ impl Model {
             Step::Copy(step) => self.copy_step(step),
             Step::Inventory(step) => inventory::run(&mut self.machine, &step),
             Step::Change(step) => self.change(step),
+            Step::Snapshot(step) => self.snapshot_step(step),
         }
     }
 
@@ -697,9 +713,18 @@ impl Model {
 
     fn rename(&mut self, from: FsPath, to: FsPath, replace: bool) {
         let expected = self.renamed(&from, &to, replace);
-        let command = ClientCommand::Rename { from, to, replace };
+        let moved = |at: &FsPath| match at.as_str().strip_prefix(from.as_str()) {
+            Some(rest) if from.holds(at) => path(&format!("{to}{rest}")),
+            _ => at.clone(),
+        };
+        let command = ClientCommand::Rename {
+            from: from.clone(),
+            to: to.clone(),
+            replace,
+        };
         if let Some((_, tree)) = self.compare(command, expected) {
             self.tree = tree;
+            self.move_snapshots(moved);
         }
     }
 
@@ -723,7 +748,9 @@ impl Model {
                 _ if !replace => return Err(ErrorCode::Exists),
                 (Node::Directory, Node::File { .. }) => return Err(ErrorCode::NotDirectory),
                 (Node::File { .. }, Node::Directory) => return Err(ErrorCode::IsDirectory),
-                (Node::Directory, Node::Directory) if !self.below(to).is_empty() => return Err(ErrorCode::NotEmpty),
+                (Node::Directory, Node::Directory) if !self.below(to).is_empty() || self.is_pinned(to) => {
+                    return Err(ErrorCode::NotEmpty);
+                }
                 _ => {}
             }
         }
@@ -741,6 +768,7 @@ impl Model {
             _ if at.is_root() => Err(ErrorCode::InvalidArgument),
             Err(code) => Err(code),
             Ok(_) if !recursive && !self.below(at).is_empty() => Err(ErrorCode::NotEmpty),
+            Ok(_) if self.is_pinned(at) => Err(ErrorCode::NotEmpty),
             Ok(_) => Ok(()),
         }
     }
@@ -947,8 +975,13 @@ impl Model {
 
     /// The tree as the state machine shows it: `None` for a directory.
     fn shown(&self) -> BTreeMap<FsPath, Option<Told>> {
-        let mut shown = BTreeMap::from([(FsPath::root(), None)]);
-        let mut directories = vec![FsPath::root()];
+        self.shown_below(&FsPath::root())
+    }
+
+    /// A part of it, or of a snapshot.
+    fn shown_below(&self, root: &FsPath) -> BTreeMap<FsPath, Option<Told>> {
+        let mut shown = BTreeMap::from([(root.clone(), None)]);
+        let mut directories = vec![root.clone()];
         while let Some(directory) = directories.pop() {
             for entry in read::list(&self.machine.rows, &directory, None, 1000).unwrap().entries {
                 let path = directory.join(&entry.name).unwrap();
@@ -967,16 +1000,13 @@ impl Model {
 
     /// The tree as it should be shown.
     fn expected(&self) -> BTreeMap<FsPath, Option<Told>> {
-        let told = |node: &Node| match node {
-            Node::Directory => None,
-            Node::File { file } => Some(file.told()),
-        };
-        self.tree.iter().map(|(at, node)| (at.clone(), told(node))).collect()
+        self.tree.iter().map(|(at, node)| (at.clone(), node.told())).collect()
     }
 
     /// Lets everything expire and be removed; nothing may be left.
     fn clear(&mut self) {
         let mut client = Client::new(&self.machine, 1000);
+        self.clear_snapshots(&mut client);
         for name in ["/a", "/b", "/c"] {
             let gone = client.run(&mut self.machine, remove(name, true));
             assert_eq!(gone.is_ok(), self.tree.contains_key(&path(name)));
@@ -1015,27 +1045,46 @@ impl Model {
 
 /// Files, directories and bytes of a tree.
 fn weight(tree: &BTreeMap<FsPath, Node>) -> (u64, u64, u64) {
-    tree.values()
-        .fold((0, 0, 0), |(files, directories, bytes), node| match node {
-            Node::Directory => (files, directories + 1, bytes),
-            Node::File { file } => (files + 1, directories, bytes + file.length()),
-        })
+    weight_of(tree.values())
+}
+
+fn weight_of<'a>(nodes: impl Iterator<Item = &'a Node>) -> (u64, u64, u64) {
+    nodes.fold((0, 0, 0), |(files, directories, bytes), node| match node {
+        Node::Directory => (files, directories + 1, bytes),
+        Node::File { file } => (files + 1, directories, bytes + file.length()),
+    })
+}
+
+/// Runs a program and compares everything.
+fn run(steps: Vec<Step>) {
+    let mut model = Model::new();
+    for step in steps {
+        model.step(step);
+        model.machine.check();
+        model.compare_trash();
+        model.compare_snapshots();
+    }
+    assert_eq!(model.shown(), model.expected());
+    model.compare_bytes();
+    model.compare_snapshot_bytes();
+    model.compare_owners();
+    model.clear();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    /// The same where programs come back to what snapshots show.
+    #[test]
+    fn snapshots_stay_as_they_were(steps in proptest::collection::vec(snapshots::near_step(), 20..80)) {
+        run(steps);
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
     #[test]
     fn programs_run_as_the_model_says(steps in proptest::collection::vec(any_step(), 1..60)) {
-        let mut model = Model::new();
-        for step in steps {
-            model.step(step);
-            model.machine.check();
-            model.compare_trash();
-        }
-        prop_assert_eq!(model.shown(), model.expected());
-        model.compare_bytes();
-        model.compare_owners();
-        model.clear();
+        run(steps);
     }
 
     /// A machine that gets the same log has the same rows and replies, however its applies are batched.

@@ -223,7 +223,9 @@ pub(super) fn stored() -> (Machine, Client, ChunkId) {
     let mut machine = Machine::new();
     let mut client = Client::new(&machine, 1);
     let file = client.put(&mut machine, "/f", 1);
-    let id = read::extents(&machine.rows, file.ino, 0, 1).unwrap().0[0].extent.chunk;
+    let id = read::extents(&machine.rows, file.ino, None, 0, 1).unwrap().0[0]
+        .extent
+        .chunk;
     (machine, client, id)
 }
 

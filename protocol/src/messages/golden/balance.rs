@@ -2,8 +2,12 @@
 
 use super::*;
 
+pub(super) fn balance_ops() -> Vec<master::Op> {
+    vec![master::Op::SetBalance { runs: false }]
+}
+
 pub(super) fn balance() -> Vec<String> {
-    use master::{BalancePlan, Op, Query, Response, ServerFill, ServerMoves};
+    use master::{BalancePlan, Query, Response, ServerFill, ServerMoves};
     let fill = |aside: Option<&str>| ServerFill {
         info: status().servers.remove(0),
         bytes_used: 300,
@@ -26,7 +30,7 @@ pub(super) fn balance() -> Vec<String> {
         moving: 6,
         moving_bytes: 303,
     };
-    let mut all = lines("op", &[Op::SetBalance { runs: false }]);
+    let mut all = lines("op", &balance_ops());
     all.extend(lines("query", &[Query::BalancePlan]));
     all.extend(lines("master response", &[Response::BalancePlan(Box::new(plan))]));
     all

@@ -2,20 +2,25 @@
 
 use super::*;
 
-pub(super) fn conditions() -> Vec<String> {
-    use master::{Condition, ConditionChange, Op, Query, Response, ServerPlan, ServerState};
-    let server = ServerId(3);
+pub(super) fn condition_ops() -> Vec<master::Op> {
+    use master::{ConditionChange, Op};
     let change = |change| Op::SetCondition {
-        server,
+        server: ServerId(3),
         change,
         force: true,
     };
-    let ops = [
+    vec![
         change(ConditionChange::Serve),
         change(ConditionChange::Drain),
         change(ConditionChange::Maintain { for_ms: 300 }),
         change(ConditionChange::Remove),
-    ];
+    ]
+}
+
+pub(super) fn conditions() -> Vec<String> {
+    use master::{Condition, Query, Response, ServerPlan, ServerState};
+    let server = ServerId(3);
+    let ops = condition_ops();
     let state = |condition| ServerState {
         info: status().servers.remove(0),
         condition,

@@ -1,4 +1,4 @@
-//! Copies by reference.
+//! Copies by reference, snapshots.
 
 use super::*;
 
@@ -37,4 +37,49 @@ pub(super) fn responses() -> Vec<master::Response> {
         length: 301,
         crc: Some(5),
     }]
+}
+
+pub(super) fn snapshot_ops() -> Vec<master::Op> {
+    use master::Op;
+    vec![
+        Op::CreateSnapshot {
+            path: path(),
+            name: "s".into(),
+        },
+        Op::RemoveSnapshot {
+            path: path(),
+            name: "s".into(),
+        },
+    ]
+}
+
+pub(super) fn snapshot_queries() -> Vec<master::Query> {
+    vec![master::Query::Snapshots {
+        path: Some(path()),
+        after: Some(master::SnapshotAfter {
+            root: Ino(2),
+            name: "s".into(),
+        }),
+        limit: 300,
+    }]
+}
+
+pub(super) fn snapshot_responses() -> Vec<master::Response> {
+    let info = master::SnapshotInfo {
+        directory: path(),
+        root: Ino(2),
+        name: "s".into(),
+        moment: 300,
+        created_ms: -2,
+        files: 1,
+        directories: 2,
+        bytes: 3,
+    };
+    vec![
+        master::Response::Snapshot(info.clone()),
+        master::Response::Snapshots(master::SnapshotPage {
+            snapshots: vec![info],
+            more: true,
+        }),
+    ]
 }

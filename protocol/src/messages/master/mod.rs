@@ -17,6 +17,7 @@ mod fleet;
 mod inventory;
 mod namespace;
 mod scrub;
+mod snapshots;
 mod trash;
 
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,7 @@ pub use namespace::{
     UploadOptions,
 };
 pub use scrub::{ScrubPass, ScrubProgress, ScrubReport, ServerScrub};
+pub use snapshots::{SnapshotAfter, SnapshotInfo, SnapshotPage};
 pub use trash::{TrashAfter, TrashEntry, TrashId, TrashPage, TrashRef, TrashTotals};
 
 /// A request; answered with `Result<`[`Response`]`, WireError>`.
@@ -302,4 +304,8 @@ pub enum Response {
     ChunkReport(Box<ChunkReport>),
     /// How full the chunkservers are.
     BalancePlan(Box<BalancePlan>),
+    /// A snapshot.
+    Snapshot(SnapshotInfo),
+    /// A page of snapshots.
+    Snapshots(SnapshotPage),
 }

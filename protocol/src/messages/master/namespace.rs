@@ -251,6 +251,20 @@ pub enum Op {
         /// Whether they are.
         runs: bool,
     },
+    /// Makes a snapshot of a directory, at once. Answer: `Response::Snapshot`.
+    CreateSnapshot {
+        /// The directory.
+        path: FsPath,
+        /// The snapshot's name: one name of a path, without an at sign.
+        name: String,
+    },
+    /// Removes a snapshot. Answer: `Response::Done`.
+    RemoveSnapshot {
+        /// Its directory.
+        path: FsPath,
+        /// Its name.
+        name: String,
+    },
 }
 
 /// A copy by reference.
@@ -356,6 +370,15 @@ pub enum Query {
     /// How full the chunkservers are, and what would be moved between them: a walk over copies of full ones. Answer:
     /// `Response::BalancePlan`.
     BalancePlan,
+    /// A page of the snapshots of a directory, or of all. Answer: `Response::Snapshots`.
+    Snapshots {
+        /// The directory; all if `None`.
+        path: Option<FsPath>,
+        /// After this one.
+        after: Option<super::SnapshotAfter>,
+        /// At most so many, and at most [`crate::limits::LIST_PAGE_MAX`].
+        limit: u32,
+    },
 }
 
 /// A copy of a chunk and the right to use it.

@@ -210,7 +210,7 @@ impl Model {
     }
 
     fn ino(&self, path: &FsPath) -> Ino {
-        read::resolve(&self.machine.rows, path).unwrap().0
+        read::resolve(&self.machine.rows, path).unwrap().ino
     }
 
     fn told(&self, path: &FsPath, what: Change) -> ClientCommand {
@@ -289,27 +289,35 @@ impl Model {
     /// The bytes of all files are where readers are told, and their chunks want enough copies.
     pub(super) fn compare_bytes(&self) {
         for (path, node) in &self.tree {
-            let Node::File { file } = node else { continue };
-            let mut found: Vec<Byte> = Vec::new();
-            loop {
-                let (extents, more) = read::extents(&self.machine.rows, self.ino(path), found.len() as u64, 2).unwrap();
-                for part in extents {
-                    let skip = (found.len() as u64).saturating_sub(part.offset);
-                    found.resize(found.len().max(part.offset as usize), None);
-                    let at = part.extent.chunk_offset;
-                    found.extend((skip..part.extent.length).map(|byte| Some((part.extent.chunk, at + byte))));
-                    assert!(
-                        part.chunk.wanted >= file.replicas,
-                        "{path} wants {} copies",
-                        file.replicas
-                    );
-                }
-                if !more {
-                    break;
-                }
+            if let Node::File { file } = node {
+                self.compare_file(path, file);
             }
-            found.resize(found.len().max(file.bytes.len()), None);
-            assert_eq!(found, file.bytes, "{path}");
         }
+    }
+
+    /// The same of one file, now or in a snapshot.
+    pub(super) fn compare_file(&self, path: &FsPath, file: &File) {
+        let place = read::resolve(&self.machine.rows, path).unwrap();
+        let mut found: Vec<Byte> = Vec::new();
+        loop {
+            let offset = found.len() as u64;
+            let (extents, more) = read::extents(&self.machine.rows, place.ino, place.at, offset, 2).unwrap();
+            for part in extents {
+                let skip = (found.len() as u64).saturating_sub(part.offset);
+                found.resize(found.len().max(part.offset as usize), None);
+                let at = part.extent.chunk_offset;
+                found.extend((skip..part.extent.length).map(|byte| Some((part.extent.chunk, at + byte))));
+                assert!(
+                    part.chunk.wanted >= file.replicas,
+                    "{path} wants {} copies",
+                    file.replicas
+                );
+            }
+            if !more {
+                break;
+            }
+        }
+        found.resize(found.len().max(file.bytes.len()), None);
+        assert_eq!(found, file.bytes, "{path}");
     }
 }

@@ -1,7 +1,5 @@
 //! Copies in the model: a copy is another file with the same content, and nothing else.
 
-use gabion_protocol::messages::master::CopyFiles;
-
 use super::*;
 
 #[derive(Debug, Clone)]
