@@ -14,8 +14,8 @@ pub(super) fn tick(tx: &mut Tx<'_>, advance_ms: u64) -> Result<Outcome, RowsErro
     let mut clock = tx.require(&ClockKey)?;
     clock.now = clock.now.plus(advance_ms);
     tx.world.now = clock.now;
-    // Each sort has its own share, so that none waits for another. Uploads come before trash, trash and history before garbage:
-    // one feeds the next.
+    // Each sort has its own share, so that none waits for another. Uploads come before trash, trash and history before
+    // garbage: one feeds the next.
     let swept = &mut clock.swept;
     let more = [
         sessions::expire(tx, &mut swept.sessions, TICK_ROWS_MAX)?,

@@ -32,7 +32,8 @@
 //!
 //! Invariants, checked by [`check`] after every test program:
 //! * a refused command changes nothing (it works in its own batch, dropped on refusal), its stored reply apart;
-//! * a chunk's `references` is the number of extents that name it, those in history too; at zero it is Garbage, unless it is open;
+//! * a chunk's `references` is the number of extents that name it, those in history too; at zero it is Garbage, unless
+//!   it is open;
 //! * a copy's row exists from before its file is made until its file is known to be gone;
 //! * copies of Garbage stay until the last token for it has expired;
 //! * a snapshot shows what its directory held when it was made; history holds what snapshots see, and nothing else
