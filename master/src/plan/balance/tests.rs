@@ -653,9 +653,9 @@ impl Sim {
 
 #[test]
 fn no_target_becomes_fuller_than_its_source() {
-    // The mean is 11 %: the first is far above it, and had 4 % if it gave its chunk away; the second had 14 % then.
+    // The mean is 11 %: with the chunk of the first the second would be near it, and the first farther away than before.
     let mut sim = Sim::new(&[(100, "r"); 4], 3, &[(0, 1, vec![12])]);
-    for (number, mib) in [(1, 4), (2, 2), (3, 12), (4, 14)] {
+    for (number, mib) in [(1, 4), (2, 1), (3, 14), (4, 14)] {
         sim.disks.get_mut(&ServerId(number)).unwrap().other = mib * MIB;
     }
     sim.beat();

@@ -71,7 +71,7 @@ pub(crate) fn any_step() -> impl Strategy<Value = Step> {
         3 => (chunk.clone(), targets, stale)
             .prop_map(|(chunk, targets, stale)| Step::Add { chunk, targets, stale }),
         3 => (0usize..4, prop::bool::weighted(0.2)).prop_map(|(copy, wrong)| Step::Made { copy, wrong }),
-        3 => (chunk.clone(), server.clone(), server.clone(), stale.clone())
+        3 => (chunk.clone(), server.clone(), server.clone(), stale)
             .prop_map(|(chunk, from, to, stale)| Step::Move { chunk, from, to, stale }),
         1 => (0usize..4).prop_map(|copy| Step::GiveUp { copy }),
         4 => (chunk.clone(), server.clone(), stale)
