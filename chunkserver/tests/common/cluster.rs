@@ -174,6 +174,7 @@ impl FakeMaster {
                 let list = list.filter(|ask| !script.pages.iter().any(|page| page.ask == *ask));
                 master::Response::InventoryAnswer { epoch, list }
             }
+            master::Request::Disks(_) => master::Response::Done,
             master::Request::Query {
                 query: master::Query::Chunk { chunk },
                 ..
