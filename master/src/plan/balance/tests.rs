@@ -654,14 +654,14 @@ impl Sim {
 #[test]
 fn no_target_becomes_fuller_than_its_source() {
     // The mean is 11 %: with the chunk of the first the second would be near it, and the first farther away than before.
-    let mut sim = Sim::new(&[(100, "r"); 4], 3, &[(0, 1, vec![12])]);
-    for (number, mib) in [(1, 4), (2, 1), (3, 14), (4, 14)] {
-        sim.disks.get_mut(&ServerId(number)).unwrap().other = mib * MIB;
+    let mut sim = Sim::new(&[(50, "r"); 4], 3, &[(0, 1, vec![6])]);
+    for (number, half_mib) in [(1, 4), (2, 1), (3, 14), (4, 14)] {
+        sim.disks.get_mut(&ServerId(number)).unwrap().other = half_mib * MIB / 2;
     }
     sim.beat();
     sim.settle();
     assert_eq!(sim.moves, 0);
-    sim.disks.get_mut(&ServerId(1)).unwrap().other = 14 * MIB;
+    sim.disks.get_mut(&ServerId(1)).unwrap().other = 7 * MIB;
     sim.beat();
     sim.settle();
     assert_eq!(sim.moves, 1, "now it helps");
