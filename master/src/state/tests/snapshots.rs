@@ -135,6 +135,40 @@ fn a_directory_that_has_snapshots_stays_until_they_are_gone() {
     machine.check();
 }
 
+/// Live rows and those of history are read in pages of their own: whatever the pages, a listing is the same.
+#[test]
+fn a_snapshot_is_listed_in_pages_of_any_length() {
+    let mut machine = Machine::new();
+    let mut client = Client::new(&machine, 1);
+    let names: Vec<String> = (0..24).map(|number| format!("{number:02}")).collect();
+    client.run(&mut machine, mkdir("/d")).unwrap();
+    for name in &names {
+        client.run(&mut machine, mkdir(&format!("/d/{name}"))).unwrap();
+    }
+    client.run(&mut machine, create("/d", "s")).unwrap();
+    // What went, what was replaced, what came: in between and in runs longer than a page.
+    for number in [0, 3, 4, 5, 6, 7, 11, 23] {
+        client.run(&mut machine, discard(&format!("/d/{number:02}"))).unwrap();
+    }
+    for name in ["03", "04a", "04b", "04c", "04d", "11", "24", "25"] {
+        client.run(&mut machine, mkdir(&format!("/d/{name}"))).unwrap();
+    }
+    for limit in 1..=26 {
+        let (mut listed, mut after) = (Vec::new(), None::<String>);
+        loop {
+            let page = read::list(&machine.rows, &path("/d/.snapshot/s"), after.as_deref(), limit).unwrap();
+            assert!(page.entries.len() <= limit as usize);
+            listed.extend(page.entries.into_iter().map(|entry| entry.name));
+            if !page.more {
+                break;
+            }
+            after = listed.last().cloned();
+        }
+        assert_eq!(listed, names, "pages of {limit}");
+    }
+    machine.check();
+}
+
 #[test]
 fn without_snapshots_a_command_reads_one_row_more_and_keeps_nothing() {
     let mut machine = Machine::new();
