@@ -2,7 +2,8 @@
 //! of the same disk, and what that costs clients who read and write meanwhile.
 //!
 //! Twice, with the same configuration: once while nobody uses the cluster, once while clients do. What the clients are
-//! measured by is the same load on the same cluster right before.
+//! measured by is the same load on the same cluster right before. They read a part of the file that stays in page cache,
+//! and are counted when they have read it for a while: otherwise they would get faster by themselves.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,8 +37,8 @@ pub(crate) struct Heal {
     /// Clients that write files of 64 KiB, each one after the other.
     #[arg(long, default_value_t = 2)]
     writers: usize,
-    /// Seconds of the load alone.
-    #[arg(long, default_value_t = 10)]
+    /// Seconds of the load alone; it runs as long before that is counted.
+    #[arg(long, default_value_t = 15)]
     seconds: u64,
 }
 
@@ -79,6 +80,8 @@ struct Clients {
     p99_ratio: f64,
 }
 
+/// Bytes of the file that clients read.
+const READ_BYTES_MAX: u64 = 256 << 20;
 /// Bytes of a read and of a written file.
 const OPERATION_BYTES: u64 = 64 << 10;
 /// Between two looks at what repair does.
@@ -119,10 +122,14 @@ async fn measure(client: &Client, arguments: &Heal, top: &FsPath, script: &Path)
         .await?;
     let copied = plain_copy(&source, scratch.path(), arguments.size.0)?;
     let mut phases = vec![heal(client, arguments, &path, script, "nobody else", None, copied).await?];
+    settle(client, &path).await?;
     let load = Load::begin(client, arguments, top, &path).await?;
     tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
+    load.phase.store(ALONE, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
+    load.phase.store(BETWEEN, Ordering::Relaxed);
     let busy = heal(client, arguments, &path, script, "beside clients", Some(&load), copied).await;
-    let clients = load.end(Duration::from_secs(arguments.seconds)).await?;
+    let clients = load.end().await?;
     phases.push(busy?);
     Ok(Healed {
         copy_mib_per_second: copied,
@@ -248,13 +255,13 @@ async fn fullest(client: &Client, path: &FsPath) -> Result<(ServerId, u64)> {
 struct Load {
     phase: Arc<AtomicU64>,
     tasks: JoinSet<(What, Result<Vec<Operation>, gabion_client::Error>)>,
-    began: Instant,
 }
 
-/// Before anything is killed, and for what lies between: detection, for one.
-const ALONE: u64 = 0;
-const HEALING: u64 = 1;
-const OVER: u64 = 2;
+/// The first reads, and what the death of a server costs by itself, which is another measurement.
+const BETWEEN: u64 = 0;
+const ALONE: u64 = 1;
+const HEALING: u64 = 2;
+const OVER: u64 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
@@ -273,21 +280,46 @@ struct Operation {
 impl Load {
     async fn begin(client: &Client, arguments: &Heal, top: &FsPath, path: &FsPath) -> Result<Self> {
         let file = client.open(path).await?;
-        let phase = Arc::new(AtomicU64::new(ALONE));
+        let phase = Arc::new(AtomicU64::new(BETWEEN));
         let mut tasks = JoinSet::new();
         for number in 0..arguments.readers {
-            let reading = read_on(file.clone(), arguments.size.0, number as u64 + 1, Arc::clone(&phase));
+            let reading = read_on(
+                file.clone(),
+                arguments.size.0.min(READ_BYTES_MAX),
+                number as u64 + 1,
+                Arc::clone(&phase),
+            );
             tasks.spawn(async { (What::Read, reading.await) });
         }
         for number in 0..arguments.writers {
             let writing = write_on(client.clone(), top.join(&format!("w{number}"))?, Arc::clone(&phase));
             tasks.spawn(async { (What::Write, writing.await) });
         }
-        Ok(Self {
-            phase,
-            tasks,
-            began: Instant::now(),
-        })
+        Ok(Self { phase, tasks })
+    }
+
+    /// Stops the clients and compares what they saw.
+    async fn end(mut self) -> Result<Vec<Clients>> {
+        self.phase.store(OVER, Ordering::Relaxed);
+        let (mut reads, mut writes) = (Vec::new(), Vec::new());
+        while let Some(ended) = self.tasks.join_next().await {
+            let (what, done) = ended?;
+            match what {
+                What::Read => reads.extend(done?),
+                What::Write => writes.extend(done?),
+            }
+        }
+        let mut clients = Vec::new();
+        for (what, mut operations) in [("64 KiB reads", reads), ("64 KiB files written", writes)] {
+            operations.sort_by_key(|operation| operation.began);
+            let of = |phase| operations.iter().filter(move |operation| operation.phase == phase);
+            let before: Vec<&Operation> = of(ALONE).collect();
+            let healing: Vec<&Operation> = of(HEALING).collect();
+            if !operations.is_empty() {
+                clients.push(Clients::compare(what, &before, &healing)?);
+            }
+        }
+        Ok(clients)
     }
 }
 
@@ -299,7 +331,7 @@ async fn read_on(
 ) -> Result<Vec<Operation>, gabion_client::Error> {
     let mut done = Vec::new();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed);
-    while let now @ (ALONE | HEALING) = phase.load(Ordering::Relaxed) {
+    while let now @ (BETWEEN | ALONE | HEALING) = phase.load(Ordering::Relaxed) {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
@@ -315,7 +347,7 @@ async fn write_on(client: Client, top: FsPath, phase: Arc<AtomicU64>) -> Result<
     let mut done = Vec::new();
     let content = vec![7; OPERATION_BYTES as usize];
     let mut number = 0_u64;
-    while let now @ (ALONE | HEALING) = phase.load(Ordering::Relaxed) {
+    while let now @ (BETWEEN | ALONE | HEALING) = phase.load(Ordering::Relaxed) {
         let path = top.join(&format!("{number}")).unwrap_or_else(|_| top.clone());
         let began = Instant::now();
         put(&client, &path, &content).await?;
@@ -332,33 +364,6 @@ impl Operation {
             millis: began.elapsed().as_secs_f64() * 1000.0,
             phase,
         }
-    }
-}
-
-impl Load {
-    /// Stops the clients and compares what they saw.
-    async fn end(mut self, alone: Duration) -> Result<Vec<Clients>> {
-        self.phase.store(OVER, Ordering::Relaxed);
-        let (mut reads, mut writes) = (Vec::new(), Vec::new());
-        while let Some(ended) = self.tasks.join_next().await {
-            let (what, done) = ended?;
-            match what {
-                What::Read => reads.extend(done?),
-                What::Write => writes.extend(done?),
-            }
-        }
-        let mut clients = Vec::new();
-        for (what, mut operations) in [("64 KiB reads", reads), ("64 KiB files written", writes)] {
-            operations.sort_by_key(|operation| operation.began);
-            let of = |phase| operations.iter().filter(move |operation| operation.phase == phase);
-            // The server is killed after that: what its death itself costs is another measurement.
-            let before: Vec<&Operation> = of(ALONE).filter(|one| one.began < self.began + alone).collect();
-            let healing: Vec<&Operation> = of(HEALING).collect();
-            if !operations.is_empty() {
-                clients.push(Clients::compare(what, &before, &healing)?);
-            }
-        }
-        Ok(clients)
     }
 }
 
