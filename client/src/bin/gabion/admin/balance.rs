@@ -302,9 +302,9 @@ mod tests {
         let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         let expected = "\
 ID  SERVER      USED        OF   SHARE  FROM MEAN  RACK  TAKES PART
- 1  c1       6.0 GiB  10.0 GiB  60.0 %    +15.0 %  r1    yes
- 2  c2           0 B  10.0 GiB   0.0 %    -45.0 %  r1    yes
- 3  c3       1.0 GiB  10.0 GiB  10.0 %          -  r1    no: is being drained
+ 1  c1       6.0 GiB    10 GiB  60.0 %    +15.0 %  r1    yes
+ 2  c2           0 B    10 GiB   0.0 %    -45.0 %  r1    yes
+ 3  c3       1.0 GiB    10 GiB  10.0 %          -  r1    no: is being drained
 ";
         assert_eq!(squeeze(&fills(&record, false).to_string()), squeeze(expected));
         let expected = "FROM TO COPIES BYTES c1 c2 24 1.5 GiB";
