@@ -1,28 +1,25 @@
 //! Queries: what the server shell reads of the state. Pure functions over rows, of a snapshot or of now.
 
-use gabion_protocol::ids::{ChunkId, Ino, ReplicaNumber, RequestId, ServerId, StateTime};
+mod chunks;
+
+use gabion_protocol::ids::{Ino, RequestId, ServerId, StateTime};
 use gabion_protocol::limits::{
     CHUNK_BYTES_MAX, DEPTH_MAX, GRANT_CHUNKS_MAX, LIST_PAGE_MAX, SNAPSHOT_DIRECTORY, SNAPSHOTS_MAX,
 };
 use gabion_protocol::messages::master::{
-    Attributes, ChunkInfo, ChunkState, Entry, EntryKind, Page, ReplicaState, SnapshotAfter, SnapshotPage, TrashAfter,
-    TrashEntry, TrashId, TrashPage, TrashRef, TrashTotals,
+    Attributes, Entry, EntryKind, Page, SnapshotAfter, SnapshotPage, TrashAfter, TrashEntry, TrashId, TrashPage,
+    TrashRef, TrashTotals,
 };
 use gabion_protocol::path::FsPath;
 
 use super::key::attributes::AttributesKey;
-use super::key::chunk::{self, Chunk, ChunkKey, Phase};
-use super::key::damage::{Damage, DamageKey};
-use super::key::degraded::DegradedKey;
+use super::key::chunk::{Chunk, ChunkKey};
 use super::key::dentry::DentryKey;
-use super::key::dropping::DroppingKey;
 use super::key::extent::{Extent, ExtentKey};
 use super::key::inode::{Body, Inode, InodeKey, Upload};
 use super::key::kept::{Kept, KeptKey};
 use super::key::meta::{ClockKey, Cluster, ClusterKey, LevelKey, TrashTerms, TrashTermsKey};
-use super::key::replica::{Held, ReplicaKey};
 use super::key::reply::ReplyKey;
-use super::key::server::{Server, ServerKey};
 use super::key::snapshot::SnapshotKey;
 use super::key::total::{Total, TotalKey};
 use super::key::trash::TrashKey;
@@ -33,14 +30,15 @@ use super::snapshots::{self, Seen};
 use super::tx::Stop;
 use super::{kept, past};
 
-/// Chunkservers a query names: far more than one Raft group serves.
-const SERVERS_MAX: usize = 1 << 16;
+pub use chunks::{
+    chunk, chunk_info, chunks, damage, damage_reports, damage_reports_after, damaged, degraded, drop_orders, held,
+    server, servers,
+};
+
 /// How far the first look for an extent goes back, and how much further each next one: three reach as far as the longest
 /// chunk.
 const LOOK_BACK: u64 = 64 << 10;
 const LOOK_BACK_FACTOR: u64 = 64;
-/// Reports of one chunk's copies: one per server that holds one.
-const DAMAGE_ROWS_MAX: usize = 64;
 
 /// Why a query has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -460,163 +458,6 @@ pub(super) fn extent_before(
         }
         back *= LOOK_BACK_FACTOR;
     }
-}
-
-/// The reports about a chunk's copies.
-///
-/// # Errors
-/// [`RowsError`].
-pub fn damaged(rows: &dyn Rows, chunk: ChunkId) -> Result<Vec<(ServerId, Damage)>, RowsError> {
-    let reports = key::scan_prefix::<DamageKey>(rows, &DamageKey::prefix(chunk), DAMAGE_ROWS_MAX)?;
-    Ok(reports.into_iter().map(|(key, damage)| (key.server, damage)).collect())
-}
-
-/// All reports about copies, at most `limit`.
-///
-/// # Errors
-/// [`RowsError`].
-pub fn damage_reports(rows: &dyn Rows, limit: usize) -> Result<Vec<(DamageKey, Damage)>, RowsError> {
-    key::scan_prefix(rows, &[Kind::Damage as u8], limit)
-}
-
-/// Reports about copies after `after`, at most `limit`, in the order of chunks and servers.
-///
-/// # Errors
-/// [`RowsError`].
-pub fn damage_reports_after(
-    rows: &dyn Rows,
-    after: Option<&DamageKey>,
-    limit: usize,
-) -> Result<Vec<(DamageKey, Damage)>, RowsError> {
-    let kind = [Kind::Damage as u8];
-    let mut from = after.map_or_else(|| kind.to_vec(), Key::encode);
-    if after.is_some() {
-        from.push(0);
-    }
-    key::scan(rows, &from, &key::prefix_end(&kind), limit)
-}
-
-/// The report about a server's copy of a chunk.
-///
-/// # Errors
-/// [`RowsError`].
-pub fn damage(rows: &dyn Rows, chunk: ChunkId, server: ServerId) -> Result<Option<Damage>, RowsError> {
-    key::get(rows, &DamageKey { chunk, server })
-}
-
-/// A chunk's row.
-///
-/// # Errors
-/// [`RowsError`].
-pub fn chunk(rows: &dyn Rows, id: ChunkId) -> Result<Option<Chunk>, RowsError> {
-    key::get(rows, &ChunkKey(id))
-}
-
-/// Chunks after `after`, at most `limit`, in the order of ids.
-///
-/// # Errors
-/// [`RowsError`].
-pub fn chunks(rows: &dyn Rows, after: Option<ChunkId>, limit: usize) -> Result<Vec<(ChunkId, Chunk)>, RowsError> {
-    let kind = [Kind::Chunk as u8];
-    let mut from = after.map_or_else(|| kind.to_vec(), |id| ChunkKey(id).encode());
-    if after.is_some() {
-        from.push(0);
-    }
-    let found = key::scan::<ChunkKey>(rows, &from, &key::prefix_end(&kind), limit)?;
-    Ok(found.into_iter().map(|(ChunkKey(id), chunk)| (id, chunk)).collect())
-}
-
-/// A chunk as users see it.
-#[must_use]
-pub fn chunk_info(id: ChunkId, chunk: &Chunk) -> ChunkInfo {
-    ChunkInfo {
-        chunk: id,
-        state: match chunk.phase {
-            Phase::Open => ChunkState::Open,
-            Phase::Sealed => ChunkState::Sealed,
-            Phase::Garbage { .. } => ChunkState::Garbage,
-        },
-        generation: chunk.generation,
-        length: chunk.length,
-        crc: chunk.crc,
-        references: chunk.references,
-        wanted: chunk.wanted,
-        replicas: chunk
-            .replicas
-            .iter()
-            .map(|replica| (replica.server, replica.number, replica_state(replica.state)))
-            .collect(),
-    }
-}
-
-fn replica_state(state: chunk::ReplicaState) -> ReplicaState {
-    match state {
-        chunk::ReplicaState::Copying => ReplicaState::Copying,
-        chunk::ReplicaState::Live => ReplicaState::Live,
-        chunk::ReplicaState::Dropping => ReplicaState::Dropping,
-    }
-}
-
-/// Sealed chunks with fewer live copies than wanted, those with the fewest first, at most `limit`.
-///
-/// # Errors
-/// [`RowsError`].
-pub fn degraded(rows: &dyn Rows, limit: usize) -> Result<Vec<DegradedKey>, RowsError> {
-    let found = key::scan_prefix::<DegradedKey>(rows, &[Kind::Degraded as u8], limit)?;
-    Ok(found.into_iter().map(|(key, _)| key).collect())
-}
-
-/// The registered chunkservers, retired ones too.
-///
-/// # Errors
-/// [`RowsError`].
-pub fn servers(rows: &dyn Rows) -> Result<Vec<(ServerId, Server)>, RowsError> {
-    let found = key::scan_prefix::<ServerKey>(rows, &[Kind::Server as u8], SERVERS_MAX)?;
-    Ok(found.into_iter().map(|(ServerKey(id), server)| (id, server)).collect())
-}
-
-/// One chunkserver.
-///
-/// # Errors
-/// [`RowsError`].
-pub fn server(rows: &dyn Rows, id: ServerId) -> Result<Option<Server>, RowsError> {
-    key::get(rows, &ServerKey(id))
-}
-
-/// Copies a server is told to remove, at most `limit`.
-///
-/// # Errors
-/// [`RowsError`].
-pub fn drop_orders(
-    rows: &dyn Rows,
-    server: ServerId,
-    limit: usize,
-) -> Result<Vec<(ChunkId, ReplicaNumber)>, RowsError> {
-    let found = key::scan_prefix::<DroppingKey>(rows, &DroppingKey::prefix(server), limit)?;
-    Ok(found.into_iter().map(|(key, _)| (key.chunk, key.number)).collect())
-}
-
-/// Copies a server holds or makes, after `after`, at most `limit`, in the order of chunk ids.
-///
-/// # Errors
-/// [`RowsError`].
-pub fn held(
-    rows: &dyn Rows,
-    server: ServerId,
-    after: Option<ChunkId>,
-    limit: usize,
-) -> Result<Vec<(ChunkId, Held)>, RowsError> {
-    let prefix = ReplicaKey::prefix(server);
-    let from = match after {
-        Some(chunk) => {
-            let mut from = ReplicaKey { server, chunk }.encode();
-            from.push(0);
-            from
-        }
-        None => prefix.clone(),
-    };
-    let found = key::scan::<ReplicaKey>(rows, &from, &key::prefix_end(&prefix), limit)?;
-    Ok(found.into_iter().map(|(key, held)| (key.chunk, held)).collect())
 }
 
 /// The upload behind an inode, if it is one: its options and what it has so far.
