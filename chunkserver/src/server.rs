@@ -155,11 +155,11 @@ impl Server {
             result
         });
         let copies = self.masters.copies();
-        let copying = copies.run(Means {
-            store: self.store.clone(),
-            peers: self.pipeline.peers.clone(),
-            pace: Pace::new(&self.pipeline.clients, Duration::ZERO),
-        });
+        let copying = copies.run(Means::new(
+            self.store.clone(),
+            self.pipeline.peers.clone(),
+            Pace::new(&self.pipeline.clients, Duration::ZERO),
+        ));
         let copying = tokio::spawn(stop.clone().run_until_cancelled_owned(copying));
         let scrubbing = scrub::run(self.store.clone(), self.masters.clone(), self.scrub, stop.clone());
         let scrubbing = tokio::spawn(scrubbing);

@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use common::cluster::{Node, TestCluster, ask, grant, read_chunk, spec, token, until, write_chunk};
 use common::{chunk, content, data_file};
@@ -133,6 +135,31 @@ async fn copies_are_made_beside_clients_that_never_rest() {
     let connection = cluster.connect(1).await;
     assert!(read_chunk(&connection, 1, 2).await.unwrap() == bytes[..]);
     assert!(read_chunk(&connection, 3, 2).await.unwrap() == small[..]);
+}
+
+/// A server that has carried out all it was ordered does not wait for its next beat to say so and to hear more.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_carried_out_its_orders_asks_for_more_at_once() {
+    const ROUNDS: u64 = 10;
+    /// As `masters::beats` has it.
+    const BEAT: Duration = Duration::from_millis(500);
+    let cluster = TestCluster::start(2).await;
+    let bytes = content(1, 1000);
+    for counter in 1..=ROUNDS {
+        store(&cluster, counter, &bytes, &[1]).await;
+    }
+    let copies: Vec<_> = (1..=ROUNDS)
+        .map(|counter| cluster.copy_order(counter, &bytes, 2, &[1]))
+        .collect();
+    cluster.master.script.lock().copies_max = Some(1);
+    let began = Instant::now();
+    order(&cluster, 2, copies.iter().cloned().map(Order::Copy).collect());
+    until("the copies are reported", || {
+        copies.iter().all(|copy| reports(&cluster).contains(&copied(copy)))
+    })
+    .await;
+    let took = began.elapsed();
+    assert!(took < BEAT * (ROUNDS as u32 - 2), "{ROUNDS} rounds took {took:?}");
 }
 
 /// A bad source is passed over, found out by its own server, and nothing of it is kept.

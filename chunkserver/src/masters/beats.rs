@@ -15,7 +15,7 @@ use gabion_protocol::net::{Connection, dial};
 use gabion_protocol::{Action, ChunkId, Epoch, ReplicaNumber, ServerId, WireError};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::reports::Reports;
@@ -25,6 +25,8 @@ use super::{ANSWER, Masters};
 const BEAT_LEADER: Duration = Duration::from_millis(500);
 /// Between beats to a follower: it only has to be warm when it becomes leader.
 const BEAT_FOLLOWER: Duration = Duration::from_millis(1000);
+/// Between a beat to the leader and one that comes early, because there are reports that it waits for.
+const BEAT_EARLY: Duration = Duration::from_millis(50);
 /// Between attempts to reach a master or to register.
 const AGAIN: Duration = Duration::from_millis(300);
 /// Longest wait for a connection.
@@ -300,14 +302,25 @@ async fn beat_on(
     let mut leads = false;
     let mut ticks = ticks(BEAT_LEADER);
     let mut skipped = false;
+    let mut beaten = Instant::now();
     let mut reports = Reports::default();
     loop {
-        ticks.tick().await;
-        // Ticks come at the leader's pace; a follower hears every second of them.
-        skipped = !leads && !skipped && BEAT_FOLLOWER > BEAT_LEADER;
-        if skipped {
-            continue;
+        let early = async {
+            sleep_until(beaten + BEAT_EARLY).await;
+            masters.0.copies.ran_dry().await;
+        };
+        tokio::select! {
+            _ = ticks.tick() => {
+                // Ticks come at the leader's pace; a follower hears every second of them.
+                skipped = !leads && !skipped && BEAT_FOLLOWER > BEAT_LEADER;
+                if skipped {
+                    continue;
+                }
+            }
+            // Orders come with the answers: a server that has carried all of them out is not to wait for the next.
+            () = early, if leads => {}
         }
+        beaten = Instant::now();
         match masters.beat(connection, server, orders).await {
             Ok(now_leads) => leads = now_leads,
             Err(error) => return error,

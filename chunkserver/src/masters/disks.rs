@@ -24,7 +24,7 @@ const LEAVING: Duration = Duration::from_secs(1);
 /// Where the reports on one connection are.
 #[derive(Debug, Default)]
 pub(super) struct DiskReports {
-    /// When the last one was sent, and the states it told.
+    /// When the last one was sent, and the states it told, whether or not it was answered.
     last: Option<(Instant, Vec<DiskState>)>,
     /// After which chunk the next list of leaving copies goes on.
     leaving: Option<ChunkId>,
@@ -64,11 +64,13 @@ impl Masters {
             disks,
             leaving,
         }));
+        // Also if nobody answers: the reports behind this one are not to wait for it again at once.
+        reports.last = Some((Instant::now(), states));
         let answer = connection.call(Kind::MasterRequest, &request, Bytes::new(), ANSWER);
         let (Response::Done, _) = answer.await? else {
             return Err(unexpected(&connection.peer().address));
         };
-        (reports.last, reports.leaving) = (Some((Instant::now(), states)), next);
+        reports.leaving = next;
         Ok(())
     }
 }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use gabion_protocol::limits::BATCH_ROWS_MAX;
+use gabion_protocol::limits::{BATCH_ROWS_MAX, SMALL_CHUNK_BYTES};
 use gabion_protocol::messages::master::{CopyOrder, OrderDone};
 use gabion_protocol::{ChunkId, ReplicaNumber};
 use tokio::sync::watch;
+
+use super::LARGE_WEIGHT;
 
 /// A copy.
 pub(super) type Key = (ChunkId, ReplicaNumber);
@@ -24,6 +26,14 @@ pub(super) struct Board {
 
 fn key_of(order: &CopyOrder) -> Key {
     (order.chunk, order.replica)
+}
+
+fn weight(order: &CopyOrder) -> usize {
+    if order.length <= SMALL_CHUNK_BYTES {
+        1
+    } else {
+        LARGE_WEIGHT
+    }
 }
 
 /// The copy a report is about, if it is one of ours.
@@ -52,9 +62,10 @@ impl Board {
         !self.waiting.is_empty()
     }
 
-    /// Begins the next copy, if fewer than `most` are under way.
+    /// Begins the next copy, if less than the weight `most` is under way.
     pub(super) fn start(&mut self, most: usize) -> Option<(Key, watch::Receiver<CopyOrder>)> {
-        if self.running.len() >= most {
+        let running = self.running.values().map(|order| weight(&order.borrow()));
+        if running.sum::<usize>() >= most {
             return None;
         }
         // What has the fewest copies left is most in need; then the oldest.
@@ -73,6 +84,11 @@ impl Board {
     pub(super) fn end(&mut self, key: Key, done: Option<OrderDone>) {
         self.running.remove(&key);
         self.add(done);
+    }
+
+    /// Whether nothing is ordered that is not carried out.
+    pub(super) fn is_dry(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
     }
 
     /// Keeps a report. A full list forgets nothing that matters: the order comes again.
@@ -133,6 +149,7 @@ mod tests {
         renewed.crc = 2;
         board.hear(vec![renewed.clone(), order(2)]);
         assert_eq!(*newest.borrow(), renewed, "the copy under way sees the newest tokens");
+        assert!(!board.is_dry(), "another waits");
         board.end(key, Some(copied(key)));
         assert!(board.hear(vec![order(1), order(2)]));
         let (second, _) = board.start(9).unwrap();
@@ -190,6 +207,20 @@ mod tests {
         board.hear(vec![two.clone(), younger.clone(), one.clone()]);
         let begun: Vec<Key> = std::iter::from_fn(|| board.start(9)).map(|(key, _)| key).collect();
         assert_eq!(begun, [key_of(&one), key_of(&younger), key_of(&two)]);
+    }
+
+    #[test]
+    fn many_small_copies_or_few_large_ones_are_under_way() {
+        let mut board = Board::default();
+        let large = |counter| CopyOrder {
+            length: SMALL_CHUNK_BYTES + 1,
+            ..order(counter)
+        };
+        board.hear((1..=20).map(large).collect());
+        assert_eq!(std::iter::from_fn(|| board.start(4 * LARGE_WEIGHT)).count(), 4);
+        let mut board = Board::default();
+        board.hear((1..=20).map(order).collect());
+        assert_eq!(std::iter::from_fn(|| board.start(LARGE_WEIGHT)).count(), LARGE_WEIGHT);
     }
 
     #[test]

@@ -2,15 +2,17 @@
 //!
 //! * [`Board`] is what is ordered, under way and to be reported: pure bookkeeping;
 //! * [`pull`] makes one copy;
+//! * [`together`] lets small ones share their turns and syncs;
 //! * [`Copies`] is what beats and the worker share, and [`Copies::run`] is the worker.
 //!
 //! Invariants: a copy is reported only when it is as durable as a sealed chunk and has the masters' length and CRC;
 //! reports are repeated until a leader has answered a beat that carried them; the same order twice is one copy; at most
-//! [`RUNNING_MAX`] copies are under way, each with a few packets in memory, and they give way to clients ([`Pace`]). A crash leaves an open record, which counts
-//! for nothing, and the order comes again.
+//! [`RUNNING_WEIGHT`] of copies are under way, a large one with a few packets in memory, and they give way to clients
+//! ([`Pace`]). A crash leaves an open record, which counts for nothing, and the order comes again.
 
 mod board;
 mod pull;
+mod together;
 
 use std::sync::Arc;
 
@@ -25,19 +27,37 @@ use crate::peers::Peers;
 
 use board::{Board, Key};
 use pull::{Outcome, Pull};
+use together::Together;
 
-/// Copies under way at one time: keeps a disk busy beside its foreground work, and memory small.
-const RUNNING_MAX: usize = 8;
+/// Copies under way at one time, by weight: eight large ones, or as many small ones as make a piece of a few KiB each.
+/// Keeps a disk busy beside its foreground work, and memory small.
+const RUNNING_WEIGHT: usize = 64;
+/// Of a copy with a file of its own; a small one has 1.
+const LARGE_WEIGHT: usize = 8;
 
 /// What a copy is made with.
 #[derive(Debug, Clone)]
 pub(crate) struct Means {
     /// Where to.
-    pub(crate) store: Store,
+    store: Store,
     /// Where from.
-    pub(crate) peers: Peers,
+    peers: Peers,
     /// How fast.
-    pub(crate) pace: Pace,
+    pace: Pace,
+    /// How small ones get there.
+    together: Arc<Together>,
+}
+
+impl Means {
+    pub(crate) fn new(store: Store, peers: Peers, pace: Pace) -> Self {
+        let together = Arc::new(Together::new(store.clone(), pace.clone()));
+        Self {
+            store,
+            peers,
+            pace,
+            together,
+        }
+    }
 }
 
 /// The copies this server is told to make; clones share it.
@@ -48,6 +68,7 @@ pub(crate) struct Copies(Arc<Inner>);
 struct Inner {
     board: Mutex<Board>,
     news: Notify,
+    dry: Notify,
 }
 
 /// How a task of the worker ended.
@@ -75,11 +96,16 @@ impl Copies {
         self.0.board.lock().confirmed(taken);
     }
 
+    /// Resolves when all that was ordered has been carried out since it last did.
+    pub(crate) async fn ran_dry(&self) {
+        self.0.dry.notified().await;
+    }
+
     /// Makes copies for ever.
     pub(crate) async fn run(self, means: Means) {
         let mut tasks: JoinSet<Ended> = JoinSet::new();
         loop {
-            while let Some((key, order)) = self.0.board.lock().start(RUNNING_MAX) {
+            while let Some((key, order)) = self.0.board.lock().start(RUNNING_WEIGHT) {
                 let pull = Pull::new(means.clone(), order);
                 tasks.spawn(async move { Ended::Pull(key, Box::pin(pull.run()).await) });
             }
@@ -87,7 +113,12 @@ impl Copies {
                 Some(ended) = tasks.join_next() => match ended {
                     Ok(Ended::Pull(key, outcome)) => {
                         let Outcome { done, doubts } = outcome;
-                        self.0.board.lock().end(key, done);
+                        let mut board = self.0.board.lock();
+                        board.end(key, done);
+                        if board.is_dry() {
+                            self.0.dry.notify_one();
+                        }
+                        drop(board);
                         for doubt in doubts {
                             tasks.spawn(async move { Ended::Asked(doubt.settle().await) });
                         }

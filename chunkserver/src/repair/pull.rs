@@ -162,11 +162,8 @@ impl Pull {
                 order.length,
                 checksum::combine_blocks(packet.crcs(), order.length),
             )?;
-            let _turn = self.means.pace.turn(self.share).await;
-            return match self.means.store.put_small(new, packet).await {
-                Ok(_) => Ok(()),
-                Err(error) => Err(self.dropped_or(&order, error)),
-            };
+            let stored = self.means.together.put(self.share, new, packet).await;
+            return stored.map_err(|error| self.dropped_or(&order, error));
         }
         let opening = self.means.pace.turn(self.share).await;
         let chunk = match self.means.store.open_write(new).await {

@@ -60,6 +60,8 @@ pub(crate) struct Script {
     pub(crate) addresses: BTreeMap<ServerId, String>,
     pub(crate) epoch: Option<Epoch>,
     pub(crate) orders: BTreeMap<ServerId, Vec<Order>>,
+    /// If set, it orders so many copies at one time, and none that was reported.
+    pub(crate) copies_max: Option<usize>,
     pub(crate) done: Vec<OrderDone>,
     pub(crate) damaged: Vec<master::Damage>,
     pub(crate) beats: u64,
@@ -77,6 +79,21 @@ pub(crate) struct Script {
     pub(crate) asked: Vec<ChunkId>,
     /// What it says all masters' addresses are.
     pub(crate) masters: Vec<String>,
+}
+
+impl Script {
+    fn orders_for(&self, server: ServerId) -> Vec<Order> {
+        let mut orders = self.orders.get(&server).cloned().unwrap_or_default();
+        if let Some(most) = self.copies_max {
+            let reported = |order: &Order| {
+                let is_it = |done: &OrderDone| matches!((order, done), (Order::Copy(copy), OrderDone::Copied { chunk, .. }) if copy.chunk == *chunk);
+                self.done.iter().any(is_it)
+            };
+            orders.retain(|order| !reported(order));
+            orders.truncate(most);
+        }
+        orders
+    }
 }
 
 /// A master of the test's own.
@@ -149,7 +166,7 @@ impl FakeMaster {
                 master::Response::BeatAnswer {
                     epoch: script.epoch,
                     now: StateTime(self.now.load(Ordering::Relaxed)),
-                    orders: script.orders.get(&beat.server).cloned().unwrap_or_default(),
+                    orders: script.orders_for(beat.server),
                     masters: script.masters.clone(),
                 }
             }

@@ -2,8 +2,9 @@
 //! of the same disk, and what that costs clients who read and write meanwhile.
 //!
 //! Twice, with the same configuration: once while nobody uses the cluster, once while clients do. What the clients are
-//! measured by is the same load on the same cluster right before. They read a part of the file that stays in page cache,
-//! and are counted when they have read it for a while: otherwise they would get faster by themselves.
+//! measured by is the same load on the same cluster right before: with the same server dead, but the copies held back by
+//! maintenance, because fewer servers are slower by themselves. They read a part of the file that stays in page cache, and
+//! are counted when they have read it for a while: otherwise they would get faster by themselves.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use gabion_client::terminal::{Column, Format, Table};
 use gabion_client::{Client, CreateOptions, FileReader, FsPath};
 use gabion_protocol::ServerId;
 use gabion_protocol::config::Size;
-use gabion_protocol::messages::master::ChunkTrouble;
+use gabion_protocol::messages::master::{ChunkTrouble, ConditionChange, Health, ServerInfo};
 use rustix::process::{Signal, kill_process};
 use tokio::task::JoinSet;
 
@@ -37,7 +38,7 @@ pub(crate) struct Heal {
     /// Clients that write files of 64 KiB, each one after the other.
     #[arg(long, default_value_t = 2)]
     writers: usize,
-    /// Seconds of the load alone; it runs as long before that is counted.
+    /// Seconds of the load with all servers, and then without the dead one; it runs as long before that is counted.
     #[arg(long, default_value_t = 15)]
     seconds: u64,
 }
@@ -58,7 +59,7 @@ struct Phase {
     what: &'static str,
     /// Bytes of the copies the dead server had.
     bytes: u64,
-    /// From SIGKILL until the first copy was ordered.
+    /// From SIGKILL until the first copy was ordered; beside clients from the end of the maintenance.
     first_copy_seconds: f64,
     /// From then until no chunk had too few copies.
     healing_seconds: f64,
@@ -70,14 +71,22 @@ struct Phase {
 #[derive(Debug, serde::Serialize)]
 struct Clients {
     what: &'static str,
-    alone_per_second: f64,
-    alone_p50_ms: f64,
-    alone_p99_ms: f64,
-    healing_per_second: f64,
-    healing_p50_ms: f64,
-    healing_p99_ms: f64,
-    /// Of the p99s: 1 is equal, more is slower.
+    /// With all servers.
+    whole: Seen,
+    /// With one server dead and no copies made.
+    held_back: Seen,
+    /// While copies are made.
+    healing: Seen,
+    /// Of the p99s while copies are made and are held back: 1 is equal, more is slower.
     p99_ratio: f64,
+}
+
+/// What clients saw in a phase.
+#[derive(Debug, serde::Serialize)]
+struct Seen {
+    per_second: f64,
+    p50_ms: f64,
+    p99_ms: f64,
 }
 
 /// Bytes of the file that clients read.
@@ -86,6 +95,8 @@ const READ_BYTES_MAX: u64 = 256 << 20;
 const OPERATION_BYTES: u64 = 64 << 10;
 /// Between two looks at what repair does.
 const LOOK: Duration = Duration::from_millis(50);
+/// Longer than the clients are measured without copies.
+const MAINTENANCE: Duration = Duration::from_secs(3600);
 /// Longest wait for what must come.
 const PATIENCE: Duration = Duration::from_secs(1800);
 const MIB: f64 = (1 << 20) as f64;
@@ -125,7 +136,7 @@ async fn measure(client: &Client, arguments: &Heal, top: &FsPath, script: &Path)
     settle(client, &path).await?;
     let load = Load::begin(client, arguments, top, &path).await?;
     tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
-    load.phase.store(ALONE, Ordering::Relaxed);
+    load.phase.store(WHOLE, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
     load.phase.store(BETWEEN, Ordering::Relaxed);
     let busy = heal(client, arguments, &path, script, "beside clients", Some(&load), copied).await;
@@ -170,8 +181,27 @@ async fn heal(
     let status = client.status().await?;
     let server = status.servers.iter().find(|server| server.server == victim);
     let node = server.context("the server is registered")?.name.clone();
-    let killed = Instant::now();
-    kill_process(machine_pid(&arguments.cluster, &node)?, Signal::KILL)?;
+    let pid = machine_pid(&arguments.cluster, &node)?;
+    let killed = match load {
+        None => {
+            let now = Instant::now();
+            kill_process(pid, Signal::KILL)?;
+            now
+        }
+        Some(load) => {
+            let for_ms = MAINTENANCE.as_millis() as u64;
+            let hold_back = ConditionChange::Maintain { for_ms };
+            client.set_condition(victim, hold_back, false).await?;
+            kill_process(pid, Signal::KILL)?;
+            wait(|| async { is_lost(client, victim).await }).await?;
+            load.phase.store(HELD_BACK, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
+            load.phase.store(BETWEEN, Ordering::Relaxed);
+            let now = Instant::now();
+            client.set_condition(victim, ConditionChange::Serve, false).await?;
+            now
+        }
+    };
     wait(|| async { Ok(client.copies_in_progress().await? > 0) }).await?;
     let first = Instant::now();
     if let Some(load) = load {
@@ -199,6 +229,13 @@ async fn heal(
         mib_per_second,
         ratio: mib_per_second / plain,
     })
+}
+
+/// Whether nobody expects the server back any more.
+async fn is_lost(client: &Client, server: ServerId) -> Result<bool> {
+    let status = client.status().await?;
+    let is = |of: &ServerInfo| of.server == server && of.health == Health::Lost;
+    Ok(status.servers.iter().any(is))
 }
 
 /// Whether no chunk has fewer copies than it should.
@@ -259,9 +296,10 @@ struct Load {
 
 /// The first reads, and what the death of a server costs by itself, which is another measurement.
 const BETWEEN: u64 = 0;
-const ALONE: u64 = 1;
-const HEALING: u64 = 2;
-const OVER: u64 = 3;
+const WHOLE: u64 = 1;
+const HELD_BACK: u64 = 2;
+const HEALING: u64 = 3;
+const OVER: u64 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
@@ -313,11 +351,17 @@ impl Load {
         for (what, mut operations) in [("64 KiB reads", reads), ("64 KiB files written", writes)] {
             operations.sort_by_key(|operation| operation.began);
             let of = |phase| operations.iter().filter(move |operation| operation.phase == phase);
-            let before: Vec<&Operation> = of(ALONE).collect();
-            let healing: Vec<&Operation> = of(HEALING).collect();
-            if !operations.is_empty() {
-                clients.push(Clients::compare(what, &before, &healing)?);
+            if operations.is_empty() {
+                continue;
             }
+            let (held_back, healing) = (Seen::by(what, of(HELD_BACK))?, Seen::by(what, of(HEALING))?);
+            clients.push(Clients {
+                what,
+                whole: Seen::by(what, of(WHOLE))?,
+                p99_ratio: healing.p99_ms / held_back.p99_ms,
+                held_back,
+                healing,
+            });
         }
         Ok(clients)
     }
@@ -331,7 +375,7 @@ async fn read_on(
 ) -> Result<Vec<Operation>, gabion_client::Error> {
     let mut done = Vec::new();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed);
-    while let now @ (BETWEEN | ALONE | HEALING) = phase.load(Ordering::Relaxed) {
+    while let now @ (BETWEEN | WHOLE | HELD_BACK | HEALING) = phase.load(Ordering::Relaxed) {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
@@ -347,7 +391,7 @@ async fn write_on(client: Client, top: FsPath, phase: Arc<AtomicU64>) -> Result<
     let mut done = Vec::new();
     let content = vec![7; OPERATION_BYTES as usize];
     let mut number = 0_u64;
-    while let now @ (BETWEEN | ALONE | HEALING) = phase.load(Ordering::Relaxed) {
+    while let now @ (BETWEEN | WHOLE | HELD_BACK | HEALING) = phase.load(Ordering::Relaxed) {
         let path = top.join(&format!("{number}")).unwrap_or_else(|_| top.clone());
         let began = Instant::now();
         put(&client, &path, &content).await?;
@@ -367,27 +411,19 @@ impl Operation {
     }
 }
 
-impl Clients {
-    fn compare(what: &'static str, alone: &[&Operation], healing: &[&Operation]) -> Result<Self> {
-        let millis = |of: &[&Operation]| of.iter().map(|one| one.millis).collect::<Vec<f64>>();
-        let rate = |of: &[&Operation]| -> Result<f64> {
-            let (first, last) = of
-                .first()
-                .zip(of.last())
-                .with_context(|| format!("no {what} in a phase"))?;
-            Ok(of.len() as f64 / (last.began - first.began).as_secs_f64().max(0.001))
-        };
-        let (before, beside) = (millis(alone), millis(healing));
-        let (alone_p99_ms, healing_p99_ms) = (report::percentile(&before, 0.99), report::percentile(&beside, 0.99));
+impl Seen {
+    /// Of operations in the order of their beginnings.
+    fn by<'a>(what: &str, operations: impl Iterator<Item = &'a Operation>) -> Result<Self> {
+        let operations: Vec<&Operation> = operations.collect();
+        let (first, last) = operations
+            .first()
+            .zip(operations.last())
+            .with_context(|| format!("no {what} in a phase"))?;
+        let millis: Vec<f64> = operations.iter().map(|one| one.millis).collect();
         Ok(Self {
-            what,
-            alone_per_second: rate(alone)?,
-            alone_p50_ms: report::median(&before),
-            alone_p99_ms,
-            healing_per_second: rate(healing)?,
-            healing_p50_ms: report::median(&beside),
-            healing_p99_ms,
-            p99_ratio: healing_p99_ms / alone_p99_ms,
+            per_second: operations.len() as f64 / (last.began - first.began).as_secs_f64().max(0.001),
+            p50_ms: report::median(&millis),
+            p99_ms: report::percentile(&millis, 0.99),
         })
     }
 }
@@ -417,25 +453,28 @@ pub(crate) fn show(format: Format, healed: &Healed) -> String {
     }
     let mut clients = Table::new(&[
         Column::Words("clients"),
-        Column::Numbers("alone per second"),
-        Column::Numbers("p50 ms"),
-        Column::Numbers("p99 ms"),
-        Column::Numbers("healing per second"),
+        Column::Words("while"),
+        Column::Numbers("per second"),
         Column::Numbers("p50 ms"),
         Column::Numbers("p99 ms"),
         Column::Numbers("p99 ratio"),
     ]);
     for of in &healed.clients {
-        clients.row([
-            of.what.to_owned(),
-            format!("{:.0}", of.alone_per_second),
-            format!("{:.2}", of.alone_p50_ms),
-            format!("{:.2}", of.alone_p99_ms),
-            format!("{:.0}", of.healing_per_second),
-            format!("{:.2}", of.healing_p50_ms),
-            format!("{:.2}", of.healing_p99_ms),
-            format!("{:.2}", of.p99_ratio),
-        ]);
+        let phases = [
+            ("all servers are there", &of.whole, String::new()),
+            ("copies are held back", &of.held_back, "1.00".to_owned()),
+            ("copies are made", &of.healing, format!("{:.2}", of.p99_ratio)),
+        ];
+        for (phase, seen, ratio) in phases {
+            clients.row([
+                of.what.to_owned(),
+                phase.to_owned(),
+                format!("{:.0}", seen.per_second),
+                format!("{:.2}", seen.p50_ms),
+                format!("{:.2}", seen.p99_ms),
+                ratio,
+            ]);
+        }
     }
     let plain = format!("plain copy, synced: {:.0} MiB/s\n", healed.copy_mib_per_second);
     format!("{phases}{plain}\n{clients}")
