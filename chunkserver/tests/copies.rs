@@ -13,7 +13,7 @@ use gabion_protocol::checksum::block_crcs;
 use gabion_protocol::messages::data::{FromServer, Request, Response};
 use gabion_protocol::messages::master::{CopyOrder, Order, OrderDone};
 use gabion_protocol::token::Mode;
-use gabion_protocol::{Epoch, ErrorCode, MasterId, ServerId};
+use gabion_protocol::{Epoch, ErrorCode, MasterId, ReplicaNumber, ServerId};
 use tokio_util::sync::CancellationToken;
 
 const LARGE: usize = (5 << 20) + 12_345;
@@ -160,6 +160,69 @@ async fn who_has_carried_out_its_orders_asks_for_more_at_once() {
     .await;
     let took = began.elapsed();
     assert!(took < BEAT * (ROUNDS as u32 - 2), "{ROUNDS} rounds took {took:?}");
+}
+
+/// A copy comes and goes on a server again and again, each time with a new number, while answers that were long under way
+/// repeat all that was ever ordered before, doubled and in any order: a copy that is wanted is never dropped by the order
+/// for an earlier one, and one that was dropped is not made anew (P5).
+#[tokio::test(flavor = "multi_thread")]
+async fn late_orders_neither_drop_what_is_wanted_nor_bring_back_what_is_not() {
+    const NUMBERS: u64 = 6;
+    let cluster = TestCluster::start(2).await;
+    let (large, small) = (content(1, LARGE), content(2, 1000));
+    store(&cluster, 1, &large, &[1]).await;
+    store(&cluster, 2, &small, &[1]).await;
+    let there = async |copy: &CopyOrder| cluster.nodes[1].store.sealed(copy.chunk, copy.replica).await.unwrap();
+    let answers = async |more: u64| {
+        let before = cluster.master.script.lock().late_answers;
+        until("late answers", || {
+            cluster.master.script.lock().late_answers >= before + more
+        })
+        .await;
+    };
+    cluster.master.script.lock().random = 0x9e37_79b9;
+    for number in 1..=NUMBERS {
+        let copies = [(1, &large), (2, &small)].map(|(counter, bytes)| {
+            let replica = ReplicaNumber(100 + number);
+            let order = cluster.copy_order(counter, bytes, 2, &[1]);
+            CopyOrder { replica, ..order }
+        });
+        order(&cluster, 2, copies.iter().cloned().map(Order::Copy).collect());
+        until("the copies are reported", || {
+            copies.iter().all(|copy| reports(&cluster).contains(&copied(copy)))
+        })
+        .await;
+        order(&cluster, 2, Vec::new());
+        if number > 1 {
+            answers(2).await;
+        }
+        for copy in &copies {
+            let expected = Some((copy.length, copy.crc));
+            assert_eq!(
+                there(copy).await,
+                expected,
+                "number {number} was dropped by an earlier order"
+            );
+        }
+        let drops = copies.each_ref().map(|copy| {
+            let (chunk, replica) = (copy.chunk, copy.replica);
+            (Order::Drop { chunk, replica }, OrderDone::Dropped { chunk, replica })
+        });
+        order(&cluster, 2, drops.iter().map(|(order, _)| order.clone()).collect());
+        until("the drops are reported", || {
+            drops.iter().all(|(_, done)| reports(&cluster).contains(done))
+        })
+        .await;
+        order(&cluster, 2, Vec::new());
+        let mut script = cluster.master.script.lock();
+        script.late.extend(drops.iter().map(|(order, _)| order.clone()));
+        script.late.extend(copies.iter().cloned().map(Order::Copy));
+        drop(script);
+        answers(2).await;
+        for copy in &copies {
+            assert_eq!(there(copy).await, None, "number {number} came back");
+        }
+    }
 }
 
 /// A bad source is passed over, found out by its own server, and nothing of it is kept.

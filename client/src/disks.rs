@@ -1,6 +1,6 @@
 //! Disks and single chunks, as operators look at them.
 
-use gabion_protocol::ids::ChunkId;
+use gabion_protocol::ids::{ChunkId, ServerId};
 use gabion_protocol::messages::master::{Admin, ChunkReport, Response, ServerDisks};
 
 use crate::client::unexpected;
@@ -16,6 +16,25 @@ impl Client {
         let what = || "cannot list the disks";
         match self.inner.masters.admin(Admin::DiskStatus).await.context(what)? {
             Response::Disks(servers) => Ok(servers),
+            _ => Err(unexpected()).context(what),
+        }
+    }
+
+    /// Has a chunkserver drain one of its disks, or take it into service again; it hears of it within seconds, and
+    /// [`Self::disks`] shows when it has obeyed.
+    ///
+    /// # Errors
+    /// If no leader answers, has heard of the disk, or finds enough other servers to take its copies.
+    pub async fn drain_disk(&self, server: ServerId, disk: [u8; 16], drain: bool, force: bool) -> Result<(), Error> {
+        let request = Admin::DrainDisk {
+            server,
+            disk,
+            drain,
+            force,
+        };
+        let what = || format!("cannot change what a disk of chunkserver c{server} is there for");
+        match self.inner.masters.admin(request).await.context(what)? {
+            Response::Done => Ok(()),
             _ => Err(unexpected()).context(what),
         }
     }

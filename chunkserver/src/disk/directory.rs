@@ -7,6 +7,7 @@ use gabion_protocol::buffer::Pool;
 use gabion_protocol::{ChunkId, ServerId};
 use parking_lot::Mutex;
 
+use super::drain::Drain;
 use super::durable::{sync_dir, temporary_name};
 use super::error::DiskError;
 use super::file::ChunkFile;
@@ -110,6 +111,7 @@ impl Claimed {
             identity.indexed = true;
             identity.store(&dir)?;
         }
+        let draining = Drain::load(&dir)?;
         let holdings = Holdings::default();
         let recovered = recover(&dir, &index, &holdings)?;
         let space = Space::of(&dir)?;
@@ -127,6 +129,7 @@ impl Claimed {
             identity: Mutex::new(identity),
             failed: Mutex::new(None),
             failing: AtomicBool::new(false),
+            draining: AtomicBool::new(draining),
             room: Mutex::new(()),
             index: Mutex::new(Some(std::sync::Arc::new(index))),
             pool: options.pool.clone(),
@@ -178,6 +181,8 @@ pub(crate) struct Disk {
     failed: Mutex<Option<String>>,
     /// A write or sync of some file failed: what comes next may fail too, or get lost without a word.
     failing: AtomicBool,
+    /// An operator wants it empty.
+    draining: AtomicBool,
     /// Held while space is looked at and taken, so that no two files take the same.
     room: Mutex<()>,
     /// Taken at the end, when nothing uses it any more.
@@ -203,12 +208,27 @@ impl Disk {
 
     /// Whether it takes new chunks, with so many bytes free.
     pub(crate) fn writable(&self, free: u64) -> bool {
-        !self.is_failing() && self.index().is_ok_and(|index| index.takes_writes(free))
+        !self.is_failing() && !self.is_draining() && self.index().is_ok_and(|index| index.takes_writes(free))
     }
 
     /// Whether writing to it failed in this run: it serves what it has and takes no new chunks.
     pub(crate) fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Whether an operator wants it empty: it serves what it has and takes no new chunks, also after a restart.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Makes an operator's word durable, and obeys it. Not for a runtime's thread.
+    pub(crate) fn set_draining(&self, drain: bool) -> Result<(), DiskError> {
+        if self.is_draining() != drain {
+            Drain::store(&self.dir, drain)?;
+            self.draining.store(drain, Ordering::Relaxed);
+            tracing::info!(dir = %self.dir.display(), drain, "an operator's word about the disk is obeyed");
+        }
+        Ok(())
     }
 
     /// Takes note of an error: one of the index ends the disk's service.
@@ -253,6 +273,12 @@ impl Disk {
             return Err(DiskError::Failed {
                 dir: self.dir.clone(),
                 why: "writing to it failed; it takes no new chunks until the server is restarted".to_owned(),
+            });
+        }
+        if self.is_draining() {
+            return Err(DiskError::Failed {
+                dir: self.dir.clone(),
+                why: "it is being drained; it takes no new chunks".to_owned(),
             });
         }
         let free = Space::of(&self.dir)?.free;

@@ -22,8 +22,10 @@
 //!
 //! Start reading at [`Store`].
 
+mod choice;
 mod copy;
 mod directory;
+mod drain;
 mod durable;
 mod error;
 mod file;

@@ -1,7 +1,8 @@
-//! How the disks are, as the masters are told, and what is to leave a failing one.
+//! How the disks are, as the masters are told, and what is to leave one that fails or is drained.
 //!
 //! A disk on which a write failed serves what it has. Nobody should count on that for long, so the masters are told of its
-//! copies, some at a time and in turn, and have others made from them. They go by drop orders, like any that are too much.
+//! copies, some at a time and in turn, and have others made from them. They go by drop orders, like any that are too much. The
+//! same becomes of a disk that an operator wants empty.
 
 use gabion_protocol::limits::{DISKS_MAX, ERROR_TEXT_BYTES_MAX};
 use gabion_protocol::messages::master::{DiskInfo, DiskState};
@@ -28,18 +29,18 @@ impl Store {
         opened.chain(absent).take(DISKS_MAX).collect()
     }
 
-    /// Sealed copies on failing disks of chunks after `after`, at most `limit`; and after which chunk to go on, unless
+    /// Sealed copies on failing and draining disks of chunks after `after`, at most `limit`; and after which chunk to go on, unless
     /// that were all.
     ///
     /// # Errors
-    /// [`DiskError`] if a failing disk cannot tell.
+    /// [`DiskError`] if such a disk cannot tell.
     pub(crate) async fn leaving(
         &self,
         after: Option<ChunkId>,
         limit: usize,
     ) -> Result<(Vec<(ChunkId, ReplicaNumber)>, Option<ChunkId>), DiskError> {
         let (mut copies, mut more) = (Vec::new(), false);
-        for disk in self.serving().filter(|disk| disk.is_failing()) {
+        for disk in self.serving().filter(|disk| disk.is_failing() || disk.is_draining()) {
             let index = disk.index()?;
             let list = move || {
                 let mut found = Vec::new();
@@ -63,6 +64,21 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Obeys an operator's word about the disk with this number; one that is not there or does not serve cannot.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(crate) async fn set_draining(&self, disk: [u8; 16], drain: bool) -> Result<(), DiskError> {
+        let Some(disk) = self.serving().find(|one| one.identity().disk.0 == disk).cloned() else {
+            return Ok(());
+        };
+        let (obeying, store) = (std::sync::Arc::clone(&disk), self.clone());
+        let obeyed = async move { disk.writes.run(move || obeying.set_draining(drain)).await };
+        store.to_the_end(obeyed).await
+    }
+}
+
 impl Disk {
     fn info(&self) -> DiskInfo {
         let space = Space::of(&self.dir).unwrap_or_default();
@@ -74,6 +90,7 @@ impl Disk {
                 let why = "writing to it failed; it takes no new chunks until the server is restarted";
                 (DiskState::Failing, why.to_owned())
             }
+            None if self.is_draining() => (DiskState::Draining, "an operator wants it empty".to_owned()),
             None if spare == 0 || !self.writable(space.free) => {
                 let why = format!("{} bytes are free, its reserve is {}", space.free, self.reserve);
                 (DiskState::Full, why)

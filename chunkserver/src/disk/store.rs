@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::choice;
 use super::directory::{Disk, Space};
 use super::error::DiskError;
 use super::identity::DiskIdentity;
@@ -228,6 +229,10 @@ impl Store {
                 continue;
             }
             load.disks_ok += 1;
+            // What it has is on its way to others: it is no room of this server any more.
+            if disk.is_draining() {
+                continue;
+            }
             let space = Space::of(&disk.dir).unwrap_or_default();
             load.bytes_total += space.total;
             if disk.writable(space.free) {
@@ -377,17 +382,25 @@ impl Store {
         seen
     }
 
-    /// The disk for a new chunk: the one in service with the most room. One that takes nothing says so itself.
-    pub(super) fn roomiest(&self) -> Result<Arc<Disk>, DiskError> {
-        let free = |disk: &Arc<Disk>| {
+    /// The disk for a new chunk, one that takes chunks before all others. One that takes nothing says so itself.
+    pub(super) fn disk_for(&self, chunk: ChunkId) -> Result<Arc<Disk>, DiskError> {
+        let draw = |disk: &Arc<Disk>| {
             let free = Space::of(&disk.dir).map_or(0, |space| space.free);
-            (disk.writable(free), free)
+            let spare = free.saturating_sub(disk.reserve);
+            (disk.writable(free), choice::draw(chunk, disk.identity().disk, spare))
         };
-        let roomiest = match self.serving().collect::<Vec<_>>()[..] {
+        let chosen = match self.serving().collect::<Vec<_>>()[..] {
             [only] => Some(only),
-            ref several => several.iter().copied().max_by_key(|disk| free(disk)),
+            ref several => {
+                let draws = several.iter().map(|disk| (draw(disk), *disk));
+                let better =
+                    |one: &(bool, f64), other: &(bool, f64)| one.0.cmp(&other.0).then(one.1.total_cmp(&other.1));
+                draws
+                    .max_by(|(one, _), (other, _)| better(one, other))
+                    .map(|(_, disk)| disk)
+            }
         };
-        roomiest.cloned().ok_or(DiskError::NoDisk)
+        chosen.cloned().ok_or(DiskError::NoDisk)
     }
 
     /// Runs `work` to its end, also if the caller stops waiting: a change of disk and index is not left half done.

@@ -132,7 +132,7 @@ impl Store {
             new.check(&found.record)?;
         }
         let is_new = found.is_none();
-        let disk = found.map_or_else(|| self.roomiest(), |found| Ok(found.disk))?;
+        let disk = found.map_or_else(|| self.disk_for(new.chunk), |found| Ok(found.disk))?;
         disk.check_room(new.bytes_max.min(SMALL_CHUNK_BYTES))?;
         let path = chunk_path(&disk.dir, new.chunk);
         let (held, direct_io) = (Arc::clone(&claim), disk.direct_io);
@@ -189,7 +189,7 @@ impl Store {
             let why = "it was begun as a stream".to_owned();
             return Err(DiskError::Fenced { chunk: new.chunk, why });
         }
-        let disk = self.roomiest()?;
+        let disk = self.disk_for(new.chunk)?;
         disk.check_room(length)?;
         let change = Change::Put {
             chunk: new.chunk,

@@ -1,4 +1,5 @@
-//! Tells the leader how the disks are, and which copies are to leave failing ones.
+//! Tells the leader how the disks are, and which copies are to leave those that fail or are drained; hears which are to
+//! be drained.
 //!
 //! Beside the beats, on the way that inventory reports go: a failing disk that takes its time to list copies must not make
 //! this server look silent.
@@ -7,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gabion_protocol::frame::Kind;
-use gabion_protocol::limits::LEAVING_PAGE;
-use gabion_protocol::messages::master::{DiskInfo, DiskReport, DiskState, Request, Response};
+use gabion_protocol::limits::{DISKS_MAX, LEAVING_PAGE};
+use gabion_protocol::messages::master::{DiskInfo, DiskOrder, DiskReport, DiskState, Request, Response};
 use gabion_protocol::net::Connection;
 use gabion_protocol::{ChunkId, ServerId, WireError};
 use tokio::time::Instant;
@@ -31,12 +32,8 @@ pub(super) struct DiskReports {
 }
 
 impl DiskReports {
-    fn is_due(&self, states: &[DiskState]) -> bool {
-        let period = if states.contains(&DiskState::Failing) {
-            LEAVING
-        } else {
-            STEADY
-        };
+    fn is_due(&self, states: &[DiskState], leaves: bool) -> bool {
+        let period = if leaves { LEAVING } else { STEADY };
         let told = |(at, told): &(Instant, Vec<DiskState>)| told == states && at.elapsed() < period;
         !self.last.as_ref().is_some_and(told)
     }
@@ -53,7 +50,11 @@ impl Masters {
         let store = &self.0.store;
         let disks: Vec<DiskInfo> = store.disk_infos();
         let states: Vec<_> = disks.iter().map(|disk| disk.state).collect();
-        if !reports.is_due(&states) {
+        let leaves = |disk: &DiskInfo| {
+            matches!(disk.state, DiskState::Failing | DiskState::Draining)
+                && disk.copies.is_some_and(|copies| copies > 0)
+        };
+        if !reports.is_due(&states, disks.iter().any(leaves)) {
             return Ok(());
         }
         // A disk that cannot tell is out of service by now, and the next report says so.
@@ -67,10 +68,25 @@ impl Masters {
         // Also if nobody answers: the reports behind this one are not to wait for it again at once.
         reports.last = Some((Instant::now(), states));
         let answer = connection.call(Kind::MasterRequest, &request, Bytes::new(), ANSWER);
-        let (Response::Done, _) = answer.await? else {
-            return Err(unexpected(&connection.peer().address));
-        };
+        match answer.await? {
+            (Response::Done, _) => {}
+            (Response::DiskAnswer { epoch, orders }, _) => {
+                if self.accept(epoch).await? {
+                    self.obey_about_disks(orders).await;
+                }
+            }
+            _ => return Err(unexpected(&connection.peer().address)),
+        }
         reports.leaving = next;
         Ok(())
+    }
+
+    /// What cannot be done now is ordered again.
+    async fn obey_about_disks(&self, orders: Vec<DiskOrder>) {
+        for order in orders.into_iter().take(DISKS_MAX) {
+            if let Err(error) = self.0.store.set_draining(order.disk, order.drain).await {
+                tracing::error!(%error, drain = order.drain, "cannot obey an operator's word about a disk");
+            }
+        }
     }
 }

@@ -62,6 +62,13 @@ pub(crate) struct Script {
     pub(crate) orders: BTreeMap<ServerId, Vec<Order>>,
     /// If set, it orders so many copies at one time, and none that was reported.
     pub(crate) copies_max: Option<usize>,
+    /// Orders of answers that were long under way: some of them come in every second answer or so, instead of `orders`,
+    /// twice and in any order.
+    pub(crate) late: Vec<Order>,
+    /// Chooses among them; not 0 if there are any.
+    pub(crate) random: u64,
+    /// Answers that held late orders.
+    pub(crate) late_answers: u64,
     pub(crate) done: Vec<OrderDone>,
     pub(crate) damaged: Vec<master::Damage>,
     pub(crate) beats: u64,
@@ -82,7 +89,24 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    fn orders_for(&self, server: ServerId) -> Vec<Order> {
+    /// A number below `below`: xorshift.
+    fn draw(&mut self, below: usize) -> usize {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random % below as u64) as usize
+    }
+
+    fn orders_for(&mut self, server: ServerId) -> Vec<Order> {
+        if !self.late.is_empty() && self.draw(2) == 0 {
+            self.late_answers += 1;
+            let mut answer = Vec::new();
+            for _ in 0..self.late.len() {
+                let at = self.draw(self.late.len());
+                answer.push(self.late[at].clone());
+            }
+            return answer;
+        }
         let mut orders = self.orders.get(&server).cloned().unwrap_or_default();
         if let Some(most) = self.copies_max {
             let reported = |order: &Order| {

@@ -57,6 +57,12 @@ impl Master {
             Admin::DiskStatus => self.disk_status().await,
             Admin::InspectChunk { chunk } => self.inspect_chunk(chunk).await,
             Admin::RepairChunk { chunk } => self.repair_chunk(chunk).await,
+            Admin::DrainDisk {
+                server,
+                disk,
+                drain,
+                force,
+            } => self.drain_disk(server, disk, drain, force).await,
         }
     }
 

@@ -50,7 +50,7 @@ impl Master {
         Ok(Response::ServerPlan(Box::new(plan)))
     }
 
-    async fn plan_of(&self, view: View, server: ServerId) -> Result<Option<ServerPlan>, WireError> {
+    pub(super) async fn plan_of(&self, view: View, server: ServerId) -> Result<Option<ServerPlan>, WireError> {
         let fleet = self.repair_fleet().await?;
         let beats = self.fleet.read(Clone::clone);
         let at = monotonic();

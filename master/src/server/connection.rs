@@ -158,7 +158,12 @@ async fn dispatch(master: &Arc<Master>, identity: &Identity, request: Request) -
         Request::Inventory(report) => master.inventory(identity, *report).await,
         Request::Disks(report) => master.disk_report(identity, *report).await,
         Request::Admin(admin) => {
-            tracing::info!(by = %identity, ?admin, "operator's request");
+            // What only looks is asked again and again, and changes nothing that somebody would search the log for.
+            if admin.only_looks() {
+                tracing::debug!(by = %identity, ?admin, "operator's request");
+            } else {
+                tracing::info!(by = %identity, ?admin, "operator's request");
+            }
             master.admin(admin).await
         }
     }

@@ -22,7 +22,8 @@ use changes::{change_ops, change_requests, change_responses};
 use chunks::{data_requests, data_responses, from_server, to_server};
 use conditions::{condition_ops, conditions};
 use healing::{
-    disk_requests, disk_responses, inventory_requests, inventory_responses, repair, scrub_requests, scrub_responses,
+    disk_requests, disk_responses, drained_requests, drained_responses, inventory_requests, inventory_responses,
+    repair, scrub_requests, scrub_responses,
 };
 
 fn chunk() -> ChunkId {
@@ -510,7 +511,13 @@ fn covers<T: serde::Serialize>(samples: &[T], last: u8) {
 
 #[test]
 fn golden_messages() {
-    let later_requests = [scrub_requests(), inventory_requests(), disk_requests()].concat();
+    let later_requests = [
+        scrub_requests(),
+        inventory_requests(),
+        disk_requests(),
+        drained_requests(),
+    ]
+    .concat();
     covers(&[master_requests(), later_requests.clone()].concat(), 9);
     let all_ops = [
         ops(),
@@ -527,7 +534,7 @@ fn golden_messages() {
         master::Request::Admin(admin) => Some(admin),
         _ => None,
     });
-    covers(&[admins(), later_admins.collect()].concat(), 11);
+    covers(&[admins(), later_admins.collect()].concat(), 12);
     covers(&master_responses(), 17);
     covers(&data_requests(), 4);
     covers(&data_responses(), 4);
@@ -561,6 +568,8 @@ fn golden_messages() {
     all.extend(lines("op", &sharing::snapshot_ops()));
     all.extend(lines("query", &sharing::snapshot_queries()));
     all.extend(lines("master response", &sharing::snapshot_responses()));
+    all.extend(lines("master request", &drained_requests()));
+    all.extend(lines("master response", &drained_responses()));
     let frozen: Vec<&str> = include_str!("../golden/messages.txt").lines().collect();
     for (now, frozen) in all.iter().zip(&frozen) {
         assert_eq!(now, frozen);

@@ -29,7 +29,7 @@ pub(crate) use attributes::{ChangeMode, ChangeOwner, ExtendedAttributes, Ownersh
 pub(crate) use change::{Append, SetReplicas, Tail, Truncate};
 pub(crate) use chunk::{Chunk, ChunkList, ChunkRepair, ChunkShow};
 pub(crate) use copy::{Concat, Copy};
-pub(crate) use disk::{Disk, DiskList};
+pub(crate) use disk::{Disk, DiskDrain, DiskList};
 pub(crate) use find::{Find, Sort, Tree, with_two_dashes};
 pub(crate) use server::{Server, ServerDrain, ServerList, ServerMaintenance, ServerRemove, ServerShow};
 pub(crate) use snapshot::{

@@ -3,24 +3,21 @@
 //!
 //! Twice, with the same configuration: once while nobody uses the cluster, once while clients do. What the clients are
 //! measured by is the same load on the same cluster right before: with the same server dead, but the copies held back by
-//! maintenance, because fewer servers are slower by themselves. They read a part of the file that stays in page cache, and
-//! are counted when they have read it for a while: otherwise they would get faster by themselves.
+//! maintenance, because fewer servers are slower by themselves.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gabion_client::terminal::{Column, Format, Table};
-use gabion_client::{Client, CreateOptions, FileReader, FsPath};
+use gabion_client::{Client, CreateOptions, FsPath};
 use gabion_protocol::ServerId;
 use gabion_protocol::config::Size;
 use gabion_protocol::messages::master::{ChunkTrouble, ConditionChange, Health, ServerInfo};
 use rustix::process::{Signal, kill_process};
-use tokio::task::JoinSet;
 
-use crate::failover::{healthy, machine_pid, put, start};
+use crate::beside::{self, Beside, Load};
+use crate::failover::{healthy, machine_pid, start};
 use crate::{data, report, roofline};
 
 /// What is measured.
@@ -32,15 +29,8 @@ pub(crate) struct Heal {
     /// Bytes stored before.
     #[arg(long, default_value = "2GiB")]
     size: Size,
-    /// Clients that read 64 KiB at random places, each one after the other.
-    #[arg(long, default_value_t = 2)]
-    readers: usize,
-    /// Clients that write files of 64 KiB, each one after the other.
-    #[arg(long, default_value_t = 2)]
-    writers: usize,
-    /// Seconds of the load with all servers, and then without the dead one; it runs as long before that is counted.
-    #[arg(long, default_value_t = 15)]
-    seconds: u64,
+    #[command(flatten)]
+    beside: Beside,
 }
 
 /// What came out.
@@ -51,7 +41,7 @@ pub(crate) struct Healed {
     /// With nobody else there, then beside clients.
     phases: Vec<Phase>,
     /// What clients saw.
-    clients: Vec<Clients>,
+    clients: Vec<beside::Clients>,
 }
 
 #[derive(Debug, serde::Serialize)]
@@ -68,33 +58,10 @@ struct Phase {
     ratio: f64,
 }
 
-#[derive(Debug, serde::Serialize)]
-struct Clients {
-    what: &'static str,
-    /// With all servers.
-    whole: Seen,
-    /// With one server dead and no copies made.
-    held_back: Seen,
-    /// While copies are made.
-    healing: Seen,
-    /// Of the p99s while copies are made and are held back: 1 is equal, more is slower.
-    p99_ratio: f64,
-}
-
-/// What clients saw in a phase.
-#[derive(Debug, serde::Serialize)]
-struct Seen {
-    per_second: f64,
-    p50_ms: f64,
-    p99_ms: f64,
-}
-
-/// Bytes of the file that clients read.
-const READ_BYTES_MAX: u64 = 256 << 20;
-/// Bytes of a read and of a written file.
-const OPERATION_BYTES: u64 = 64 << 10;
 /// Between two looks at what repair does.
 const LOOK: Duration = Duration::from_millis(50);
+/// The phase that what clients see while copies are made is compared with.
+const HELD_BACK: &str = "copies are held back";
 /// Longer than the clients are measured without copies.
 const MAINTENANCE: Duration = Duration::from_secs(3600);
 /// Longest wait for what must come.
@@ -134,13 +101,22 @@ async fn measure(client: &Client, arguments: &Heal, top: &FsPath, script: &Path)
     let copied = plain_copy(&source, scratch.path(), arguments.size.0)?;
     let mut phases = vec![heal(client, arguments, &path, script, "nobody else", None, copied).await?];
     settle(client, &path).await?;
-    let load = Load::begin(client, arguments, top, &path).await?;
-    tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
-    load.phase.store(WHOLE, Ordering::Relaxed);
-    tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
-    load.phase.store(BETWEEN, Ordering::Relaxed);
-    let busy = heal(client, arguments, &path, script, "beside clients", Some(&load), copied).await;
-    let clients = load.end().await?;
+    let mut load = Load::begin(client, &arguments.beside, top, &path, arguments.size.0).await?;
+    arguments.beside.wait().await;
+    load.enter("all servers are there");
+    arguments.beside.wait().await;
+    load.leave();
+    let busy = heal(
+        client,
+        arguments,
+        &path,
+        script,
+        "beside clients",
+        Some(&mut load),
+        copied,
+    )
+    .await;
+    let clients = load.end(HELD_BACK).await?;
     phases.push(busy?);
     Ok(Healed {
         copy_mib_per_second: copied,
@@ -173,7 +149,7 @@ async fn heal(
     path: &FsPath,
     script: &Path,
     what: &'static str,
-    load: Option<&Load>,
+    mut load: Option<&mut Load>,
     plain: f64,
 ) -> Result<Phase> {
     settle(client, path).await?;
@@ -182,7 +158,7 @@ async fn heal(
     let server = status.servers.iter().find(|server| server.server == victim);
     let node = server.context("the server is registered")?.name.clone();
     let pid = machine_pid(&arguments.cluster, &node)?;
-    let killed = match load {
+    let killed = match &mut load {
         None => {
             let now = Instant::now();
             kill_process(pid, Signal::KILL)?;
@@ -194,9 +170,9 @@ async fn heal(
             client.set_condition(victim, hold_back, false).await?;
             kill_process(pid, Signal::KILL)?;
             wait(|| async { is_lost(client, victim).await }).await?;
-            load.phase.store(HELD_BACK, Ordering::Relaxed);
-            tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
-            load.phase.store(BETWEEN, Ordering::Relaxed);
+            load.enter(HELD_BACK);
+            arguments.beside.wait().await;
+            load.leave();
             let now = Instant::now();
             client.set_condition(victim, ConditionChange::Serve, false).await?;
             now
@@ -204,8 +180,8 @@ async fn heal(
     };
     wait(|| async { Ok(client.copies_in_progress().await? > 0) }).await?;
     let first = Instant::now();
-    if let Some(load) = load {
-        load.phase.store(HEALING, Ordering::Relaxed);
+    if let Some(load) = &mut load {
+        load.enter("copies are made");
     }
     wait(|| async {
         if client.copies_in_progress().await? > 0 {
@@ -216,7 +192,7 @@ async fn heal(
     .await?;
     let healing_seconds = first.elapsed().as_secs_f64();
     if let Some(load) = load {
-        load.phase.store(OVER, Ordering::Relaxed);
+        load.leave();
     }
     start(&arguments.cluster, script, &node).await?;
     healthy(client).await?;
@@ -288,146 +264,6 @@ async fn fullest(client: &Client, path: &FsPath) -> Result<(ServerId, u64)> {
     fullest.context("the file has no chunks")
 }
 
-/// Clients that read and write until they are told to stop.
-struct Load {
-    phase: Arc<AtomicU64>,
-    tasks: JoinSet<(What, Result<Vec<Operation>, gabion_client::Error>)>,
-}
-
-/// The first reads, and what the death of a server costs by itself, which is another measurement.
-const BETWEEN: u64 = 0;
-const WHOLE: u64 = 1;
-const HELD_BACK: u64 = 2;
-const HEALING: u64 = 3;
-const OVER: u64 = 4;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
-    Read,
-    Write,
-}
-
-/// How long an operation took, and in which phase it began.
-#[derive(Debug, Clone, Copy)]
-struct Operation {
-    began: Instant,
-    millis: f64,
-    phase: u64,
-}
-
-impl Load {
-    async fn begin(client: &Client, arguments: &Heal, top: &FsPath, path: &FsPath) -> Result<Self> {
-        let file = client.open(path).await?;
-        let phase = Arc::new(AtomicU64::new(BETWEEN));
-        let mut tasks = JoinSet::new();
-        for number in 0..arguments.readers {
-            let reading = read_on(
-                file.clone(),
-                arguments.size.0.min(READ_BYTES_MAX),
-                number as u64 + 1,
-                Arc::clone(&phase),
-            );
-            tasks.spawn(async { (What::Read, reading.await) });
-        }
-        for number in 0..arguments.writers {
-            let writing = write_on(client.clone(), top.join(&format!("w{number}"))?, Arc::clone(&phase));
-            tasks.spawn(async { (What::Write, writing.await) });
-        }
-        Ok(Self { phase, tasks })
-    }
-
-    /// Stops the clients and compares what they saw.
-    async fn end(mut self) -> Result<Vec<Clients>> {
-        self.phase.store(OVER, Ordering::Relaxed);
-        let (mut reads, mut writes) = (Vec::new(), Vec::new());
-        while let Some(ended) = self.tasks.join_next().await {
-            let (what, done) = ended?;
-            match what {
-                What::Read => reads.extend(done?),
-                What::Write => writes.extend(done?),
-            }
-        }
-        let mut clients = Vec::new();
-        for (what, mut operations) in [("64 KiB reads", reads), ("64 KiB files written", writes)] {
-            operations.sort_by_key(|operation| operation.began);
-            let of = |phase| operations.iter().filter(move |operation| operation.phase == phase);
-            if operations.is_empty() {
-                continue;
-            }
-            let (held_back, healing) = (Seen::by(what, of(HELD_BACK))?, Seen::by(what, of(HEALING))?);
-            clients.push(Clients {
-                what,
-                whole: Seen::by(what, of(WHOLE))?,
-                p99_ratio: healing.p99_ms / held_back.p99_ms,
-                held_back,
-                healing,
-            });
-        }
-        Ok(clients)
-    }
-}
-
-async fn read_on(
-    file: FileReader,
-    size: u64,
-    seed: u64,
-    phase: Arc<AtomicU64>,
-) -> Result<Vec<Operation>, gabion_client::Error> {
-    let mut done = Vec::new();
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed);
-    while let now @ (BETWEEN | WHOLE | HELD_BACK | HEALING) = phase.load(Ordering::Relaxed) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let began = Instant::now();
-        file.read_at(state % (size / OPERATION_BYTES) * OPERATION_BYTES, OPERATION_BYTES)
-            .await?;
-        done.push(Operation::ended(began, now));
-    }
-    Ok(done)
-}
-
-async fn write_on(client: Client, top: FsPath, phase: Arc<AtomicU64>) -> Result<Vec<Operation>, gabion_client::Error> {
-    let mut done = Vec::new();
-    let content = vec![7; OPERATION_BYTES as usize];
-    let mut number = 0_u64;
-    while let now @ (BETWEEN | WHOLE | HELD_BACK | HEALING) = phase.load(Ordering::Relaxed) {
-        let path = top.join(&format!("{number}")).unwrap_or_else(|_| top.clone());
-        let began = Instant::now();
-        put(&client, &path, &content).await?;
-        done.push(Operation::ended(began, now));
-        number += 1;
-    }
-    Ok(done)
-}
-
-impl Operation {
-    fn ended(began: Instant, phase: u64) -> Self {
-        Self {
-            began,
-            millis: began.elapsed().as_secs_f64() * 1000.0,
-            phase,
-        }
-    }
-}
-
-impl Seen {
-    /// Of operations in the order of their beginnings.
-    fn by<'a>(what: &str, operations: impl Iterator<Item = &'a Operation>) -> Result<Self> {
-        let operations: Vec<&Operation> = operations.collect();
-        let (first, last) = operations
-            .first()
-            .zip(operations.last())
-            .with_context(|| format!("no {what} in a phase"))?;
-        let millis: Vec<f64> = operations.iter().map(|one| one.millis).collect();
-        Ok(Self {
-            per_second: operations.len() as f64 / (last.began - first.began).as_secs_f64().max(0.001),
-            p50_ms: report::median(&millis),
-            p99_ms: report::percentile(&millis, 0.99),
-        })
-    }
-}
-
 /// Prints what came out.
 pub(crate) fn show(format: Format, healed: &Healed) -> String {
     if format != Format::Table {
@@ -451,31 +287,6 @@ pub(crate) fn show(format: Format, healed: &Healed) -> String {
             format!("{:.2}", phase.ratio),
         ]);
     }
-    let mut clients = Table::new(&[
-        Column::Words("clients"),
-        Column::Words("while"),
-        Column::Numbers("per second"),
-        Column::Numbers("p50 ms"),
-        Column::Numbers("p99 ms"),
-        Column::Numbers("p99 ratio"),
-    ]);
-    for of in &healed.clients {
-        let phases = [
-            ("all servers are there", &of.whole, String::new()),
-            ("copies are held back", &of.held_back, "1.00".to_owned()),
-            ("copies are made", &of.healing, format!("{:.2}", of.p99_ratio)),
-        ];
-        for (phase, seen, ratio) in phases {
-            clients.row([
-                of.what.to_owned(),
-                phase.to_owned(),
-                format!("{:.0}", seen.per_second),
-                format!("{:.2}", seen.p50_ms),
-                format!("{:.2}", seen.p99_ms),
-                ratio,
-            ]);
-        }
-    }
     let plain = format!("plain copy, synced: {:.0} MiB/s\n", healed.copy_mib_per_second);
-    format!("{phases}{plain}\n{clients}")
+    format!("{phases}{plain}\n{}", beside::table(&healed.clients))
 }

@@ -20,6 +20,7 @@
 //! | [`report`] | medians, tables, JSON |
 
 mod append;
+mod beside;
 mod data;
 mod failover;
 mod fill;
@@ -29,6 +30,7 @@ mod machine;
 mod meta;
 mod random;
 mod rates;
+mod reclaim;
 mod report;
 mod roofline;
 mod small;
@@ -92,6 +94,8 @@ enum What {
     Fill(fill::Fill),
     /// A chunkserver is killed: how fast its copies are made anew, and what clients notice. Needs four or more.
     Heal(heal::Heal),
+    /// A tree of small files is removed: how fast it is reclaimed, and what clients notice.
+    Reclaim(reclaim::Reclaim),
     /// CPU and memory of each process of a cluster made by ops/cluster.
     Usage(UsageArguments),
 }
@@ -194,6 +198,10 @@ async fn run(arguments: &Arguments) -> Result<()> {
             arguments.format,
             &heal::run(&connect().await?, healing, &arguments.script).await?,
         ),
+        What::Reclaim(reclaiming) => {
+            let reclaimed = reclaim::run(&connect().await?, reclaiming).await?;
+            reclaim::show(arguments.format, &reclaimed)
+        }
         What::Usage(usage) => show_usage(arguments.format, &watch(usage).await?),
     };
     let mut output = Output::stdout();

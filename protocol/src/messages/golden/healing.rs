@@ -294,6 +294,38 @@ pub(super) fn disk_responses() -> Vec<master::Response> {
     vec![Response::Disks(vec![server]), Response::ChunkReport(Box::new(report))]
 }
 
+pub(super) fn drained_requests() -> Vec<master::Request> {
+    use master::{Admin, Request};
+    vec![Request::Admin(Admin::DrainDisk {
+        server: ServerId(3),
+        disk: [4; 16],
+        drain: true,
+        force: false,
+    })]
+}
+
+pub(super) fn drained_responses() -> Vec<master::Response> {
+    use master::{DiskOrder, DiskState, Response, ServerDisks};
+    let order = DiskOrder {
+        disk: [4; 16],
+        drain: true,
+    };
+    let mut disk = disks().remove(0);
+    disk.state = DiskState::Draining;
+    let server = ServerDisks {
+        server: ServerId(3),
+        name: "c3".into(),
+        age_ms: Some(7),
+        disks: vec![disk],
+    };
+    let epoch = Epoch {
+        term: 5,
+        leader: MasterId(1),
+    };
+    let orders = vec![order];
+    vec![Response::DiskAnswer { epoch, orders }, Response::Disks(vec![server])]
+}
+
 /// A steady beat and the report after it, with the numbers of a server of a million copies: what an idle server sends
 /// twice a second.
 #[test]

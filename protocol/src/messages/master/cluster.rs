@@ -65,6 +65,37 @@ pub enum Admin {
         /// The chunk.
         chunk: ChunkId,
     },
+    /// A disk of a chunkserver is to be drained, or to serve again. The leader tells the server for a minute, or until it
+    /// has done so, which `DiskStatus` shows. Answer: `Response::Done`.
+    DrainDisk {
+        /// The server.
+        server: ServerId,
+        /// The disk's own number.
+        disk: [u8; 16],
+        /// Whether it is to be drained, or to serve again.
+        drain: bool,
+        /// Also if other servers are too few to take the copies.
+        force: bool,
+    },
+}
+
+impl Admin {
+    /// Whether it changes nothing, anywhere.
+    #[must_use]
+    pub fn only_looks(&self) -> bool {
+        match self {
+            Self::ScrubStatus | Self::InventoryStatus | Self::DiskStatus | Self::InspectChunk { .. } => true,
+            Self::MarkHash
+            | Self::AddMaster { .. }
+            | Self::RemoveMaster { .. }
+            | Self::TransferLeader { .. }
+            | Self::Snapshot
+            | Self::StartScrub { .. }
+            | Self::AcceptUnknown { .. }
+            | Self::RepairChunk { .. }
+            | Self::DrainDisk { .. } => false,
+        }
+    }
 }
 
 /// A chunk's state.

@@ -15,6 +15,8 @@ pub enum DiskState {
     Failing,
     /// Nothing on it can be reached.
     OutOfService,
+    /// An operator wants it empty: it serves what it has, takes no new chunks, and what it has is made anew elsewhere.
+    Draining,
 }
 
 /// One disk as its server tells of it.
@@ -45,8 +47,17 @@ pub struct DiskReport {
     pub incarnation: Incarnation,
     /// Its disks, those it could not open too; at most [`crate::limits::DISKS_MAX`].
     pub disks: Vec<DiskInfo>,
-    /// Some of the copies on failing disks, in turn; at most [`crate::limits::LEAVING_PAGE`].
+    /// Some of the copies on failing and draining disks, in turn; at most [`crate::limits::LEAVING_PAGE`].
     pub leaving: Vec<(ChunkId, ReplicaNumber)>,
+}
+
+/// What a leader tells a chunkserver about one of its disks. Repeated until a report says that it is so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskOrder {
+    /// The disk's own number.
+    pub disk: [u8; 16],
+    /// Whether it is to be drained, or to serve again.
+    pub drain: bool,
 }
 
 /// A chunkserver's disks as operators see them.

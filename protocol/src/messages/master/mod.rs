@@ -33,7 +33,7 @@ pub use cluster::{
     TroubledChunk,
 };
 pub use condition::{Condition, ConditionChange, ServerPlan, ServerState};
-pub use disk::{DiskInfo, DiskReport, DiskState, ServerDisks};
+pub use disk::{DiskInfo, DiskOrder, DiskReport, DiskState, ServerDisks};
 pub use fleet::{Beat, CopyOrder, CopySource, Damage, Load, Order, OrderDone, Registration, ServerAccess};
 pub use inventory::{BucketAsk, BucketPage, InventoryReport, ServerInventory};
 pub use namespace::{
@@ -308,4 +308,11 @@ pub enum Response {
     Snapshot(SnapshotInfo),
     /// A page of snapshots.
     Snapshots(SnapshotPage),
+    /// A disk report's answer, if the leader wants something of the disks; else it is `Done`.
+    DiskAnswer {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// What it wants; at most [`crate::limits::DISKS_MAX`].
+        orders: Vec<DiskOrder>,
+    },
 }

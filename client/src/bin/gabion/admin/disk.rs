@@ -1,14 +1,21 @@
 //! `gabion admin disk`: the disks of the chunkservers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gabion_client::terminal::{Column, Failure, Format, Output, Table, text};
 use gabion_protocol::ErrorCode;
 use gabion_protocol::messages::master::{DiskInfo, DiskState, ServerDisks};
 use serde::Serialize;
 
-use crate::args::DiskList;
+use crate::args::{DiskDrain, DiskList};
 use crate::context::Context;
+
+/// Between two looks at whether a server has obeyed.
+const LOOK: Duration = Duration::from_millis(200);
+/// Servers tell of their disks every five seconds, and hear what is wanted with the answer.
+const ASK_AGAIN: Duration = Duration::from_secs(6);
+/// Longest wait for a server to obey.
+const OBEYED: Duration = Duration::from_secs(20);
 
 #[derive(Serialize)]
 struct Disks {
@@ -26,7 +33,7 @@ struct DiskRecord {
     /// Its own number; none if it could not be opened.
     disk: Option<String>,
     directory: String,
-    /// `serving`, `full`, `failing`, or `out_of_service`.
+    /// `serving`, `full`, `failing`, `draining`, or `out_of_service`.
     state: &'static str,
     /// Why not serving.
     why: String,
@@ -47,6 +54,7 @@ impl DiskRecord {
                 DiskState::Serving => "serving",
                 DiskState::Full => "full",
                 DiskState::Failing => "failing",
+                DiskState::Draining => "draining",
                 DiskState::OutOfService => "out_of_service",
             },
             why: disk.why.clone(),
@@ -64,6 +72,12 @@ impl DiskRecord {
             "failing" => Some(format!(
                 "{directory} of {name} fails: {why}; its copies are made anew on other servers, then replace the disk"
             )),
+            "draining" if self.copies == Some(0) => Some(format!(
+                "{directory} of {name} is drained: it holds no copy, take it out"
+            )),
+            "draining" => Some(format!(
+                "{directory} of {name} is drained: its copies are made anew on other servers"
+            )),
             "out_of_service" => Some(format!("{directory} of {name} is out of service: {why}")),
             _ => None,
         }
@@ -73,15 +87,7 @@ impl DiskRecord {
 pub(super) async fn list(context: &Context, arguments: DiskList) -> Result<(), Failure> {
     let mut servers = context.client.disks().await?;
     if let Some(wanted) = &arguments.server {
-        let number = wanted.parse::<u32>().ok();
-        servers.retain(|server| server.name == *wanted || Some(server.server.0) == number);
-        if servers.is_empty() {
-            return Err(Failure::code(
-                ErrorCode::NotFound,
-                format!("there is no chunkserver {wanted}"),
-                "see: gabion admin server list",
-            ));
-        }
+        servers = vec![find(servers, wanted)?];
     }
     let found = records(&servers);
     let mut output = Output::stdout();
@@ -97,6 +103,95 @@ pub(super) async fn list(context: &Context, arguments: DiskList) -> Result<(), F
         context.say(&format!("{name} has told this leader nothing yet"));
     }
     Ok(())
+}
+
+/// A server by its name or number; of several with one name the newest.
+fn find(mut servers: Vec<ServerDisks>, wanted: &str) -> Result<ServerDisks, Failure> {
+    let number = wanted.parse::<u32>().ok();
+    let named = servers.iter().rposition(|server| server.name == wanted);
+    let at = named.or_else(|| servers.iter().position(|server| Some(server.server.0) == number));
+    at.map(|at| servers.swap_remove(at)).ok_or_else(|| {
+        let message = format!("there is no chunkserver {wanted}");
+        Failure::code(ErrorCode::NotFound, message, "see: gabion admin server list")
+    })
+}
+
+/// A disk and its number by either.
+fn find_disk(server: &ServerDisks, wanted: &str) -> Result<([u8; 16], DiskInfo), Failure> {
+    let is_it = |disk: &&DiskInfo| {
+        let number = disk.disk.map(|number| gabion_protocol::keys::hex(&number));
+        disk.directory == wanted || number.is_some_and(|number| number == wanted)
+    };
+    let name = text::printable(&server.name);
+    let refuse = |what: String| Failure::code(ErrorCode::NotFound, what, "see: gabion admin disk list");
+    if server.age_ms.is_none() {
+        return Err(refuse(format!("{name} has told this leader nothing of its disks yet")));
+    }
+    let disk = server.disks.iter().find(is_it);
+    let disk = disk.ok_or_else(|| refuse(format!("{name} has no disk {}", text::printable(wanted))))?;
+    let number = disk.disk.ok_or_else(|| {
+        refuse(format!(
+            "{} of {name} is out of service: {}",
+            text::printable(&disk.directory),
+            text::printable(&disk.why)
+        ))
+    })?;
+    Ok((number, disk.clone()))
+}
+
+pub(super) async fn drain(context: &Context, arguments: DiskDrain) -> Result<(), Failure> {
+    let server = find(context.client.disks().await?, &arguments.server)?;
+    let (number, disk) = find_disk(&server, &arguments.disk)?;
+    let label = format!(
+        "{} of c{} ({})",
+        text::printable(&disk.directory),
+        server.server,
+        text::printable(&server.name)
+    );
+    let plan = if arguments.cancel {
+        format!("{label} gets new chunks again")
+    } else {
+        format!(
+            "{label} gets no new chunks; {} on it are made anew on other servers, then dropped",
+            text::count(disk.copies.unwrap_or_default(), "copy")
+        )
+    };
+    context.say(&format!("plan: {plan}"));
+    if !arguments.apply {
+        context.say("nothing is changed yet: run the same command with --apply");
+        return Ok(());
+    }
+    let is_done = |disk: &DiskInfo| (disk.state == DiskState::Draining) != arguments.cancel;
+    let began = Instant::now();
+    let mut asked: Option<Instant> = None;
+    loop {
+        let told = find(context.client.disks().await?, &arguments.server)?;
+        if told.disks.iter().any(|disk| disk.disk == Some(number) && is_done(disk)) {
+            context.say("see: gabion admin disk list");
+            return Ok(());
+        }
+        // Another leader does not know what this one was asked.
+        if asked.is_none_or(|at| at.elapsed() > ASK_AGAIN) {
+            let ask = context
+                .client
+                .drain_disk(server.server, number, !arguments.cancel, arguments.force);
+            match ask.await {
+                Err(error) if asked.is_none() || error.code() != ErrorCode::NotFound => return Err(error.into()),
+                _ => asked = Some(Instant::now()),
+            }
+        }
+        if began.elapsed() > OBEYED {
+            return Err(Failure::code(
+                ErrorCode::Timeout,
+                format!("{label}: its server has not done it within {}", text::span(OBEYED)),
+                "it may still do so: gabion admin disk list; is the server alive? gabion admin server list",
+            ));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = context.stop.cancelled() => return Err(Failure::interrupted()),
+        }
+    }
 }
 
 fn records(servers: &[ServerDisks]) -> Disks {

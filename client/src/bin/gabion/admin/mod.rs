@@ -33,6 +33,7 @@ pub(crate) async fn run(context: &Context, admin: Admin) -> Result<(), Failure> 
             Chunk::Repair(repair) => chunk::repair(context, repair).await,
         },
         Admin::Disk(Disk::List(list)) => disk::list(context, list).await,
+        Admin::Disk(Disk::Drain(drain)) => disk::drain(context, drain).await,
         Admin::Server(server) => match server {
             Server::List(list) => server::list(context, list).await,
             Server::Show(show) => server::show(context, show).await,
