@@ -15,7 +15,7 @@ use crate::error::Context as _;
 use crate::masters::Masters;
 use crate::read::FileReader;
 use crate::servers::Servers;
-use crate::write::{CreateOptions, FileWriter, ResumedUpload, Stocks, Uploads};
+use crate::write::{CreateOptions, FileWriter, Gatherings, ResumedUpload, Stocks, Uploads};
 use crate::{Config, Error};
 
 /// A handle to a cluster. Clones share its connections.
@@ -32,6 +32,7 @@ pub(crate) struct Inner {
     pub(crate) servers: Servers,
     pub(crate) uploads: Uploads,
     pub(crate) stocks: Stocks,
+    pub(crate) gatherings: Gatherings,
 }
 
 /// What a removal took away.
@@ -75,6 +76,7 @@ impl Client {
             servers: Servers::new(dialer),
             uploads: Uploads::default(),
             stocks: Stocks::default(),
+            gatherings: Gatherings::default(),
             config,
         });
         inner

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gabion_protocol::limits::{FILE_BYTES_MAX, WRITE_LEASE_MS_MAX};
+use gabion_protocol::limits::{FILE_BYTES_MAX, SMALL_CHUNK_BYTES, WRITE_LEASE_MS_MAX};
 use gabion_protocol::messages::master::{Change, EntryKind, Op, Response, SpliceAt};
 use gabion_protocol::{ErrorCode, FsPath, WireError};
 
@@ -97,10 +97,18 @@ impl File {
 
     /// Puts bytes at the end, in one piece and one step; where they begin. They are held in memory until then.
     ///
+    /// Small records that are appended to one file at the same time, through any handles of one [`Client`], go together:
+    /// many writers in one process cost little more than one. If this call is given up meanwhile, its bytes may be
+    /// appended all the same.
+    ///
     /// # Errors
     /// Why not. After [`ErrorCode::OutcomeUnknown`] they may be there.
     pub async fn append(&self, bytes: impl Into<Bytes>) -> Result<u64, Error> {
-        let put = self.put(bytes.into(), SpliceAt::End).await;
+        let bytes: Bytes = bytes.into();
+        let put = match bytes.len() as u64 {
+            1..=SMALL_CHUNK_BYTES => self.0.target.append_small(bytes).await,
+            _ => self.put(bytes, SpliceAt::End).await,
+        };
         put.map_err(|error| self.cannot(format!("append to {}", self.path()), error))
     }
 

@@ -523,6 +523,38 @@ impl State {
                 self.files.insert(path, (entry.clone(), vec![seal]));
                 Ok(Response::Entry(entry))
             }
+            Op::ChangeFile(FileChange {
+                file,
+                what:
+                    Change::Splice {
+                        upload,
+                        seals,
+                        at: SpliceAt::End,
+                        ..
+                    },
+                ..
+            }) => {
+                let Some((open, owner)) = self.stocks.get_mut(&upload) else {
+                    let message = format!("cannot change file {file}: upload {upload} has expired");
+                    return Err(WireError::new(ErrorCode::Fenced, message));
+                };
+                assert_eq!(*owner, session, "a stock belongs to its session");
+                let Some((entry, all)) = self.files.values_mut().find(|(entry, _)| entry.ino == file) else {
+                    return Err(WireError::new(ErrorCode::NotFound, format!("file {file} is gone")));
+                };
+                let offset = entry.length;
+                for mut seal in seals {
+                    open.remove(&seal.chunk).expect("a chunk is taken once");
+                    seal.file_offset += offset;
+                    let mut whole = Running::default();
+                    whole.append(entry.crc, entry.length);
+                    whole.append(seal.crc, seal.length);
+                    (entry.length, entry.crc) = (whole.len(), whole.crc());
+                    all.push(seal);
+                }
+                let length = entry.length;
+                Ok(Response::Spliced { offset, length })
+            }
             Op::Rename { .. }
             | Op::Remove { .. }
             | Op::MoveToTrash { .. }
@@ -539,6 +571,11 @@ impl State {
             | Op::CreateSnapshot { .. }
             | Op::RemoveSnapshot { .. } => panic!("no test needs it"),
         }
+    }
+
+    /// As if somebody had removed every file.
+    pub(super) fn forget_files(&mut self) {
+        self.files.clear();
     }
 
     fn query(&mut self, root: &KeyFile, asker: &Identity, query: Query) -> Result<Response, WireError> {

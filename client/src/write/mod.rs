@@ -3,7 +3,7 @@
 //!
 //! `packet` cuts and keeps what is written, `chunk` pushes it, `chain` judges the servers it is pushed to, `upload` is
 //! what the masters know of it all, `stock` has chunks at hand for small files, `resume` goes on where an upload was
-//! interrupted. `target` and `appender` write to files that are there.
+//! interrupted. `target` and `appender` write to files that are there, `gather` has small records go there together.
 //!
 //! Invariants: a CRC is made once, here, from the bytes the program gave; what is in flight or kept is bounded by
 //! the chunks in flight; nothing appears before [`FileWriter::finish`] has succeeded.
@@ -11,6 +11,7 @@
 mod appender;
 mod chain;
 mod chunk;
+mod gather;
 mod packet;
 mod resume;
 mod stock;
@@ -33,6 +34,7 @@ use crate::client::{Inner, unexpected};
 use crate::error::Context as _;
 pub use appender::Appender;
 use chunk::{ChunkJob, Seals};
+pub(crate) use gather::Gatherings;
 use packet::{Feed, Packet, Piece, Replay, packet_len};
 pub use resume::ResumedUpload;
 pub(crate) use resume::resume_file;

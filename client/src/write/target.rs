@@ -125,20 +125,27 @@ impl Target {
 
     /// Seals bytes in chunks and puts all of them into the file, in one step.
     pub(crate) async fn put(&self, upload: &Cached, bytes: Bytes, at: SpliceAt) -> Result<Spliced, Error> {
-        let mut is_again = false;
-        loop {
-            let put = match bytes.len() as u64 <= SMALL_CHUNK_BYTES {
-                true => self.splice_small(&Packet::new(bytes.clone()), at).await,
-                false => self.put_large(upload, &bytes, at).await,
-            };
-            match put {
-                // The chunks' lease has ended, as after a long sleep: nothing was put, the bytes are still here.
-                Err(error) if error.code() == ErrorCode::Fenced && !is_again => {}
-                Err(error) if !is_again && self.has_other_replicas(&error).await => {}
-                put => return put,
-            }
-            is_again = true;
+        if bytes.len() as u64 <= SMALL_CHUNK_BYTES {
+            return self.put_small(&Packet::new(bytes), at).await;
         }
+        match self.put_large(upload, &bytes, at).await {
+            Err(error) if self.is_worth_another_try(&error).await => self.put_large(upload, &bytes, at).await,
+            put => put,
+        }
+    }
+
+    /// The same for what fits a small chunk.
+    pub(super) async fn put_small(&self, packet: &Packet, at: SpliceAt) -> Result<Spliced, Error> {
+        match self.splice_small(packet, at).await {
+            Err(error) if self.is_worth_another_try(&error).await => self.splice_small(packet, at).await,
+            put => put,
+        }
+    }
+
+    /// Whether nothing was put, and other chunks may do better.
+    async fn is_worth_another_try(&self, error: &Error) -> bool {
+        // The chunks' lease has ended, as after a long sleep: the bytes are still here.
+        error.code() == ErrorCode::Fenced || self.has_other_replicas(error).await
     }
 
     async fn put_large(&self, cached: &Cached, bytes: &Bytes, at: SpliceAt) -> Result<Spliced, Error> {
