@@ -1,5 +1,5 @@
 //! Appends: records of many writers at the end of one file, each answered when it is on the disks of all copies and in
-//! the file; and the file read back, verified.
+//! the file; and the file read back, verified. One `fdatasync` is timed beside them.
 
 use anyhow::{Result, ensure};
 use gabion_client::{Client, CreateOptions, FsPath};
@@ -14,22 +14,27 @@ pub(crate) struct Append {
     #[arg(long, default_value = "4KiB")]
     size: Size,
     /// Records.
-    #[arg(long, default_value_t = 5000)]
+    #[arg(long, default_value_t = 20_000)]
     count: u64,
     /// Writers at once, each with one record in flight.
-    #[arg(long, default_value_t = 8)]
-    clients: usize,
-    /// Sessions with connections of their own that the writers are spread over.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, visible_alias = "clients", default_value_t = 16)]
+    writers: usize,
+    /// Sessions with connections of their own that the writers are spread over, as so many processes would have. Records
+    /// of one session go together.
+    #[arg(long, default_value_t = 1)]
     sessions: usize,
+    /// Where one fdatasync is timed: on the disk of the servers.
+    #[arg(long, default_value = ".")]
+    dir: std::path::PathBuf,
 }
 
 /// Appends and reads.
 pub(crate) async fn run(client: &Client, arguments: &Append) -> Result<Vec<Rates>> {
     ensure!(
-        arguments.count > 0 && arguments.clients > 0 && arguments.size.0 > 0,
-        "--size, --count and --clients must be at least 1"
+        arguments.count > 0 && arguments.writers > 0 && arguments.size.0 > 0,
+        "--size, --count and --writers must be at least 1"
     );
+    let fdatasync = crate::meta::fdatasync(&arguments.dir)?;
     let path = FsPath::parse(&format!("/gabion-bench/append-{}", std::process::id()))?;
     let options = CreateOptions {
         parents: true,
@@ -38,11 +43,11 @@ pub(crate) async fn run(client: &Client, arguments: &Append) -> Result<Vec<Rates
     client.create_empty(&path, options).await?;
     let steps = steps(&path, arguments).await;
     client.remove(&path, false).await?;
-    steps
+    Ok([vec![fdatasync], steps?].concat())
 }
 
 async fn steps(path: &FsPath, arguments: &Append) -> Result<Vec<Rates>> {
-    let clients = rates::connect_many(arguments.clients, arguments.sessions).await?;
+    let clients = rates::connect_many(arguments.writers, arguments.sessions).await?;
     let mut files = Vec::new();
     for client in &clients {
         files.push(client.open_file(path).await?);

@@ -53,7 +53,7 @@ pub(crate) async fn run(client: &Client, arguments: &Meta) -> Result<Vec<Rates>>
 }
 
 /// How long the disk takes to make 4 KiB in an allocated file durable.
-fn fdatasync(dir: &Path) -> Result<Rates> {
+pub(crate) fn fdatasync(dir: &Path) -> Result<Rates> {
     const TIMES: usize = 200;
     let path = dir.join(format!("gabion-bench-fdatasync-{}", std::process::id()));
     let mut file = std::fs::File::create(&path).with_context(|| format!("making {}", path.display()))?;
