@@ -1,4 +1,4 @@
-//! Small disks of a test's own, to be filled up. Needs root and mkfs.ext4.
+//! Small disks of a test's own, to be filled up, or to lose their power. Needs root and mkfs.ext4.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -9,9 +9,14 @@ use tempfile::TempDir;
 
 use crate::skip::missing;
 
+/// `EXT4_IOC_SHUTDOWN` without writing the journal out.
+const SHUTDOWN: &str = "import fcntl, os, struct, sys
+fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
+
 /// An ext4 file system of a given size, mounted. Dropping it unmounts it.
 #[derive(Debug)]
 pub struct SmallDisk {
+    image: PathBuf,
     mount: PathBuf,
     // Last: the image goes after the unmount.
     _dir: TempDir,
@@ -43,11 +48,20 @@ impl SmallDisk {
         file.and_then(|file| file.set_len(bytes))
             .map_err(|error| error.to_string())?;
         std::fs::create_dir(&mount).map_err(|error| error.to_string())?;
-        let (image, shown) = (image.display().to_string(), mount.display().to_string());
         // No blocks for root: root fills the disk too.
-        run("mkfs.ext4", &["-q", "-m", "0", &image])?;
-        run("mount", &["-o", "loop", &image, &shown])?;
-        Ok(Self { mount, _dir: dir })
+        run("mkfs.ext4", &["-q", "-m", "0", &image.display().to_string()])?;
+        let disk = Self {
+            image,
+            mount,
+            _dir: dir,
+        };
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    fn mount(&self) -> Result<(), String> {
+        let (image, mount) = (self.image.display().to_string(), self.mount.display().to_string());
+        run("mount", &["-o", "loop", &image, &mount])
     }
 
     /// Where it is mounted.
@@ -94,6 +108,30 @@ impl SmallDisk {
     /// If the filler cannot be removed.
     pub fn relieve(&self) {
         std::fs::remove_file(self.filler()).expect("the filler can be removed");
+    }
+
+    /// Why no power can be cut here, if so.
+    #[must_use]
+    pub fn cannot_cut_power() -> Option<String> {
+        missing(&["python3"])
+    }
+
+    /// Cuts its power: what was not synced is gone, and nothing more can be read or written until [`Self::remount`].
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn cut_power(&self) {
+        let mount = self.mount.display().to_string();
+        run("python3", &["-c", SHUTDOWN, &mount]).expect("the file system can be shut down");
+    }
+
+    /// Brings it back as the power cut left it. No process may hold it open.
+    ///
+    /// # Panics
+    /// If it does not come back.
+    pub fn remount(&self) {
+        run("umount", &[&self.mount.display().to_string()]).expect("nobody holds it");
+        self.mount().expect("the file system comes back");
     }
 
     fn filler(&self) -> PathBuf {

@@ -1,138 +1,16 @@
-//! Files that change: many writers at one end, writers that die, overwrites, lengths, readers that follow.
+//! Files that change: writers that die, overwrites, lengths, readers that follow. Many writers at one end: `records`.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
-use std::collections::BTreeMap;
 use std::io::Read as _;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use gabion_client::{Client, CreateOptions, ErrorCode};
+use gabion_client::{CreateOptions, ErrorCode};
 use gabion_tests::cluster::{Cluster, fs_path};
 use gabion_tests::load::{connect, get, put};
-use gabion_tests::{content, scaled, seconds, until};
+use gabion_tests::{content, seconds, until};
 use rustix::process::Signal;
 
-const WRITERS: u64 = 8;
-/// Bytes of a record, which says in its first 16 whose it is.
-const RECORD: usize = 4096;
-/// Records that must be acknowledged between two faults.
-const PROGRESS: u64 = 200;
 const LOG: &str = "/log";
-
-/// A writer's n-th record.
-fn record(writer: u64, number: u64) -> Vec<u8> {
-    let mut bytes = content::bytes((writer << 32) | number, RECORD as u64);
-    bytes[..8].copy_from_slice(&writer.to_le_bytes());
-    bytes[8..16].copy_from_slice(&number.to_le_bytes());
-    bytes
-}
-
-/// Whose record it is, if it is whole.
-fn whose(bytes: &[u8]) -> Option<(u64, u64)> {
-    let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
-    let (writer, n) = (number(0), number(8));
-    (writer < WRITERS && n < 1 << 32 && record(writer, n) == bytes).then_some((writer, n))
-}
-
-/// Appends records until it is told to stop; where each came to lie.
-async fn write_records(client: Client, writer: u64, stop: Arc<AtomicBool>, acked: Arc<AtomicU64>) -> Vec<u64> {
-    let file = client.open_file(&fs_path(LOG)).await.unwrap();
-    let mut offsets = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        let appended = file.append(record(writer, offsets.len() as u64)).await;
-        offsets.push(appended.unwrap_or_else(|error| panic!("{}", error.report())));
-        acked.fetch_add(1, Ordering::Relaxed);
-    }
-    offsets
-}
-
-/// Reads what is new, again and again: what was seen once stays as it was.
-async fn read_on(client: Client, stop: Arc<AtomicBool>) -> Vec<u8> {
-    let mut seen: Vec<u8> = Vec::new();
-    loop {
-        let last = stop.load(Ordering::Relaxed);
-        let reader = client.open(&fs_path(LOG)).await.unwrap();
-        let length = reader.entry().length;
-        assert!(length >= seen.len() as u64, "the file became shorter");
-        assert_eq!(length % RECORD as u64, 0, "half a record is seen");
-        let new = reader.read_at(seen.len() as u64, length - seen.len() as u64).await;
-        seen.extend(new.unwrap_or_else(|error| panic!("{}", error.report())));
-        if last {
-            return seen;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-}
-
-/// The promise of an append: exactly once, whole, where the answer says, for good; also when the leader and a
-/// chunkserver are killed meanwhile. A retry that runs twice, an ack before the bytes are on disks, an extent that is
-/// seen before its entry is agreed on would break it.
-#[test]
-fn many_writers_append_while_servers_are_killed() {
-    let mut cluster = Cluster::plan().chunkservers(4).start();
-    let (stop, readers_stop, acked) = (Arc::default(), Arc::default(), Arc::default());
-    let client = cluster.runtime().block_on(connect(&cluster.access()));
-    let path = fs_path(LOG);
-    let made = client.create_empty(&path, CreateOptions::default());
-    cluster.runtime().block_on(made).unwrap();
-    let mut writers = Vec::new();
-    for writer in 0..WRITERS {
-        let client = cluster.runtime().block_on(connect(&cluster.access()));
-        let work = write_records(client, writer, Arc::clone(&stop), Arc::clone(&acked));
-        writers.push(cluster.runtime().spawn(work));
-    }
-    let reading = cluster
-        .runtime()
-        .spawn(read_on(client.clone(), Arc::clone(&readers_stop)));
-    let progress = |cluster: &Cluster| {
-        let goal = acked.load(Ordering::Relaxed) + scaled(PROGRESS, 10 * PROGRESS);
-        until("records are acknowledged", seconds(60), || {
-            (acked.load(Ordering::Relaxed) >= goal).then_some(())
-        });
-        cluster.wait_leader()
-    };
-    let leader = progress(&cluster);
-    cluster.kill(&leader);
-    progress(&cluster);
-    cluster.kill("c2");
-    progress(&cluster);
-    cluster.start(&leader);
-    cluster.start("c2");
-    progress(&cluster);
-    stop.store(true, Ordering::Relaxed);
-    let offsets: Vec<Vec<u64>> = writers
-        .into_iter()
-        .map(|task| cluster.runtime().block_on(task).unwrap())
-        .collect();
-    readers_stop.store(true, Ordering::Relaxed);
-    let seen = cluster.runtime().block_on(reading).unwrap();
-
-    let whole = cluster.runtime().block_on(get(&client, LOG)).unwrap();
-    assert!(whole == seen, "a reader saw something else than what is there");
-    let mut found: BTreeMap<(u64, u64), u64> = BTreeMap::new();
-    for (number, bytes) in whole.chunks(RECORD).enumerate() {
-        let offset = (number * RECORD) as u64;
-        let (writer, n) = whose(bytes).unwrap_or_else(|| panic!("the record at {offset} is not whole"));
-        assert_eq!(
-            found.insert((writer, n), offset),
-            None,
-            "record {n} of writer {writer} is there twice"
-        );
-    }
-    for (writer, offsets) in (0..).zip(&offsets) {
-        for (n, offset) in (0..).zip(offsets) {
-            assert_eq!(
-                found.remove(&(writer, n)),
-                Some(*offset),
-                "record {n} of writer {writer}"
-            );
-        }
-    }
-    assert!(found.is_empty(), "records nobody was told of: {found:?}");
-    cluster.wait_ready();
-    cluster.assert_undamaged();
-}
 
 /// A client that is killed while it appends leaves a prefix of what it had, in whole chunks, and holds nobody up.
 #[test]
