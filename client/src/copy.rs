@@ -2,7 +2,7 @@
 
 use gabion_protocol::FsPath;
 use gabion_protocol::limits::COPY_EXTENTS_MAX;
-use gabion_protocol::messages::master::{CopyFiles, Entry, EntryKind, FileVersion, Op, Response, UploadOptions};
+use gabion_protocol::messages::master::{CopyFiles, Entry, EntryKind, FileVersion, Op, Response, Room, UploadOptions};
 use gabion_protocol::{ErrorCode, Ino, WireError};
 
 use crate::client::unexpected;
@@ -78,7 +78,8 @@ impl Client {
         options: CopyOptions,
     ) -> Result<Entry, WireError> {
         let first = originals.first().ok_or_else(unexpected)?;
-        let open = Op::OpenUpload {
+        let length = originals.iter().map(|entry| entry.length).fold(0, u64::saturating_add);
+        let open = Op::OpenSized {
             path: to.clone(),
             options: UploadOptions {
                 replicas: Some(first.replicas),
@@ -90,6 +91,7 @@ impl Client {
             },
             chunks: 0,
             avoid: Vec::new(),
+            room: Room::Whole { length },
         };
         let masters = &self.inner.masters;
         let Response::Upload { upload, generation, .. } = masters.command(open).await? else {

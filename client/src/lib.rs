@@ -34,6 +34,7 @@ mod link;
 mod local;
 mod masters;
 mod policy;
+mod quota;
 mod read;
 mod scrub;
 mod servers;
@@ -42,6 +43,7 @@ pub mod terminal;
 #[cfg(test)]
 mod tests;
 mod trash;
+mod tree;
 mod walk;
 mod write;
 
@@ -53,8 +55,8 @@ pub use file::File;
 pub use gabion_protocol::messages::data::Verdict;
 pub use gabion_protocol::messages::master::{
     Admin, AttributeChange, Attributes, ChunkInfo, ChunkState, Defaults, Entry, EntryKind, Extent, Health, Load,
-    MasterInfo, Page, Replica, ReplicaState, ServerInfo, SnapshotInfo, Status, TrashAfter, TrashEntry, TrashId,
-    TrashPage, TrashRef, TrashTotals,
+    MasterInfo, Page, QuotaChange, QuotaLimits, QuotaReport, QuotaUse, Replica, ReplicaState, ServerInfo, SnapshotInfo,
+    Status, TrashAfter, TrashEntry, TrashId, TrashPage, TrashRef, TrashTotals, TreeProgress,
 };
 pub use gabion_protocol::{ChunkId, ErrorCode, FsPath, MasterId, ServerId};
 pub use local::local_crc;
@@ -62,6 +64,7 @@ pub use read::{DownloadOptions, FileReader, FileStream, Resumed};
 pub use scrub::ScrubStarted;
 pub use snapshots::snapshot_path;
 pub use trash::Trashed;
+pub use tree::TreeCopier;
 pub use walk::Walk;
 pub use write::{Appender, CreateOptions, FileWriter, ResumedUpload, WriteStream};
 

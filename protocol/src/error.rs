@@ -81,6 +81,8 @@ pub enum ErrorCode {
     LocalFile,
     /// It is in a snapshot, which never changes.
     ReadOnly,
+    /// A directory would hold more than its quota allows.
+    QuotaExceeded,
 }
 
 impl ErrorCode {
@@ -103,7 +105,7 @@ impl ErrorCode {
     }
 
     /// The one table: name, exit code (0 ok, 1 other, 2 usage, 3 not found, 4 precondition, 5 unavailable,
-    /// 6 not authorised, 7 integrity, 8 partial, 9 no space, 130 interrupted), action.
+    /// 6 not authorised, 7 integrity, 8 partial, 9 no space or quota, 130 interrupted), action.
     fn row(self) -> (&'static str, u8, Action) {
         use Action::{GiveUp, Refresh, Retry};
         const SOON: Action = Retry { after_ms: 20 };
@@ -142,6 +144,7 @@ impl ErrorCode {
             Self::Interrupted => ("INTERRUPTED", 130, GiveUp),
             Self::LocalFile => ("LOCAL_FILE", 1, GiveUp),
             Self::ReadOnly => ("READ_ONLY", 4, GiveUp),
+            Self::QuotaExceeded => ("QUOTA_EXCEEDED", 9, GiveUp),
         }
     }
 }

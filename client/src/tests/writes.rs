@@ -106,7 +106,7 @@ async fn a_small_file_costs_two_commands() {
     upload(&client, &content(4096)).await.unwrap();
     let state = cluster.state.lock();
     assert!(
-        matches!(&state.ran[..], [Op::OpenUpload { .. }, Op::Commit { .. }]),
+        matches!(&state.ran[..], [Op::OpenSized { .. }, Op::Commit { .. }]),
         "{:?}",
         state.ran
     );

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use gabion_protocol::buffer::Buffer;
 use gabion_protocol::limits::SMALL_CHUNK_BYTES;
-use gabion_protocol::messages::master::{Entry, Op, Response, Seal, UploadOptions};
+use gabion_protocol::messages::master::{Entry, Op, Response, Room, Seal, UploadOptions};
 use gabion_protocol::{ErrorCode, FsPath, WireError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -176,10 +176,13 @@ impl FileWriter {
             return Ok(Arc::clone(upload));
         }
         let options = self.options.clone();
-        let length = options.length_hint;
+        let room = match options.length_hint {
+            Some(length) => Room::Whole { length },
+            None => Room::Growing,
+        };
         let upload = match &self.target {
-            Some(target) => target.open().await?,
-            None => Upload::open(&self.inner, &self.path, options.into(), length).await?,
+            Some(target) => target.open(Room::Appended).await?,
+            None => Upload::open(&self.inner, &self.path, options.into(), room).await?,
         };
         if let Some(progress) = self.progress.take() {
             upload.on_progress(progress);

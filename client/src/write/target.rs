@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use gabion_protocol::limits::{BATCH_ROWS_MAX, PACKET_BYTES, SMALL_CHUNK_BYTES};
-use gabion_protocol::messages::master::{Change, FileChange, Op, Query, Response, Seal, SpliceAt, UploadOptions};
+use gabion_protocol::messages::master::{Change, FileChange, Op, Query, Response, Room, Seal, SpliceAt, UploadOptions};
 use gabion_protocol::{Action, ErrorCode, FsPath, Ino, WireError};
 use tokio::sync::mpsc;
 
@@ -74,7 +74,7 @@ impl Target {
     }
 
     /// Opens an upload whose chunks are for this file.
-    pub(super) async fn open(&self) -> Result<Upload, WireError> {
+    pub(super) async fn open(&self, room: Room) -> Result<Upload, WireError> {
         let options = UploadOptions {
             replicas: Some(self.replicas()),
             chunk_bytes: Some(self.chunk_bytes),
@@ -83,7 +83,7 @@ impl Target {
             mode: 0,
             modified_ms: None,
         };
-        let upload = Upload::open(&self.inner, &self.path, options, None).await?;
+        let upload = Upload::open(&self.inner, &self.path, options, room).await?;
         Ok(upload.for_file(self.file))
     }
 
@@ -156,6 +156,7 @@ impl Target {
             let error = WireError::new(ErrorCode::LimitExceeded, message);
             return Err(error.help("write them in several pieces").into());
         }
+        let cached = cached.of(at);
         let upload = cached.get(self).await?;
         let jobs = (0..chunks).map(|n| {
             let begin = n * chunk_bytes;
@@ -228,33 +229,69 @@ fn spliced(answer: Result<Response, WireError>) -> Result<Spliced, WireError> {
     }
 }
 
-/// The upload that a file's chunks come from: opened when one is needed, and kept for the next ones.
-#[derive(Debug, Default)]
-pub(crate) struct Cached(tokio::sync::Mutex<Option<Arc<Upload>>>);
+/// The uploads that a file's chunks come from: opened when one is needed, and kept for the next ones.
+#[derive(Debug)]
+pub(crate) struct Cached {
+    /// For what is put at the end: room is reserved for it.
+    appended: Kept,
+    /// For what is put anywhere else.
+    overwritten: Kept,
+}
+
+impl Default for Cached {
+    fn default() -> Self {
+        let kept = |room| Kept {
+            room,
+            upload: tokio::sync::Mutex::default(),
+        };
+        Self {
+            appended: kept(Room::Appended),
+            overwritten: kept(Room::Overwritten),
+        }
+    }
+}
 
 impl Cached {
+    fn of(&self, at: SpliceAt) -> &Kept {
+        match at {
+            SpliceAt::End => &self.appended,
+            SpliceAt::Offset(_) => &self.overwritten,
+        }
+    }
+
+    /// Gives the uploads back to the masters. Best effort: their leases end them anyway.
+    pub(crate) fn give_back(&mut self) {
+        for kept in [&mut self.appended, &mut self.overwritten] {
+            if let Some(upload) = kept.upload.get_mut().take()
+                && let Ok(runtime) = tokio::runtime::Handle::try_current()
+            {
+                runtime.spawn(async move { upload.abort().await });
+            }
+        }
+    }
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Kept {
+    room: Room,
+    upload: tokio::sync::Mutex<Option<Arc<Upload>>>,
+}
+
+impl Kept {
     async fn get(&self, target: &Target) -> Result<Arc<Upload>, Error> {
-        let mut cached = self.0.lock().await;
+        let mut cached = self.upload.lock().await;
         Ok(match &*cached {
             Some(upload) => Arc::clone(upload),
-            None => Arc::clone(cached.insert(Arc::new(target.open().await?))),
+            None => Arc::clone(cached.insert(Arc::new(target.open(self.room).await?))),
         })
     }
 
     /// The next one needs another upload than this.
     async fn forget(&self, upload: &Arc<Upload>) {
-        let mut cached = self.0.lock().await;
+        let mut cached = self.upload.lock().await;
         if cached.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, upload)) {
             *cached = None;
-        }
-    }
-
-    /// Gives the upload back to the masters. Best effort: its lease ends it anyway.
-    pub(crate) fn give_back(&mut self) {
-        if let Some(upload) = self.0.get_mut().take()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            runtime.spawn(async move { upload.abort().await });
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use gabion_protocol::checksum::Running;
 use gabion_protocol::ids::{ChunkId, Ino, ServerId, UploadGeneration};
 use gabion_protocol::limits::{BATCH_ROWS_MAX, GRANT_CHUNKS_MAX, RESUME_MS, UPLOAD_LEASE_MS};
-use gabion_protocol::messages::master::{ChunkGrant, Entry, Op, Query, Response, Seal, UploadOptions};
+use gabion_protocol::messages::master::{ChunkGrant, Entry, Op, Query, Response, Room, Seal, UploadOptions};
 use gabion_protocol::{Action, ErrorCode, FsPath, WireError};
 use parking_lot::Mutex;
 
@@ -33,13 +33,13 @@ pub(crate) struct Uploads(Mutex<BTreeMap<Ino, (UploadGeneration, Arc<Session>)>>
 type OfSession = (Arc<Session>, Vec<(Ino, UploadGeneration)>);
 
 impl Uploads {
-    /// Keeps the lease of an upload, or stock, from now on.
-    pub(super) fn keep(&self, ino: Ino, generation: UploadGeneration, session: &Arc<Session>) {
+    /// Keeps the lease of an upload, of a stock or of a directory's copy from now on.
+    pub(crate) fn keep(&self, ino: Ino, generation: UploadGeneration, session: &Arc<Session>) {
         self.0.lock().insert(ino, (generation, Arc::clone(session)));
     }
 
     /// The lease is kept no more.
-    pub(super) fn close(&self, ino: Ino) {
+    pub(crate) fn close(&self, ino: Ino) {
         self.0.lock().remove(&ino);
     }
 
@@ -189,7 +189,7 @@ impl Upload {
         inner: &Arc<Inner>,
         path: &FsPath,
         options: UploadOptions,
-        length: Option<u64>,
+        room: Room,
     ) -> Result<Self, WireError> {
         let session = inner.masters.session().await?;
         let defaults = session.defaults();
@@ -197,12 +197,17 @@ impl Upload {
             replicas: options.replicas.unwrap_or(defaults.replicas),
             chunk_bytes: options.chunk_bytes.unwrap_or(defaults.chunk_bytes),
         };
+        let length = match room {
+            Room::Whole { length } => Some(length),
+            Room::Growing | Room::Appended | Room::Overwritten => None,
+        };
         let first = length.map_or(1, |length| length.div_ceil(needs.chunk_bytes.max(1)).min(AHEAD));
-        let open = |avoid| Op::OpenUpload {
+        let open = |avoid| Op::OpenSized {
             path: path.clone(),
             options: options.clone(),
             chunks: first as u8,
             avoid,
+            room,
         };
         let Response::Upload {
             upload,
@@ -246,10 +251,11 @@ impl Upload {
         length: u64,
     ) -> Result<(Self, Running), WireError> {
         let session = inner.masters.session().await?;
-        let op = Op::ResumeUpload {
+        let op = Op::ResumeSized {
             path: path.clone(),
             options,
             keep_ms: RESUME_MS,
+            length,
         };
         let Response::Resumed {
             upload,

@@ -57,6 +57,9 @@ impl Master {
         let (chunks, avoid, upload, asked) = match op {
             Op::OpenUpload {
                 options, chunks, avoid, ..
+            }
+            | Op::OpenSized {
+                options, chunks, avoid, ..
             } if *chunks > 0 => (*chunks, avoid.clone(), None, (options.replicas, options.chunk_bytes)),
             Op::OpenStock {
                 replicas,
@@ -173,6 +176,7 @@ impl Master {
                 keep_ms,
             },
             Outcome::Snapshot(info) => Response::Snapshot(info),
+            Outcome::TreeCopied(progress) => Response::TreeCopied(progress),
             Outcome::Copied {
                 version,
                 next,
@@ -258,7 +262,9 @@ fn check(op: &Op) -> Result<(), WireError> {
         Err(WireError::new(ErrorCode::LimitExceeded, message))
     };
     match op {
-        Op::OpenUpload { chunks, avoid, .. } | Op::OpenStock { chunks, avoid, .. } => {
+        Op::OpenUpload { chunks, avoid, .. }
+        | Op::OpenSized { chunks, avoid, .. }
+        | Op::OpenStock { chunks, avoid, .. } => {
             too_many("chunks", usize::from(*chunks), GRANT_CHUNKS_MAX)?;
             too_many("servers to avoid", avoid.len(), BATCH_ROWS_MAX)
         }
@@ -290,7 +296,10 @@ fn check(op: &Op) -> Result<(), WireError> {
         | Op::SetCondition { .. }
         | Op::SetBalance { .. }
         | Op::CreateSnapshot { .. }
-        | Op::RemoveSnapshot { .. } => Ok(()),
+        | Op::RemoveSnapshot { .. }
+        | Op::ResumeSized { .. }
+        | Op::SetQuota { .. }
+        | Op::CopyTree(_) => Ok(()),
         Op::Copy(copy) => too_many("files", copy.sources.len(), BATCH_ROWS_MAX),
         Op::ChangeFile(change) => match &change.what {
             Change::Splice { seals, .. } => too_many("seals", seals.len(), BATCH_ROWS_MAX),
@@ -412,6 +421,28 @@ pub(super) fn filled(op: Op, asker: &Identity, placements: Vec<Vec<ServerId>>) -
         Op::SetBalance { runs } => ClientCommand::SetBalance { runs },
         Op::CreateSnapshot { path, name } => ClientCommand::CreateSnapshot { path, name },
         Op::RemoveSnapshot { path, name } => ClientCommand::RemoveSnapshot { path, name },
+        Op::OpenSized {
+            path, options, room, ..
+        } => ClientCommand::OpenSized {
+            path,
+            options,
+            placements,
+            room,
+        },
+        Op::ResumeSized {
+            path,
+            options,
+            keep_ms,
+            length,
+        } => ClientCommand::ResumeSized {
+            path,
+            options,
+            owner: asker.clone(),
+            keep_ms,
+            length,
+        },
+        Op::SetQuota { path, change } => ClientCommand::SetQuota { path, change },
+        Op::CopyTree(step) => ClientCommand::CopyTree(step),
     }
 }
 

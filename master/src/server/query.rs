@@ -137,6 +137,15 @@ impl Master {
                 })
                 .await
             }
+            Query::Quota { path } => {
+                read_view(view, move |view| {
+                    let found = read::quota(view, &path);
+                    found
+                        .map(Response::Quota)
+                        .map_err(|error| refused(&format!("cannot tell the quota of {path}"), error))
+                })
+                .await
+            }
             Query::Troubled { trouble, after } => self.troubled(view, trouble, after).await,
             Query::BalancePlan => self.balance_plan(view).await,
             Query::Repairs => {

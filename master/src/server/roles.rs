@@ -13,6 +13,8 @@ pub(super) fn check(identity: &Identity, request: &Request) -> Result<(), WireEr
         // Chunkservers are the operator's.
         (Role::Client, Request::Command { op: Op::SetCondition { .. }, .. }) => (false, "change what a chunkserver is there for"),
         (Role::Client, Request::Command { op: Op::SetBalance { .. }, .. }) => (false, "say whether copies are moved"),
+        // A quota whoever it holds back can raise is none.
+        (Role::Client, Request::Command { op: Op::SetQuota { .. }, .. }) => (false, "change quotas"),
         (Role::Operator, Request::OpenSession | Request::Command { .. } | Request::Query { .. } | Request::Access { .. } | Request::Admin(_))
         | (Role::Client, Request::OpenSession | Request::Command { .. } | Request::Query { .. } | Request::Access { .. })
         | (Role::Chunkserver, Request::Register(_) | Request::Beat(_) | Request::ScrubReport(_) | Request::Inventory(_) | Request::Disks(_) | Request::Access { .. })
@@ -30,7 +32,7 @@ pub(super) fn check(identity: &Identity, request: &Request) -> Result<(), WireEr
     Err(match request {
         Request::Admin(_)
         | Request::Command {
-            op: Op::SetCondition { .. } | Op::SetBalance { .. },
+            op: Op::SetCondition { .. } | Op::SetBalance { .. } | Op::SetQuota { .. },
             ..
         } => error.help("use an operator's key: gabion-master keys issue --role operator"),
         _ => error.help("use a key that was issued for this role"),

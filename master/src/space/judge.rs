@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gabion_protocol::messages::master::{AttributeChange, Change, Op};
+use gabion_protocol::messages::master::{AttributeChange, Change, Op, QuotaChange};
 
 use super::{Level, Room, SpaceOptions};
 
@@ -148,9 +148,13 @@ pub fn grows(op: &Op) -> bool {
         | Op::Copy(_)
         | Op::CopyExtents { .. }
         | Op::CreateSnapshot { .. }
+        | Op::OpenSized { .. }
+        | Op::ResumeSized { .. }
+        | Op::CopyTree(_)
         // What can be restored stays, with rows that say how: removing for good makes room.
         | Op::MoveToTrash { .. }
         | Op::Restore { .. } => true,
+        Op::SetQuota { change, .. } => !matches!(change, QuotaChange::Clear),
         Op::ChangeAttributes { change, .. } => !matches!(change, AttributeChange::Remove { .. }),
         // A report is a row for each damaged copy at most, and integrity must not wait for room.
         Op::AbortUpload { .. }

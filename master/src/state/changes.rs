@@ -69,7 +69,7 @@ fn splice(
     wall_ms: i64,
 ) -> Result<Outcome, Stop> {
     uploads::bound(seals.len(), BATCH_ROWS_MAX)?;
-    let (inode, mut upload) = owner.claim_any(tx)?;
+    let (inode, mut upload) = owner.claim_chunks(tx)?;
     let content = reachable(tx, file)?;
     let (granted, asked) = (upload.content.replicas, content.replicas);
     if granted != asked {
@@ -97,7 +97,7 @@ fn splice(
         let offset = start + seal.file_offset;
         tx.put(&ExtentKey { ino: file, offset }, &extent);
     }
-    uploads::went_on(tx, owner, inode, upload);
+    uploads::went_on(tx, owner, inode, upload)?;
     let length = update(tx, file, wall_ms, |content| {
         content.crc = crc_after(content, start, new);
         content.length = content.length.max(end);

@@ -26,11 +26,13 @@ use super::key::kept::{Kept, KeptKey};
 use super::key::kept_path::KeptPathKey;
 use super::key::meta::{
     BalanceKey, Clock, ClockKey, ClusterKey, CountersKey, LevelKey, LostTailKey, Pin, Pins, PinsKey, PruningKey,
-    TrashTermsKey, TrashTotal, TrashTotalKey,
+    QuotasInUse, QuotasInUseKey, TrashTermsKey, TrashTotal, TrashTotalKey,
 };
 use super::key::moving::{Move, MoveKey};
+use super::key::quota::QuotaKey;
 use super::key::replica::ReplicaKey;
 use super::key::reply::{Answered, ReplyKey};
+use super::key::reservation::{Reservation, ReservationKey};
 use super::key::resumable::{Resumable, ResumableKey};
 use super::key::server::{Server, ServerKey};
 use super::key::server_name::ServerNameKey;
@@ -41,6 +43,7 @@ use super::key::surplus::SurplusKey;
 use super::key::taken_apart::TakenApartKey;
 use super::key::total::{Total, TotalKey};
 use super::key::trash::TrashKey;
+use super::key::tree_copy::{TreeCopy, TreeCopyKey};
 use super::key::unknown::{Unknown, UnknownKey};
 use super::key::upload_lease::UploadLeaseKey;
 use super::key::write_lease::WriteLeaseKey;
@@ -50,6 +53,7 @@ use super::rows::{Rows, RowsError};
 mod attributes;
 mod content;
 mod inventory;
+mod quotas;
 mod snapshots;
 mod trash;
 mod uploads;
@@ -93,6 +97,7 @@ pub fn row_decodes(key: &[u8], value: &[u8]) -> Result<Kind, String> {
             Some(30) => decodes::<BalanceKey>(key, value),
             Some(12) => decodes::<PinsKey>(key, value),
             Some(13) => decodes::<PruningKey>(key, value),
+            Some(32) => decodes::<QuotasInUseKey>(key, value),
             _ => decodes::<LevelKey>(key, value),
         },
         Kind::Inode => decodes::<InodeKey>(key, value),
@@ -126,6 +131,9 @@ pub fn row_decodes(key: &[u8], value: &[u8]) -> Result<Kind, String> {
         Kind::Move => decodes::<MoveKey>(key, value),
         Kind::Unknown => decodes::<UnknownKey>(key, value),
         Kind::Doubt => decodes::<DoubtKey>(key, value),
+        Kind::Quota => decodes::<QuotaKey>(key, value),
+        Kind::Reservation => decodes::<ReservationKey>(key, value),
+        Kind::TreeCopy => decodes::<TreeCopyKey>(key, value),
     }
     .map(|()| kind)
 }
@@ -147,6 +155,8 @@ pub fn check(rows: &dyn Rows) -> Result<Report, RowsError> {
     }
     state.check_names(&mut report);
     state.check_totals(&mut report);
+    state.check_quotas(&mut report);
+    state.check_tree_copies(&mut report);
     state.check_trash(&mut report);
     state.check_resumable(&mut report);
     state.check_attributes(&mut report);
@@ -181,6 +191,10 @@ struct Loaded {
     resumable: Vec<(ResumableKey, Resumable)>,
     attributes: BTreeMap<Ino, Attributes>,
     write_leases: BTreeSet<Ino>,
+    quotas: BTreeSet<Ino>,
+    reservations: BTreeMap<Ino, Reservation>,
+    quotas_in_use: QuotasInUse,
+    tree_copies: BTreeMap<Ino, TreeCopy>,
     /// Rows that follow from chunks, as they are.
     index: BTreeMap<Vec<u8>, Vec<u8>>,
     damage: Vec<(DamageKey, Damage)>,
@@ -279,8 +293,18 @@ impl Loaded {
                 self.pins = Pins::decode(&value).map(|pins| pins.live).unwrap_or_default();
             }
             Kind::Meta if PruningKey::decode(&key).is_some() => self.is_pruning = true,
+            Kind::Meta if QuotasInUseKey::decode(&key).is_some() => {
+                self.quotas_in_use = QuotasInUse::decode(&value).unwrap_or_default();
+            }
             Kind::Meta => {}
             Kind::History => put(&key, &value, |key: HistoryKey, past| self.history.push((key, past))),
+            Kind::Quota => put(&key, &value, |QuotaKey(ino), _| self.quotas.insert(ino)),
+            Kind::Reservation => put(&key, &value, |ReservationKey(ino), held| {
+                self.reservations.insert(ino, held)
+            }),
+            Kind::TreeCopy => put(&key, &value, |TreeCopyKey(ino), copy| {
+                self.tree_copies.insert(ino, copy)
+            }),
             Kind::Snapshot => put(&key, &value, |key: SnapshotKey, snapshot| {
                 self.snapshots.insert((key.root, key.name), (snapshot.moment, key.root))
             }),
@@ -314,7 +338,9 @@ impl Loaded {
             let placed = match &inode.body {
                 _ if *ino == Ino::ROOT => inode.is_directory() && inode.parent.ino == Ino::ROOT,
                 Body::Upload(_) => inode.parent.ino == Parent::NOWHERE && self.leases.contains(ino),
-                Body::Directory | Body::File(_) if inode.parent.ino == Parent::NOWHERE => self.trash.contains_key(ino),
+                Body::Directory | Body::File(_) if inode.parent.ino == Parent::NOWHERE => {
+                    self.trash.contains_key(ino) || self.is_being_built(*ino)
+                }
                 Body::Directory | Body::File(_) => {
                     let name = (inode.parent.ino, inode.parent.name.clone());
                     self.dentries.get(&name).is_some_and(|dentry| dentry.ino == *ino)
@@ -323,7 +349,8 @@ impl Loaded {
             if !placed {
                 report.find(format!("inode {ino} hangs nowhere: {inode:?}"));
             }
-            if self.trash.contains_key(ino) != (inode.parent.ino == Parent::NOWHERE && !is_upload(inode)) {
+            let is_trash = inode.parent.ino == Parent::NOWHERE && !is_upload(inode) && !self.is_being_built(*ino);
+            if self.trash.contains_key(ino) != is_trash {
                 report.find(format!("inode {ino} is trash and has a name, or neither"));
             }
             if inode.is_directory() != self.totals.contains_key(ino) {
@@ -373,9 +400,13 @@ impl Loaded {
                 total.longest = total.longest.max(bytes);
             }
         }
+        self.sum_reservations(&mut walked);
         for (ino, total) in self.totals.iter().filter(|(ino, _)| reached.contains(*ino)) {
             let walked = walked.get(ino).copied().unwrap_or_default();
-            let counts = |total: &Total| (total.files, total.directories, total.bytes, total.reserved);
+            let counts = |total: &Total| {
+                let reserved = (total.reserved, total.reserved_entries);
+                (total.files, total.directories, total.bytes, reserved)
+            };
             let measured = total.deepest >= walked.deepest && total.longest >= walked.longest;
             if counts(total) != counts(&walked) || !measured {
                 report.find(format!(

@@ -8,8 +8,8 @@ use gabion_protocol::ids::{ChunkId, ClusterId, Ino, ReplicaNumber, RequestId, Se
 use gabion_protocol::keys::Identity;
 use gabion_protocol::messages::DecodeError;
 use gabion_protocol::messages::master::{
-    AttributeChange, ConditionChange, CopyFiles, Damage, FileChange, FileVersion, Registration, Seal, TrashId,
-    TrashRef, UploadOptions,
+    AttributeChange, ConditionChange, CopyFiles, Damage, FileChange, FileVersion, QuotaChange, Registration, Room,
+    Seal, TrashId, TrashRef, TreeCopy, UploadOptions,
 };
 use gabion_protocol::path::FsPath;
 use serde::{Deserialize, Serialize};
@@ -374,6 +374,39 @@ pub enum ClientCommand {
         /// Its name.
         name: String,
     },
+    /// Begins an upload for which room is reserved. Answer: `Upload`.
+    OpenSized {
+        /// Where the file shall appear.
+        path: FsPath,
+        /// How it is stored.
+        options: UploadOptions,
+        /// A chain of servers per first chunk.
+        placements: Vec<Vec<ServerId>>,
+        /// The room.
+        room: Room,
+    },
+    /// As `ResumeUpload`, of a file of known length. Answer: `Resumed`.
+    ResumeSized {
+        /// Where the file shall appear.
+        path: FsPath,
+        /// How it is stored.
+        options: UploadOptions,
+        /// Whose it is: the identity of the client's key.
+        owner: Identity,
+        /// Milliseconds it is kept after its lease has ended.
+        keep_ms: u64,
+        /// Bytes of the whole file.
+        length: u64,
+    },
+    /// Changes how much a directory may hold. Answer: `Done`.
+    SetQuota {
+        /// The directory.
+        path: FsPath,
+        /// How.
+        change: QuotaChange,
+    },
+    /// Copies a directory, in steps. Answer: `TreeCopied`.
+    CopyTree(TreeCopy),
 }
 
 impl Command {
@@ -489,6 +522,10 @@ impl ClientCommand {
             Self::SetBalance { runs: false } => "cannot stop balance".to_owned(),
             Self::CreateSnapshot { path, name } => format!("cannot make the snapshot {path}@{name}"),
             Self::RemoveSnapshot { path, name } => format!("cannot remove the snapshot {path}@{name}"),
+            Self::OpenSized { path, .. } | Self::ResumeSized { path, .. } => format!("cannot upload to {path}"),
+            Self::SetQuota { path, .. } => format!("cannot change the quota of {path}"),
+            Self::CopyTree(TreeCopy::Begin { source, to, .. }) => format!("cannot copy {source} to {to}"),
+            Self::CopyTree(TreeCopy::GoOn { copy, .. }) => format!("cannot go on with copy {copy}"),
         }
     }
 
@@ -506,10 +543,14 @@ impl ClientCommand {
             | Self::ResumeUpload { path, .. }
             | Self::ChangeAttributes { path, .. }
             | Self::CreateSnapshot { path, .. }
-            | Self::RemoveSnapshot { path, .. } => vec![path],
+            | Self::RemoveSnapshot { path, .. }
+            | Self::OpenSized { path, .. }
+            | Self::ResumeSized { path, .. }
+            | Self::SetQuota { path, .. } => vec![path],
             Self::Rename { from, to, .. } => vec![from, to],
             Self::Restore { to, .. } => to.iter().collect(),
             Self::Copy(copy) => vec![&copy.to],
+            Self::CopyTree(TreeCopy::Begin { to, .. }) => vec![to],
             Self::GrantChunks { .. }
             | Self::SealChunks { .. }
             | Self::Commit { .. }
@@ -521,7 +562,8 @@ impl ClientCommand {
             | Self::CopyExtents { .. }
             | Self::ChangeFile(_)
             | Self::SetCondition { .. }
-            | Self::SetBalance { .. } => Vec::new(),
+            | Self::SetBalance { .. }
+            | Self::CopyTree(TreeCopy::GoOn { .. }) => Vec::new(),
         }
     }
 }

@@ -136,7 +136,7 @@ pub(super) fn add_part(
         Some(whole.crc())
     });
     upload.content = content;
-    uploads::save(tx, owner, inode, upload);
+    uploads::save(tx, owner, inode, upload)?;
     Ok(Outcome::Copied {
         version: found,
         next,

@@ -12,9 +12,10 @@
 //! | `names`, `totals` | directories, links, subtotals |
 //! | `uploads` | files on their way, until they appear |
 //! | `stocks` | chunks for small files to come |
-//! | `copies` | files made of others by reference |
+//! | `copies`, `tree_copies` | files and directories made of others by reference |
 //! | `changes` | files that change: append, overwrite, truncate |
 //! | `write_leases` | who may change a file |
+//! | `quotas` | how much a directory may hold, and room for what is being written |
 //! | `replicas` | how many copies a file's chunks shall have |
 //! | `chunks` | allocation, seals, references, copies, garbage |
 //! | `snapshots` | what a directory held at a moment |
@@ -38,7 +39,8 @@
 //! * copies of Garbage stay until the last token for it has expired;
 //! * a snapshot shows what its directory held when it was made; history holds what snapshots see, and nothing else
 //!   but what is being pruned;
-//! * every inode but the root, uploads and trash hangs under exactly one name; totals equal a walk.
+//! * every inode but the root, uploads, copies under way and trash hangs under exactly one name; totals equal a walk;
+//! * a directory with a quota grows up to it, what writes under way have reserved counted in.
 
 mod attributes;
 pub mod balance;
@@ -55,6 +57,7 @@ pub mod key;
 mod names;
 mod past;
 mod preserve;
+mod quotas;
 pub mod read;
 mod refusal;
 pub mod repair;
@@ -68,6 +71,7 @@ mod snapshots;
 mod stocks;
 mod totals;
 mod trash;
+mod tree_copies;
 mod tx;
 mod uploads;
 mod write_leases;
@@ -78,6 +82,7 @@ pub use reply::{GrantedChunk, Outcome, Refusal, Reply};
 
 use gabion_protocol::ids::{Ino, MasterId};
 use gabion_protocol::limits;
+use gabion_protocol::messages::master::Room;
 
 use key::Key;
 use key::inode::{Body, Inode, InodeKey, Parent};
@@ -240,6 +245,12 @@ fn begun(tx: &Tx<'_>, again: &Bootstrap) -> Result<Outcome, Stop> {
 
 fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
     snapshots::check_written(&request.op)?;
+    let outcome = carry_out(tx, request)?;
+    quotas::check(tx)?;
+    Ok(outcome)
+}
+
+fn carry_out(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
     let session = request.request.session;
     match &request.op {
         ClientCommand::Mkdir { path, parents, mode } => names::mkdir(tx, path, *parents, *mode, request.wall_ms),
@@ -247,7 +258,7 @@ fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
             path,
             options,
             placements,
-        } => uploads::open(tx, session, path, options, placements),
+        } => uploads::open(tx, session, path, options, placements, Room::Growing),
         ClientCommand::GrantChunks {
             upload,
             generation,
@@ -326,13 +337,34 @@ fn client(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> {
             options,
             owner,
             keep_ms,
-        } => resumable::open(tx, session, path, options, resumable::terms(owner, *keep_ms)),
+        } => {
+            let terms = resumable::terms(owner, *keep_ms);
+            resumable::open(tx, session, path, options, terms, Room::Growing)
+        }
         ClientCommand::ChangeAttributes { path, change } => attributes::change(tx, path, change),
         ClientCommand::ChangeFile(change) => changes::run(tx, session, change, request.wall_ms),
         ClientCommand::SetCondition { server, change } => conditions::set(tx, *server, *change),
         ClientCommand::SetBalance { runs } => Ok(balance::set(tx, *runs)),
         ClientCommand::CreateSnapshot { path, name } => snapshots::create(tx, path, name, request.wall_ms),
         ClientCommand::RemoveSnapshot { path, name } => snapshots::remove(tx, path, name),
+        ClientCommand::OpenSized {
+            path,
+            options,
+            placements,
+            room,
+        } => uploads::open(tx, session, path, options, placements, *room),
+        ClientCommand::ResumeSized {
+            path,
+            options,
+            owner,
+            keep_ms,
+            length,
+        } => {
+            let (terms, room) = (resumable::terms(owner, *keep_ms), Room::Whole { length: *length });
+            resumable::open(tx, session, path, options, terms, room)
+        }
+        ClientCommand::SetQuota { path, change } => quotas::set(tx, path, *change),
+        ClientCommand::CopyTree(step) => tree_copies::run(tx, session, step, request.wall_ms),
     }
 }
 

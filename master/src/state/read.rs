@@ -7,8 +7,8 @@ use gabion_protocol::limits::{
     CHUNK_BYTES_MAX, DEPTH_MAX, GRANT_CHUNKS_MAX, LIST_PAGE_MAX, SNAPSHOT_DIRECTORY, SNAPSHOTS_MAX,
 };
 use gabion_protocol::messages::master::{
-    Attributes, Entry, EntryKind, Page, SnapshotAfter, SnapshotPage, TrashAfter, TrashEntry, TrashId, TrashPage,
-    TrashRef, TrashTotals,
+    Attributes, Entry, EntryKind, Page, QuotaReport, SnapshotAfter, SnapshotPage, TrashAfter, TrashEntry, TrashId,
+    TrashPage, TrashRef, TrashTotals,
 };
 use gabion_protocol::path::FsPath;
 
@@ -28,7 +28,7 @@ use super::reply::Refusal;
 use super::rows::{Rows, RowsError};
 use super::snapshots::{self, Seen};
 use super::tx::Stop;
-use super::{kept, past};
+use super::{kept, past, quotas};
 
 pub use chunks::{
     chunk, chunk_info, chunks, damage, damage_reports, damage_reports_after, damaged, degraded, drop_orders, held,
@@ -295,6 +295,14 @@ pub fn snapshots(
 ) -> Result<SnapshotPage, ReadError> {
     let limit = usize::try_from(limit).map_or(LIST_PAGE_MAX, |limit| limit.clamp(1, LIST_PAGE_MAX));
     Ok(snapshots::page(rows, of, after, limit)?)
+}
+
+/// The quotas of a directory and of those above it.
+///
+/// # Errors
+/// [`Refusal::NotFound`], [`Refusal::NotDirectory`].
+pub fn quota(rows: &dyn Rows, path: &FsPath) -> Result<QuotaReport, ReadError> {
+    Ok(quotas::report(rows, path)?)
 }
 
 /// A page of the trash after `after`, what goes first in front.

@@ -71,8 +71,8 @@ pub enum Refusal {
     /// The root directory stays.
     #[error("the root directory stays where it is")]
     Root,
-    /// A directory cannot move into itself.
-    #[error("a directory cannot move into itself")]
+    /// A directory cannot go into itself.
+    #[error("a directory cannot be moved or copied into itself")]
     IntoItself,
     /// Paths below would break the limits.
     #[error(
@@ -416,7 +416,7 @@ pub enum Refusal {
         path: FsPath,
     },
     /// The directory's snapshots would be out of reach.
-    #[error("{path} has snapshots, or holds a directory that has")]
+    #[error("{path} has snapshots or is being copied, or holds a directory that has or is")]
     HasSnapshots {
         /// Where.
         path: FsPath,
@@ -430,6 +430,36 @@ pub enum Refusal {
     /// The list of snapshots is full.
     #[error("there are {} snapshots, more are not possible", limits::SNAPSHOTS_MAX)]
     TooManySnapshots,
+    /// A directory would hold more than its quota.
+    #[error("the quota of {directory} is {limit} {}: {used} are used{}, and {needed} more are needed", what(.is_bytes), under_way(.reserved))]
+    QuotaExceeded {
+        /// The directory.
+        directory: FsPath,
+        /// Whether it is about bytes, or about entries.
+        is_bytes: bool,
+        /// The quota.
+        limit: u64,
+        /// What is used of it.
+        used: u64,
+        /// What writes under way have reserved.
+        reserved: u64,
+        /// What the command needs.
+        needed: u64,
+    },
+    /// A quota without a limit.
+    #[error("a quota limits bytes, entries or both")]
+    NoLimit,
+}
+
+fn what(is_bytes: &bool) -> &'static str {
+    if *is_bytes { "bytes" } else { "files and directories" }
+}
+
+fn under_way(reserved: &u64) -> String {
+    match reserved {
+        0 => String::new(),
+        reserved => format!(", {reserved} reserved by writes under way"),
+    }
 }
 
 fn by(holder: &Option<String>) -> String {
@@ -498,6 +528,7 @@ impl Refusal {
             | Self::CopiesDiffer { .. }
             | Self::OwnerName
             | Self::AttributeName
+            | Self::NoLimit
             | Self::LeaseTime { .. } => ErrorCode::InvalidArgument,
             Self::TooFewServers { .. } | Self::TooFewMembers { .. } => ErrorCode::TooFewServers,
             Self::UploadGone { .. }
@@ -507,6 +538,7 @@ impl Refusal {
             | Self::LeaseLost { .. } => ErrorCode::Fenced,
             Self::Length { .. } | Self::Crc { .. } | Self::CopyDiffers { .. } => ErrorCode::ChecksumMismatch,
             Self::InSnapshot { .. } => ErrorCode::ReadOnly,
+            Self::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
             Self::Bootstrapped => ErrorCode::WrongCluster,
             Self::LevelDown { .. }
             | Self::ChunkNotSealed { .. }
@@ -536,7 +568,18 @@ impl Refusal {
             Self::Leased { .. } => "try again when that writer has closed the file, or its lease is over",
             Self::LeaseLost { .. } => "look what is in the file, then open it again",
             Self::TooManyPieces { .. } => "write it in smaller pieces",
-            Self::HasSnapshots { .. } => "see which: gabion snapshot list; remove them first, or keep it",
+            Self::QuotaExceeded { reserved: 0, .. } => {
+                "remove something below it, or have an operator raise it: gabion quota set; see what is used: gabion quota get"
+            }
+            Self::QuotaExceeded { .. } => {
+                "wait until writes under way have ended, remove something below it, or have an operator raise it: gabion quota set; see what is used: gabion quota get"
+            }
+            Self::NoLimit => {
+                "say how many: gabion quota set PATH --bytes SIZE --entries N; gabion quota clear takes it away"
+            }
+            Self::HasSnapshots { .. } => {
+                "see which: gabion snapshot list; remove them first, or keep it; a copy ends by itself"
+            }
             Self::TooManySnapshots => "remove some: gabion snapshot list, gabion snapshot rm",
             Self::InSnapshot { .. } => "copy what you need out of it, and change that: gabion cp",
             Self::ServerRemoved { .. } => {

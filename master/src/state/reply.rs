@@ -5,7 +5,7 @@
 
 use gabion_protocol::error::WireError;
 use gabion_protocol::ids::{ChunkId, Generation, Ino, ReplicaNumber, ServerId, StateTime, UploadGeneration};
-use gabion_protocol::messages::master::{Entry, FileVersion, SnapshotInfo};
+use gabion_protocol::messages::master::{Entry, FileVersion, SnapshotInfo, TreeProgress};
 use serde::{Deserialize, Serialize};
 
 use super::command::CommandError;
@@ -167,6 +167,8 @@ pub enum Outcome {
     },
     /// A snapshot was made.
     Snapshot(SnapshotInfo),
+    /// A part of a directory was copied.
+    TreeCopied(TreeProgress),
 }
 
 /// A chunk granted for writing. The server shell adds tokens.

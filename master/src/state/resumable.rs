@@ -9,10 +9,9 @@
 use gabion_protocol::ids::{Ino, SessionId, StateTime, UploadGeneration};
 use gabion_protocol::keys::Identity;
 use gabion_protocol::limits;
-use gabion_protocol::messages::master::UploadOptions;
+use gabion_protocol::messages::master::{Room, UploadOptions};
 use gabion_protocol::path::FsPath;
 
-use super::chunks;
 use super::key;
 use super::key::inode::{Body, Inode, InodeKey, Upload};
 use super::key::resumable::{Resumable, ResumableKey};
@@ -21,6 +20,7 @@ use super::reply::{Outcome, Refusal};
 use super::rows::{Rows, RowsError};
 use super::tx::{Stop, Tx};
 use super::uploads::{self, Owner};
+use super::{chunks, quotas};
 
 /// Identities that may have a resumable upload to one path at the same time: bounds the search.
 pub(super) const OWNERS_MAX: usize = 64;
@@ -38,6 +38,7 @@ pub(super) fn open(
     path: &FsPath,
     options: &UploadOptions,
     terms: Resumable,
+    room: Room,
 ) -> Result<Outcome, Stop> {
     let content = uploads::empty(tx.world.cluster.settings, options)?;
     uploads::check_target(tx, path, options)?;
@@ -49,7 +50,7 @@ pub(super) fn open(
             if fits(&upload, options) {
                 look_again(tx, row.upload, &upload, former);
                 tx.put(row, &terms);
-                return take_over(tx, session, row.upload, inode, upload, options);
+                return take_over(tx, session, row.upload, (inode, upload), options, room);
             }
             // Stored otherwise: nothing of it can be used.
             uploads::end(tx, row.upload, inode, upload)?;
@@ -64,6 +65,7 @@ pub(super) fn open(
     }
     let ino = tx.next_ino()?;
     let upload = uploads::begin(tx, session, path, options, content);
+    quotas::open(tx, ino, &upload, room, 0)?;
     uploads::begun(tx, ino, options.mode, upload, Vec::new());
     let row = ResumableKey {
         path: path.to_string(),
@@ -87,9 +89,9 @@ fn take_over(
     tx: &mut Tx<'_>,
     session: SessionId,
     ino: Ino,
-    mut inode: Inode,
-    mut upload: Upload,
+    (mut inode, mut upload): (Inode, Upload),
     options: &UploadOptions,
+    room: Room,
 ) -> Result<Outcome, Stop> {
     fence(tx, &mut upload)?;
     upload.session = session;
@@ -98,7 +100,8 @@ fn take_over(
     upload.modified_ms = options.modified_ms;
     inode.mode = options.mode;
     let (generation, content) = (upload.generation, upload.content);
-    uploads::save(tx, Owner::new(session, ino, generation), inode, upload);
+    quotas::open(tx, ino, &upload, room, 0)?;
+    uploads::save(tx, Owner::new(session, ino, generation), inode, upload)?;
     Ok(answer(ino, generation, &content))
 }
 
@@ -141,8 +144,9 @@ pub(super) fn kept_until(rows: &dyn Rows, ino: Ino, upload: &Upload) -> Result<O
     Ok(row.map(|terms| upload.lease.plus(terms.keep_ms)))
 }
 
-/// The lease of an upload that is kept is over: nobody owns it until it is taken over.
+/// The lease of an upload that is kept is over: nobody owns it until it is taken over, and it holds no room.
 pub(super) fn orphan(tx: &mut Tx<'_>, ino: Ino, mut inode: Inode, mut upload: Upload) -> Result<(), RowsError> {
+    quotas::release(tx, ino)?;
     if upload.open.is_empty() {
         return Ok(());
     }

@@ -7,7 +7,9 @@
 //! A directory that has snapshots, or holds one that has, cannot be removed: its snapshots would be out of reach and
 //! still take space. So it is in HDFS; the user removes them first, or keeps them.
 //!
-//! Invariants: the pins are exactly the snapshots, in the order of their moments; what only a removed snapshot saw is
+//! A directory that is being copied pins a moment, too (`tree_copies`).
+//!
+//! Invariants: the pins are exactly the snapshots and the copies under way, in the order of their moments; what only a removed snapshot saw is
 //! in history no longer than pruning takes.
 
 use gabion_protocol::ids::Ino;
@@ -20,7 +22,7 @@ use super::command::ClientCommand;
 use super::key::extent::Extent;
 use super::key::history::HistoryKey;
 use super::key::inode::{Inode, InodeKey};
-use super::key::meta::{Pin, PinsKey, Pruning, PruningKey};
+use super::key::meta::{Pin, Pins, PinsKey, Pruning, PruningKey};
 use super::key::snapshot::{Snapshot, SnapshotKey};
 use super::key::total::TotalKey;
 use super::key::{self, Key, Kind, Moment, Value};
@@ -106,9 +108,7 @@ pub(super) fn create(tx: &mut Tx<'_>, path: &FsPath, name: &str, wall_ms: i64) -
         return Err(Refusal::Exists { path: shown }.into());
     }
     let mut pins = preserve::pins(tx.rows())?;
-    if pins.live.len() >= SNAPSHOTS_MAX {
-        return Err(Refusal::TooManySnapshots.into());
-    }
+    check_number(&pins)?;
     let moment = tx.moment();
     let snapshot = Snapshot {
         moment,
@@ -132,8 +132,28 @@ pub(super) fn remove(tx: &mut Tx<'_>, path: &FsPath, name: &str) -> Result<Outco
         return Err(Refusal::NotFound { path: shown }.into());
     };
     tx.delete(&row);
+    let pin = Pin {
+        moment: snapshot.moment,
+        root: row.root,
+    };
+    unpin(tx, pin)?;
+    Ok(Outcome::Done)
+}
+
+/// Whether one more moment can be pinned.
+pub(super) fn check_number(pins: &Pins) -> Result<(), Refusal> {
+    match pins.live.len() < SNAPSHOTS_MAX {
+        true => Ok(()),
+        false => Err(Refusal::TooManySnapshots),
+    }
+}
+
+/// A moment is kept no more, unless others keep it, too.
+pub(super) fn unpin(tx: &mut Tx<'_>, pin: Pin) -> Result<(), RowsError> {
     let mut pins = preserve::pins(tx.rows())?;
-    pins.live.retain(|pin| pin.moment != snapshot.moment);
+    if let Some(place) = pins.live.iter().position(|live| *live == pin) {
+        pins.live.remove(place);
+    }
     if pins.live.is_empty() {
         tx.delete(&PinsKey);
     } else {
@@ -145,7 +165,7 @@ pub(super) fn remove(tx: &mut Tx<'_>, path: &FsPath, name: &str) -> Result<Outco
         last: begun.map(|begun| begun.last).unwrap_or_default(),
     };
     tx.put(&PruningKey, &pruning);
-    Ok(Outcome::Done)
+    Ok(())
 }
 
 /// Refuses to remove a directory whose snapshots, or those of a directory below, would be out of reach.

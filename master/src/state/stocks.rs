@@ -67,6 +67,6 @@ pub(super) fn put_file(
     }
     let ino: Ino = tx.require(&ChunkKey(seal.chunk))?.owner;
     uploads::append(tx, ino, &mut stock.open, &mut content, seal)?;
-    uploads::went_on(tx, owner, inode, stock);
+    uploads::went_on(tx, owner, inode, stock)?;
     uploads::appear(tx, path, options, ino, content, wall_ms)
 }

@@ -23,11 +23,13 @@ pub(crate) mod inventory;
 mod lifecycle;
 mod limits;
 mod model;
+mod quotas;
 pub(crate) mod repair;
 mod resumable;
 mod snapshots;
 mod stocks;
 mod trash;
+mod tree_copies;
 
 /// Short periods, so that tests need few ticks.
 pub(crate) const SETTINGS: Settings = Settings {

@@ -17,6 +17,7 @@ pub(super) struct Weight {
     pub(super) directories: u64,
     pub(super) bytes: u64,
     reserved: u64,
+    reserved_entries: u64,
     /// Names and bytes of the longest paths below it, at least.
     deepest: u16,
     longest: u16,
@@ -26,17 +27,7 @@ impl Weight {
     /// The weight of an inode.
     pub(super) fn of(rows: &dyn Rows, ino: Ino, inode: &Inode) -> Result<Self, RowsError> {
         Ok(match &inode.body {
-            Body::Directory => {
-                let total = key::require(rows, &TotalKey(ino))?;
-                Self {
-                    files: total.files,
-                    directories: total.directories + 1,
-                    bytes: total.bytes,
-                    reserved: total.reserved,
-                    deepest: total.deepest,
-                    longest: total.longest,
-                }
-            }
+            Body::Directory => Self::of_directory(&key::require(rows, &TotalKey(ino))?),
             Body::File(content) => Self {
                 files: 1,
                 bytes: content.length,
@@ -44,6 +35,19 @@ impl Weight {
             },
             Body::Upload(_) => Self::default(),
         })
+    }
+
+    /// The weight of a directory that holds so much.
+    pub(super) fn of_directory(total: &Total) -> Self {
+        Self {
+            files: total.files,
+            directories: total.directories + 1,
+            bytes: total.bytes,
+            reserved: total.reserved,
+            reserved_entries: total.reserved_entries,
+            deepest: total.deepest,
+            longest: total.longest,
+        }
     }
 
     /// Whether everything below would keep within the limits of paths at `path`.
@@ -69,6 +73,7 @@ pub(super) fn add(tx: &mut Tx<'_>, directory: Ino, name: &str, weight: Weight) -
         total.directories = total.directories.saturating_add(weight.directories);
         total.bytes = total.bytes.saturating_add(weight.bytes);
         total.reserved = total.reserved.saturating_add(weight.reserved);
+        total.reserved_entries = total.reserved_entries.saturating_add(weight.reserved_entries);
         total.deepest = total.deepest.max(deepest);
         total.longest = total.longest.max(longest);
     })
@@ -82,6 +87,7 @@ pub(super) fn subtract(tx: &mut Tx<'_>, directory: Ino, weight: Weight) -> Resul
         total.directories = total.directories.saturating_sub(weight.directories);
         total.bytes = total.bytes.saturating_sub(weight.bytes);
         total.reserved = total.reserved.saturating_sub(weight.reserved);
+        total.reserved_entries = total.reserved_entries.saturating_sub(weight.reserved_entries);
         if total.files == 0 && total.directories == 0 {
             (total.deepest, total.longest) = (0, 0);
         }
@@ -96,6 +102,28 @@ pub(super) fn resize(tx: &mut Tx<'_>, directory: Ino, before: u64, after: u64) -
     climb(tx, directory, |total, _| {
         total.bytes = total.bytes.saturating_sub(before).saturating_add(after);
     })
+}
+
+/// What a write under way holds in `directory` and all above has changed: bytes and entries. The directory may have gone
+/// into the trash meanwhile, or be taken apart: what is there of it changes.
+pub(super) fn reserve(tx: &mut Tx<'_>, directory: Ino, before: (u64, u64), after: (u64, u64)) -> Result<(), RowsError> {
+    if before == after {
+        return Ok(());
+    }
+    let mut at = directory;
+    for _ in 0..=DEPTH_MAX {
+        let (Some(inode), Some(mut total)) = (tx.get(&InodeKey(at))?, tx.get(&TotalKey(at))?) else {
+            break;
+        };
+        total.reserved = total.reserved.saturating_sub(before.0).saturating_add(after.0);
+        total.reserved_entries = total.reserved_entries.saturating_sub(before.1).saturating_add(after.1);
+        tx.put(&TotalKey(at), &total);
+        if at == Ino::ROOT {
+            break;
+        }
+        at = inode.parent.ino;
+    }
+    Ok(())
 }
 
 /// Changes the totals of `directory` and all above; `change` also gets the bytes of each directory's own name.

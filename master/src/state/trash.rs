@@ -15,7 +15,7 @@ use super::key::trash::{TrashKey, Trashed};
 use super::key::{self, Key, Kind};
 use super::rows::RowsError;
 use super::tx::Tx;
-use super::{attributes, chunks, clock, kept, write_leases};
+use super::{attributes, chunks, clock, kept, quotas, write_leases};
 
 /// Puts an inode that has no name any more into the trash, to be taken apart from `deadline` on.
 pub(super) fn put(tx: &mut Tx<'_>, ino: Ino, mut inode: Inode, deadline: StateTime) {
@@ -47,6 +47,7 @@ pub(super) fn take_apart(tx: &mut Tx<'_>, swept: &mut StateTime, limit: usize) -
             return Ok(true);
         }
         if inode.is_directory() {
+            quotas::forget(tx, row.ino)?;
             tx.delete(&TotalKey(row.ino));
         } else {
             write_leases::forget(tx, row.ino)?;

@@ -6,7 +6,7 @@
 use gabion_protocol::checksum::Running;
 use gabion_protocol::ids::{ChunkId, Ino, ServerId, SessionId, StateTime, UploadGeneration};
 use gabion_protocol::limits;
-use gabion_protocol::messages::master::{Seal, UploadOptions};
+use gabion_protocol::messages::master::{Room, Seal, UploadOptions};
 use gabion_protocol::path::FsPath;
 
 use super::OPEN_CHUNKS_MAX;
@@ -19,7 +19,7 @@ use super::names::{self, Making, Walk};
 use super::reply::{GrantedChunk, Outcome, Refusal};
 use super::rows::RowsError;
 use super::tx::{Stop, Tx};
-use super::{chunks, clock, resumable, trash};
+use super::{chunks, clock, quotas, resumable, trash, tree_copies};
 
 /// Who claims which upload.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +40,7 @@ impl Owner {
 
     /// The inode and its upload to a name, if the claim is right.
     pub(super) fn claim(self, tx: &Tx<'_>) -> Result<(Inode, Upload), Stop> {
-        self.claim_if(tx, |upload| !upload.is_stock())
+        self.claim_if(tx, |upload| !upload.is_stock() && !upload.is_tree_copy())
     }
 
     /// The inode and its stock, if the claim is right.
@@ -49,7 +49,17 @@ impl Owner {
     }
 
     /// The inode and its upload or stock, if the claim is right.
-    pub(super) fn claim_any(self, tx: &Tx<'_>) -> Result<(Inode, Upload), Stop> {
+    pub(super) fn claim_chunks(self, tx: &Tx<'_>) -> Result<(Inode, Upload), Stop> {
+        self.claim_if(tx, |upload| !upload.is_tree_copy())
+    }
+
+    /// The inode and what keeps the lease of a directory's copy, if the claim is right.
+    pub(super) fn claim_tree_copy(self, tx: &Tx<'_>) -> Result<(Inode, Upload), Stop> {
+        self.claim_if(tx, Upload::is_tree_copy)
+    }
+
+    /// The same, whatever the lease is for.
+    fn claim_any(self, tx: &Tx<'_>) -> Result<(Inode, Upload), Stop> {
         self.claim_if(tx, |_| true)
     }
 
@@ -150,7 +160,7 @@ pub(super) fn appear(
 
 /// The directory and name where a file may appear: directories above it are made, an older file gives way, as far as
 /// its maker allows.
-fn make_room(
+pub(super) fn make_room(
     tx: &mut Tx<'_>,
     path: &FsPath,
     parents: bool,
@@ -185,12 +195,14 @@ pub(super) fn open(
     path: &FsPath,
     options: &UploadOptions,
     placements: &[Vec<ServerId>],
+    room: Room,
 ) -> Result<Outcome, Stop> {
     let content = empty(tx.world.cluster.settings, options)?;
     check_target(tx, path, options)?;
     let ino = tx.next_ino()?;
     let mut upload = begin(tx, session, path, options, content);
     let chunks = open_chunks(tx, ino, &mut upload, placements)?;
+    quotas::open(tx, ino, &upload, room, 0)?;
     Ok(begun(tx, ino, options.mode, upload, chunks))
 }
 
@@ -301,7 +313,8 @@ pub(super) fn grant(
         }
     }
     let granted = open_chunks(tx, owner.upload, &mut upload, placements)?;
-    save(tx, owner, inode, upload);
+    quotas::granted(tx, owner.upload, &upload)?;
+    save(tx, owner, inode, upload)?;
     Ok(Outcome::Chunks(granted))
 }
 
@@ -309,16 +322,18 @@ pub(super) fn grant(
 pub(super) fn seal(tx: &mut Tx<'_>, owner: Owner, seals: &[Seal]) -> Result<Outcome, Stop> {
     let (inode, mut upload) = owner.claim(tx)?;
     record(tx, owner.upload, &mut upload, seals)?;
-    save(tx, owner, inode, upload);
+    save(tx, owner, inode, upload)?;
     Ok(Outcome::Done)
 }
 
 /// Writes an upload whose owner was heard of.
-pub(super) fn save(tx: &mut Tx<'_>, owner: Owner, mut inode: Inode, mut upload: Upload) {
+pub(super) fn save(tx: &mut Tx<'_>, owner: Owner, mut inode: Inode, mut upload: Upload) -> Result<(), RowsError> {
+    quotas::settle(tx, owner.upload, &upload)?;
     upload.lease = tx.now().plus(tx.world.cluster.settings.upload_lease_ms);
     inode.body = Body::Upload(upload);
     inode.since = tx.moment();
     tx.put(&InodeKey(owner.upload), &inode);
+    Ok(())
 }
 
 fn record(tx: &mut Tx<'_>, ino: Ino, upload: &mut Upload, seals: &[Seal]) -> Result<(), Stop> {
@@ -402,12 +417,12 @@ pub(super) fn in_order(seals: &[Seal], chunk_bytes: u64) -> Result<Running, Refu
 }
 
 /// Writes an upload or stock after chunks of it went elsewhere. A stock without any is gone.
-pub(super) fn went_on(tx: &mut Tx<'_>, owner: Owner, inode: Inode, upload: Upload) {
+pub(super) fn went_on(tx: &mut Tx<'_>, owner: Owner, inode: Inode, upload: Upload) -> Result<(), RowsError> {
     if upload.is_stock() && upload.open.is_empty() {
         tx.delete(&InodeKey(owner.upload));
-    } else {
-        save(tx, owner, inode, upload);
+        return Ok(());
     }
+    save(tx, owner, inode, upload)
 }
 
 /// Records the last chunks and gives the file its name, in place of an older file.
@@ -417,6 +432,7 @@ pub(super) fn commit(tx: &mut Tx<'_>, owner: Owner, seals: &[Seal], whole: Whole
     check_whole(&upload.content, whole)?;
     let (parent, name) = make_room(tx, &upload.path, upload.parents, upload.replace, whole.wall_ms)?;
     resumable::forget(tx, owner.upload, &upload)?;
+    quotas::release(tx, owner.upload)?;
     for chunk in &upload.open {
         chunks::abandon(tx, *chunk)?;
     }
@@ -458,6 +474,10 @@ pub(super) fn abort(tx: &mut Tx<'_>, owner: Owner) -> Result<Outcome, Stop> {
 /// Ends an upload that did not appear: what it has becomes garbage.
 pub(super) fn end(tx: &mut Tx<'_>, ino: Ino, mut inode: Inode, upload: Upload) -> Result<(), RowsError> {
     resumable::forget(tx, ino, &upload)?;
+    quotas::release(tx, ino)?;
+    if upload.is_tree_copy() {
+        tree_copies::end(tx, ino)?;
+    }
     for chunk in &upload.open {
         chunks::abandon(tx, *chunk)?;
     }
@@ -474,7 +494,7 @@ pub(super) fn renew(tx: &mut Tx<'_>, session: SessionId, uploads: &[(Ino, Upload
     for (upload, generation) in uploads {
         let owner = Owner::new(session, *upload, *generation);
         match owner.claim_any(tx) {
-            Ok((inode, upload)) => save(tx, owner, inode, upload),
+            Ok((inode, upload)) => save(tx, owner, inode, upload)?,
             Err(Stop::Refused(_)) => {}
             Err(stop) => return Err(stop),
         }

@@ -14,6 +14,7 @@ mod changes;
 mod chunks;
 mod conditions;
 mod healing;
+mod quotas;
 mod resume;
 mod sharing;
 
@@ -527,8 +528,9 @@ fn golden_messages() {
         condition_ops(),
         balance_ops(),
         sharing::snapshot_ops(),
+        quotas::quota_ops(),
     ];
-    covers(&all_ops.concat(), 25);
+    covers(&all_ops.concat(), 29);
     covers(&queries(), 7);
     let later_admins = later_requests.into_iter().filter_map(|request| match request {
         master::Request::Admin(admin) => Some(admin),
@@ -570,6 +572,7 @@ fn golden_messages() {
     all.extend(lines("master response", &sharing::snapshot_responses()));
     all.extend(lines("master request", &drained_requests()));
     all.extend(lines("master response", &drained_responses()));
+    all.extend(quotas::quotas());
     let frozen: Vec<&str> = include_str!("../golden/messages.txt").lines().collect();
     for (now, frozen) in all.iter().zip(&frozen) {
         assert_eq!(now, frozen);

@@ -12,6 +12,7 @@ mod copy;
 mod disk;
 mod find;
 pub(crate) mod inventory;
+mod quota;
 mod server;
 mod snapshot;
 mod transfer;
@@ -31,6 +32,7 @@ pub(crate) use chunk::{Chunk, ChunkList, ChunkRepair, ChunkShow};
 pub(crate) use copy::{Concat, Copy};
 pub(crate) use disk::{Disk, DiskDrain, DiskList};
 pub(crate) use find::{Find, Sort, Tree, with_two_dashes};
+pub(crate) use quota::{Quota, QuotaClear, QuotaGet, QuotaSet};
 pub(crate) use server::{Server, ServerDrain, ServerList, ServerMaintenance, ServerRemove, ServerShow};
 pub(crate) use snapshot::{
     Snapshot, SnapshotCreate, SnapshotDiff, SnapshotList, SnapshotRemove, SnapshotRestore, SnapshotState,
@@ -54,7 +56,7 @@ takes them for its own).
 Settings, first found wins: option, environment, ~/.config/gabion/config.toml, /etc/gabion/client.toml.
 
 Exit codes: 0 ok, 1 other, 2 usage, 3 not found, 4 exists or precondition failed, 5 unavailable for now,
-6 not authorised, 7 data damaged, 8 partial or degraded, 9 no space, 130 interrupted.";
+6 not authorised, 7 data damaged, 8 partial or degraded, 9 no space or quota, 130 interrupted.";
 
 /// Stores, lists and returns files in a Gabion cluster.
 #[derive(Debug, Parser)]
@@ -117,7 +119,7 @@ pub(crate) enum Verb {
     Stat(Stat),
     /// Move or rename files and directories
     Mv(Move),
-    /// Copy files by reference: at once, and taking no space until one of them changes
+    /// Copy files, and directories with -r, by reference: at once, and taking no space until something changes
     Cp(Copy),
     /// Make one file of others by reference, one after the other
     Concat(Concat),
@@ -129,6 +131,9 @@ pub(crate) enum Verb {
     /// Keep what a directory holds now, look at it later, and see what has changed
     #[command(subcommand)]
     Snapshot(Snapshot),
+    /// Limit how much a directory may hold, and see how much of that is used
+    #[command(subcommand)]
+    Quota(Quota),
     /// Change permission bits
     Chmod(ChangeMode),
     /// Change owner and group
@@ -506,6 +511,11 @@ mod tests {
             "gabion trash empty -f 12 13",
             "gabion trash empty --yes",
             "gabion cat gabion:/a",
+            "gabion cp -rpf /a /b /c/",
+            "gabion quota set /a --bytes 10GiB --entries 1000",
+            "gabion quota get /a --bytes -o json",
+            "gabion quota get",
+            "gabion quota clear /a /b",
             "gabion checksum --deep /a",
             "gabion chunks /a",
             "gabion admin status --watch",
@@ -547,6 +557,8 @@ mod tests {
             ("gabion touch -d tomorrow /a", "a time such as"),
             ("gabion list --wait never", "span of time"),
             ("gabion cat", "required"),
+            ("gabion quota set /a", "required"),
+            ("gabion quota set /a --bytes much", "invalid value"),
             (
                 "gabion admin chunk list --state bad",
                 "expected under, damaged or missing",

@@ -1,8 +1,9 @@
-//! `gabion cp` and `gabion concat`: files by reference, without moving a byte.
+//! `gabion cp` and `gabion concat`: files and directories by reference, without moving a byte.
 
-use gabion_client::CopyOptions;
-use gabion_client::terminal::{Failure, Tally, text};
-use gabion_protocol::messages::master::Entry;
+use std::time::{Duration, Instant};
+
+use gabion_client::terminal::{Failure, Progress, Tally, text};
+use gabion_client::{CopyOptions, Entry, EntryKind, TreeCopier};
 use gabion_protocol::{ErrorCode, FsPath};
 
 use crate::args::{Concat, Copy};
@@ -17,31 +18,129 @@ pub(crate) async fn copy_all(context: &Context, copy: Copy) -> Result<(), Failur
         keep_time: copy.preserve,
     };
     let mut tally = Tally::default();
-    let mut bytes = 0;
+    let mut copied = Copied::default();
+    let began = Instant::now();
     for source in &sources {
         if tally.is_hopeless() {
             tally.skipped();
             continue;
         }
-        match copy_one(context, source, &target, options).await {
-            Ok(entry) => {
-                bytes += entry.length;
+        match copy_one(context, source, &target, (options, copy.recursive)).await {
+            Ok(one) => {
+                copied.files += one.files;
+                copied.directories += one.directories;
+                copied.bytes += one.bytes;
                 tally.succeeded();
             }
             Err(failure) => tally.failed(source.as_str(), failure),
         }
     }
     if tally.done > 0 {
-        let files = text::count(tally.done, "file");
-        context.say(&format!("copied {files}, {}, by reference", text::size(bytes)));
+        context.say(&copied.summary(began.elapsed()));
     }
     tally.finish("path", "copied", &mut |line| eprintln!("{line}"))
 }
 
-async fn copy_one(context: &Context, source: &FsPath, target: &Target, options: CopyOptions) -> Result<Entry, Failure> {
+/// What was copied.
+#[derive(Debug, Clone, Copy, Default)]
+struct Copied {
+    files: u64,
+    directories: u64,
+    bytes: u64,
+}
+
+impl Copied {
+    fn summary(&self, took: Duration) -> String {
+        let files = text::count(self.files, "file");
+        let directories = match self.directories {
+            0 => String::new(),
+            number => format!(" and {}", text::count(number, "directory")),
+        };
+        let rate = match self.directories {
+            0 => String::new(),
+            _ => format!(
+                " in {} ({:.0} files/s)",
+                text::span(took),
+                self.files as f64 / took.as_secs_f64().max(0.001)
+            ),
+        };
+        let size = text::size(self.bytes);
+        format!("copied {files}{directories}, {size}, by reference{rate}")
+    }
+}
+
+async fn copy_one(
+    context: &Context,
+    source: &FsPath,
+    target: &Target,
+    (options, recursive): (CopyOptions, bool),
+) -> Result<Copied, Failure> {
     let to = target.of(source)?;
+    // One that is a file, as most are, costs no look before.
+    let is_directory = recursive && context.client.stat(source).await?.kind == EntryKind::Directory;
+    if is_directory {
+        return copy_tree(context, source, &to, options).await;
+    }
     let copied = context.client.copy(std::slice::from_ref(source), &to, options).await;
-    copied.map_err(advised)
+    let entry: Entry = copied.map_err(|error| {
+        advised(error).advise(
+            ErrorCode::IsDirectory,
+            "copy a directory with all it holds: gabion cp -r; a file does not replace one",
+        )
+    })?;
+    Ok(Copied {
+        files: 1,
+        directories: 0,
+        bytes: entry.length,
+    })
+}
+
+async fn copy_tree(context: &Context, source: &FsPath, to: &FsPath, options: CopyOptions) -> Result<Copied, Failure> {
+    let begun = context.client.begin_tree_copy(source, to, options).await;
+    let mut copier = begun.map_err(|error| {
+        let help = "a directory is not replaced: choose another name, or remove what is there";
+        Failure::from(error).advise(ErrorCode::Exists, help)
+    })?;
+    let all = copier.progress();
+    let progress = Progress::new(context.quiet, all.files_total, all.bytes_total);
+    let bar = progress.file(source.as_str(), all.bytes_total);
+    let done = loop {
+        let step = tokio::select! {
+            step = copier.step() => step.map_err(Failure::from),
+            () = context.stop.cancelled() => Err(Failure::interrupted()),
+        };
+        bar.reach(copier.progress().bytes);
+        match step {
+            Ok(Some(_)) => break Ok(()),
+            Ok(None) => {}
+            Err(failure) => break Err(failure),
+        }
+    };
+    drop(bar);
+    progress.finish();
+    match done {
+        Ok(()) => {
+            let all = copier.progress();
+            Ok(Copied {
+                files: all.files,
+                directories: all.directories + 1,
+                bytes: all.bytes,
+            })
+        }
+        Err(failure) => {
+            give_up(context, copier).await;
+            Err(failure)
+        }
+    }
+}
+
+/// What was copied so far goes, at once if the masters can be told.
+async fn give_up(context: &Context, copier: TreeCopier) {
+    if let Err(error) = copier.abort().await {
+        context.say(&format!(
+            "{error}; the masters do that by themselves, within a minute or so"
+        ));
+    }
 }
 
 /// The failure, with advice in the words of the command line.

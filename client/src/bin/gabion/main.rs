@@ -23,6 +23,7 @@ mod jobs;
 mod list;
 mod local;
 mod names;
+mod quota;
 mod records;
 mod snapshot;
 mod sync;
@@ -42,7 +43,7 @@ use gabion_client::terminal::Failure;
 use gabion_protocol::process;
 use tokio_util::sync::CancellationToken;
 
-use args::{Arguments, Snapshot, Trash, Verb};
+use args::{Arguments, Quota, Snapshot, Trash, Verb};
 use context::Context;
 
 /// How long a stopped command may take to clear up after itself.
@@ -97,6 +98,7 @@ fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
         | Verb::Rm(_)
         | Verb::Trash(_)
         | Verb::Snapshot(_)
+        | Verb::Quota(_)
         | Verb::Du(_)
         | Verb::Chmod(_)
         | Verb::Chown(_)
@@ -155,6 +157,9 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
         Verb::Snapshot(Snapshot::Diff(diff)) => snapshot::diff(&context, diff).await,
         Verb::Snapshot(Snapshot::Restore(restore)) => snapshot::restore(&context, restore).await,
         Verb::Snapshot(Snapshot::Rm(remove)) => snapshot::remove(&context, remove).await,
+        Verb::Quota(Quota::Set(set)) => quota::set(&context, set).await,
+        Verb::Quota(Quota::Get(get)) => quota::get(&context, get).await,
+        Verb::Quota(Quota::Clear(clear)) => quota::clear(&context, clear).await,
         Verb::Chmod(change) => attributes::change_mode(&context, change).await,
         Verb::Chown(change) => attributes::change_owner(&context, change).await,
         Verb::Xattr(extended) => xattr::run(&context, extended).await,

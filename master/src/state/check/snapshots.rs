@@ -20,6 +20,7 @@ type At = Option<Moment>;
 impl Loaded {
     pub(super) fn check_snapshots(&self, rows: &dyn Rows, report: &mut Report) -> Result<(), RowsError> {
         let mut named: Vec<(Moment, Ino)> = self.snapshots.values().copied().collect();
+        named.extend(self.tree_copies.values().map(|copy| (copy.pin.moment, copy.pin.root)));
         named.sort_unstable();
         let pinned: Vec<(Moment, Ino)> = self.pins.iter().map(|pin| (pin.moment, pin.root)).collect();
         if named != pinned {

@@ -97,7 +97,7 @@ pub struct Content {
 /// An upload on its way. Its content grows seal by seal, in file order.
 ///
 /// An upload to the root is a *stock*: its chunks are for small files that nobody has named yet, and each belongs to
-/// an inode of its own.
+/// an inode of its own. One with chunks of no size keeps the lease of a directory's copy, and never has any.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upload {
     /// What is recorded so far.
@@ -125,6 +125,12 @@ impl Upload {
     #[must_use]
     pub fn is_stock(&self) -> bool {
         self.path.is_root()
+    }
+
+    /// Whether it stands for the copy of a directory: a file has chunks of some size.
+    #[must_use]
+    pub fn is_tree_copy(&self) -> bool {
+        self.content.chunk_bytes == 0
     }
 }
 

@@ -70,6 +70,10 @@ meta!(
     /// Key of [`Pruning`].
     PruningKey = 13 => Pruning
 );
+meta!(
+    /// Key of [`QuotasInUse`].
+    QuotasInUseKey = 32 => QuotasInUse
+);
 
 /// Which cluster this is, and its settings. Written by the first command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -230,7 +234,7 @@ impl LostTail {
 /// What history is kept for. Missing without snapshots: who changes something then reads no more than that.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Pins {
-    /// All snapshots, the oldest first.
+    /// All snapshots, the oldest first. A directory that is being copied counts as one more, perhaps of the same moment.
     pub live: Vec<Pin>,
 }
 
@@ -250,4 +254,13 @@ pub struct Pruning {
     pub last: Vec<u8>,
     /// Another snapshot was removed meanwhile: it begins again at the end.
     pub again: bool,
+}
+
+/// How many quotas and reservations there are. Missing without any: who writes then reads no more than that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct QuotasInUse {
+    /// Directories that have one.
+    pub quotas: u64,
+    /// Uploads that hold room against quotas.
+    pub reservations: u64,
 }

@@ -38,6 +38,9 @@
 //! | [`Move`](moving) | chunk | copies that are to be moved to another server |
 //! | [`Attributes`](attributes) | ino | owner, group, extended attributes |
 //! | [`Resumable`](resumable) | path, upload | uploads that outlive their client |
+//! | [`Quota`](quota) | ino | how much a directory may hold |
+//! | [`Reservation`](reservation) | ino | room that an upload holds against quotas |
+//! | [`TreeCopy`](tree_copy) | ino | copies of directories under way |
 //!
 //! The chunk row is the one truth about replicas; the indexes by server and by need are written together with
 //! it, in one function (`state::chunks`), and compared with it by [`super::check`].
@@ -64,8 +67,10 @@ pub mod kept;
 pub mod kept_path;
 pub mod meta;
 pub mod moving;
+pub mod quota;
 pub mod replica;
 pub mod reply;
+pub mod reservation;
 pub mod resumable;
 pub mod server;
 pub mod server_name;
@@ -76,6 +81,7 @@ pub mod surplus;
 pub mod taken_apart;
 pub mod total;
 pub mod trash;
+pub mod tree_copy;
 pub mod unknown;
 pub mod upload_lease;
 pub mod write_lease;
@@ -142,17 +148,23 @@ pub enum Kind {
     Move = 28,
     /// Who alone may change a file.
     WriteLease = 29,
+    /// Room held by uploads.
+    Reservation = 30,
     /// Snapshots.
     Snapshot = 31,
+    /// How much directories may hold.
+    Quota = 32,
     /// Owners and extended attributes.
     Attributes = 35,
     /// Uploads that can be resumed.
     Resumable = 36,
+    /// Copies of directories under way.
+    TreeCopy = 37,
 }
 
 impl Kind {
     /// Every kind, in the order of numbers.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 35] = [
         Self::Meta,
         Self::Inode,
         Self::Dentry,
@@ -182,9 +194,12 @@ impl Kind {
         Self::Condition,
         Self::Move,
         Self::WriteLease,
+        Self::Reservation,
         Self::Snapshot,
+        Self::Quota,
         Self::Attributes,
         Self::Resumable,
+        Self::TreeCopy,
     ];
 
     /// The kind of a key, by its first byte.

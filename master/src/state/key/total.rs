@@ -31,7 +31,7 @@ pub struct Total {
     pub directories: u64,
     /// Bytes of the files.
     pub bytes: u64,
-    /// Bytes reserved against a quota by open writes; 0 as long as there are no quotas.
+    /// Bytes reserved against quotas by writes under way; 0 as long as there are no quotas.
     pub reserved: u64,
     /// At least the names of the deepest path below. Grows only, until the directory is empty.
     pub deepest: u16,
@@ -39,6 +39,20 @@ pub struct Total {
     pub longest: u16,
     /// Since when, if there were snapshots when it was written.
     pub since: Moment,
+    /// Files and directories reserved against quotas.
+    pub reserved_entries: u64,
+}
+
+/// The value without reserved entries, as all are written where nothing is being written below a quota.
+#[derive(Serialize, Deserialize)]
+struct Second {
+    files: u64,
+    directories: u64,
+    bytes: u64,
+    reserved: u64,
+    deepest: u16,
+    longest: u16,
+    since: Moment,
 }
 
 /// The value without a `since`, as all are written while there are no snapshots.
@@ -53,11 +67,23 @@ struct First {
 }
 
 impl Value for Total {
-    const VERSION: u8 = 2;
+    const VERSION: u8 = 3;
 
     fn encode(&self) -> Vec<u8> {
-        if self.since != Moment::default() {
+        if self.reserved_entries != 0 {
             return versioned(Self::VERSION, self);
+        }
+        if self.since != Moment::default() {
+            let second = Second {
+                files: self.files,
+                directories: self.directories,
+                bytes: self.bytes,
+                reserved: self.reserved,
+                deepest: self.deepest,
+                longest: self.longest,
+                since: self.since,
+            };
+            return versioned(2, &second);
         }
         let first = First {
             files: self.files,
@@ -73,7 +99,20 @@ impl Value for Total {
     fn decode(bytes: &[u8]) -> Result<Self, String> {
         let decoded = |error: gabion_protocol::messages::DecodeError| error.to_string();
         match bytes.split_first() {
-            Some((2, rest)) => gabion_protocol::messages::decode(rest).map_err(decoded),
+            Some((3, rest)) => gabion_protocol::messages::decode(rest).map_err(decoded),
+            Some((2, rest)) => {
+                let second: Second = gabion_protocol::messages::decode(rest).map_err(decoded)?;
+                Ok(Self {
+                    files: second.files,
+                    directories: second.directories,
+                    bytes: second.bytes,
+                    reserved: second.reserved,
+                    deepest: second.deepest,
+                    longest: second.longest,
+                    since: second.since,
+                    reserved_entries: 0,
+                })
+            }
             Some((1, rest)) => {
                 let first: First = gabion_protocol::messages::decode(rest).map_err(decoded)?;
                 Ok(Self {
@@ -84,6 +123,7 @@ impl Value for Total {
                     deepest: first.deepest,
                     longest: first.longest,
                     since: Moment::default(),
+                    reserved_entries: 0,
                 })
             }
             Some((version, _)) => Err(format!("version {version} is not known")),

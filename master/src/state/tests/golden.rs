@@ -47,6 +47,7 @@ use crate::state::repair::{CopyDrop, CopyPlan, MadeCopy};
 
 mod balance;
 mod inventory;
+mod quotas;
 
 const CHUNK: ChunkId = ChunkId {
     volume: VolumeId(0),
@@ -177,6 +178,7 @@ fn names(golden: &mut Golden) {
         deepest: 5,
         longest: 6,
         since: Moment(0),
+        reserved_entries: 0,
     };
     golden.row("total", &TotalKey(Ino(2)), &total);
     let deadline = StateTime(0x55);
@@ -724,6 +726,7 @@ fn snapshots(golden: &mut Golden) {
         deepest: 5,
         longest: 6,
         since: Moment(300),
+        reserved_entries: 0,
     };
     golden.row("total.since", &TotalKey(Ino(2)), &total);
     let row = SnapshotKey {
@@ -867,6 +870,15 @@ fn refusals() -> Vec<Refusal> {
         HasSnapshots { path: path() },
         SnapshotName,
         TooManySnapshots,
+        QuotaExceeded {
+            directory: path(),
+            is_bytes: true,
+            limit: 300,
+            used: 1,
+            reserved: 2,
+            needed: 301,
+        },
+        NoLimit,
     ]
 }
 
@@ -890,6 +902,7 @@ fn bytes_are_frozen() {
         inventory::all,
         balance::all,
         snapshots,
+        quotas::all,
     ] {
         part(&mut golden);
     }
@@ -917,7 +930,7 @@ fn refusals_are_numbered_in_order_and_say_what_to_do() {
         assert!(error.message.starts_with("cannot do it: "), "{error}");
         assert!(error.message.len() > 20 && !error.message.contains('{'), "{error}");
     }
-    assert_eq!(refusals().len(), 67);
+    assert_eq!(refusals().len(), 69);
 }
 
 proptest! {

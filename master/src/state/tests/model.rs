@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use gabion_protocol::messages::master::{AttributeChange, CopyFiles, EntryKind};
+use gabion_protocol::messages::master::{AttributeChange, CopyFiles, EntryKind, QuotaLimits};
 use proptest::prelude::*;
 
 use super::*;
@@ -15,8 +15,10 @@ use crate::state::key::Kind;
 mod attributes;
 mod changes;
 mod copies;
+mod quotas;
 mod resumable;
 mod snapshots;
+mod trees;
 
 use changes::{File, Told};
 
@@ -161,6 +163,8 @@ enum Step {
     Inventory(inventory::Step),
     Change(changes::Step),
     Snapshot(snapshots::Step),
+    Quota(quotas::Step),
+    Tree(trees::Step),
 }
 
 fn any_path() -> impl Strategy<Value = FsPath> {
@@ -209,6 +213,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => inventory::any_step().prop_map(Step::Inventory),
         8 => changes::any_step().prop_map(Step::Change),
         6 => snapshots::any_step().prop_map(Step::Snapshot),
+        4 => quotas::any_step().prop_map(Step::Quota),
+        8 => trees::any_step().prop_map(Step::Tree),
     ]
 }
 
@@ -231,6 +237,12 @@ struct Model {
     /// Who was given what, by inode number.
     owners: BTreeMap<Ino, String>,
     snapshots: Vec<snapshots::Remembered>,
+    /// How much a directory may hold, by inode number.
+    quotas: BTreeMap<Ino, QuotaLimits>,
+    /// What directories with a quota held after the last step: bytes and entries.
+    held: BTreeMap<Ino, (u64, u64)>,
+    /// Copies of directories under way.
+    copying: Vec<trees::Copying>,
     clients: Vec<Known>,
     active: usize,
     crc: u32,
@@ -251,6 +263,9 @@ impl Model {
             removals: Vec::new(),
             owners: BTreeMap::new(),
             snapshots: Vec::new(),
+            quotas: BTreeMap::new(),
+            held: BTreeMap::new(),
+            copying: Vec::new(),
             clients: Vec::new(),
             active: 0,
             crc: 0,
@@ -291,10 +306,14 @@ impl Model {
     }
 
     /// Sends a command and compares whether and how it is refused.
-    fn compare<T>(&mut self, op: ClientCommand, expected: Expected<T>) -> Option<(Outcome, T)> {
+    fn compare<T: quotas::Foreseen>(&mut self, op: ClientCommand, expected: Expected<T>) -> Option<(Outcome, T)> {
         let what = format!("{op:?}");
         match (self.send(op)?, expected) {
             (Ok(outcome), Ok(expected)) => Some((outcome, expected)),
+            (Err(refusal @ Refusal::QuotaExceeded { .. }), Ok(expected)) => {
+                self.check_refused(&what, &refusal, expected.tree());
+                None
+            }
             (Err(refusal), Err(code)) => {
                 assert_eq!(refusal.code(), code, "{what}: {refusal:?}");
                 None
@@ -356,6 +375,8 @@ impl Model {
             Step::Inventory(step) => inventory::run(&mut self.machine, &step),
             Step::Change(step) => self.change(step),
             Step::Snapshot(step) => self.snapshot_step(step),
+            Step::Quota(step) => self.quota_step(step),
+            Step::Tree(step) => self.tree_step(step),
         }
     }
 
@@ -725,6 +746,7 @@ impl Model {
         if let Some((_, tree)) = self.compare(command, expected) {
             self.tree = tree;
             self.move_snapshots(moved);
+            self.move_originals(moved);
         }
     }
 
@@ -945,6 +967,7 @@ impl Model {
         }
         let now = self.now;
         self.expire_drafts();
+        self.expire_copies();
         self.stocks.retain(|stock| stock.lease > now);
         for known in &mut self.clients {
             let opened = known.client.session.opened.0;
@@ -1007,6 +1030,10 @@ impl Model {
     fn clear(&mut self) {
         let mut client = Client::new(&self.machine, 1000);
         self.clear_snapshots(&mut client);
+        self.clear_quotas(&mut client);
+        // Copies under way hold their originals.
+        self.machine.tick(SETTINGS.upload_lease_ms);
+        self.machine.settle();
         for name in ["/a", "/b", "/c"] {
             let gone = client.run(&mut self.machine, remove(name, true));
             assert_eq!(gone.is_ok(), self.tree.contains_key(&path(name)));
@@ -1063,6 +1090,7 @@ fn run(steps: Vec<Step>) {
         model.machine.check();
         model.compare_trash();
         model.compare_snapshots();
+        model.compare_quotas();
     }
     assert_eq!(model.shown(), model.expected());
     model.compare_bytes();

@@ -4,7 +4,7 @@
 //! sent again, the same, after a lost answer. A [`Request::Query`] is linearizable unless it asks for less.
 //!
 //! [`Request`] and [`Response`] are here; `namespace`, `attributes`, `change`, `trash`, `fleet`,
-//! `cluster`, `chunk`, `condition`, `balance`, `disk`, `scrub` and `inventory` hold what they are made of.
+//! `cluster`, `chunk`, `condition`, `balance`, `disk`, `scrub`, `inventory`, `quota` and `tree` hold what they are made of.
 
 mod attributes;
 mod balance;
@@ -16,9 +16,11 @@ mod disk;
 mod fleet;
 mod inventory;
 mod namespace;
+mod quota;
 mod scrub;
 mod snapshots;
 mod trash;
+mod tree;
 
 use serde::{Deserialize, Serialize};
 
@@ -40,9 +42,11 @@ pub use namespace::{
     ChunkGrant, CopyFiles, Entry, EntryKind, Extent, FileVersion, Located, Op, Page, Query, Replica, Seal,
     UploadOptions,
 };
+pub use quota::{QuotaChange, QuotaLimits, QuotaReport, QuotaUse, Room};
 pub use scrub::{ScrubPass, ScrubProgress, ScrubReport, ServerScrub};
 pub use snapshots::{SnapshotAfter, SnapshotInfo, SnapshotPage};
 pub use trash::{TrashAfter, TrashEntry, TrashId, TrashPage, TrashRef, TrashTotals};
+pub use tree::{TreeCopy, TreeProgress};
 
 /// A request; answered with `Result<`[`Response`]`, WireError>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -315,4 +319,8 @@ pub enum Response {
         /// What it wants; at most [`crate::limits::DISKS_MAX`].
         orders: Vec<DiskOrder>,
     },
+    /// Quotas and what counts against them.
+    Quota(QuotaReport),
+    /// How far the copy of a directory is.
+    TreeCopied(TreeProgress),
 }

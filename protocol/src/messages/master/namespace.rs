@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AttributeChange, FileChange, ServerAccess, TrashAfter, TrashId, TrashRef};
+use super::{AttributeChange, FileChange, QuotaChange, Room, ServerAccess, TrashAfter, TrashId, TrashRef, TreeCopy};
 use crate::ids::{ChunkId, Generation, Ino, ReplicaNumber, ServerId, UploadGeneration};
 use crate::path::FsPath;
 use crate::token::Token;
@@ -265,6 +265,40 @@ pub enum Op {
         /// Its name.
         name: String,
     },
+    /// As [`Op::OpenUpload`], by a writer who says what room it will take: that is reserved where quotas ask for it.
+    /// Answer: `Response::Upload`.
+    OpenSized {
+        /// Where the file shall appear.
+        path: FsPath,
+        /// How it is stored.
+        options: UploadOptions,
+        /// Chunks to grant at once, at most [`crate::limits::GRANT_CHUNKS_MAX`].
+        chunks: u8,
+        /// Servers the writer found slow or dead.
+        avoid: Vec<ServerId>,
+        /// The room.
+        room: Room,
+    },
+    /// As [`Op::ResumeUpload`], of a file whose length is known. Answer: `Response::Resumed`.
+    ResumeSized {
+        /// Where the file shall appear.
+        path: FsPath,
+        /// How it is stored.
+        options: UploadOptions,
+        /// Milliseconds it is kept after its lease has ended, at most [`crate::limits::RESUME_MS_MAX`].
+        keep_ms: u64,
+        /// Bytes of the whole file.
+        length: u64,
+    },
+    /// Changes how much a directory may hold. For operators only. Answer: `Response::Done`.
+    SetQuota {
+        /// The directory.
+        path: FsPath,
+        /// How.
+        change: QuotaChange,
+    },
+    /// Copies a directory with all it holds, in steps. Answer: `Response::TreeCopied`.
+    CopyTree(TreeCopy),
 }
 
 /// A copy by reference.
@@ -378,6 +412,11 @@ pub enum Query {
         after: Option<super::SnapshotAfter>,
         /// At most so many, and at most [`crate::limits::LIST_PAGE_MAX`].
         limit: u32,
+    },
+    /// The quotas of a directory and of those above it. Answer: `Response::Quota`.
+    Quota {
+        /// The directory.
+        path: FsPath,
     },
 }
 

@@ -7,16 +7,22 @@ use clap::Args;
     override_usage = "gabion cp [OPTIONS] <SRC>... <DST>",
     after_help = "\
 SRC and DST are on the cluster. If DST is a directory, it takes each SRC under its own name. A copy shares the chunks of
-the original and takes no space; later changes to one do not show in the other."
+the original and takes no space; later changes to one do not show in the other.
+
+The copy of a directory is what the directory held at one moment, whoever writes meanwhile. It appears whole, in one step,
+where nothing was before; interrupted, it leaves nothing. Until it is done the original cannot be removed."
 )]
 pub(crate) struct Copy {
     /// What to copy; last, where to
     #[arg(value_name = "PATH", num_args = 2.., required = true, hide = true)]
     pub(crate) paths: Vec<String>,
+    /// Copy directories with all they hold
+    #[arg(short, long)]
+    pub(crate) recursive: bool,
     /// Replace a file that exists
     #[arg(short, long)]
     pub(crate) force: bool,
-    /// Keep the modification time
+    /// Keep modification times
     #[arg(short, long)]
     pub(crate) preserve: bool,
     /// Make missing directories above DST

@@ -85,11 +85,12 @@ pub(super) fn near_step() -> impl Strategy<Value = super::Step> {
         2 => repair::any_step().prop_map(Repair),
         2 => copies::any_step().prop_map(Copy),
         6 => step_at(near_path()).prop_map(Snapshot),
+        4 => trees::any_step().prop_map(Tree),
     ]
 }
 
 /// The part of a path below a directory, empty for itself.
-fn below(directory: &FsPath, path: &FsPath) -> String {
+pub(super) fn below(directory: &FsPath, path: &FsPath) -> String {
     let above = directory.as_str().trim_end_matches('/');
     path.as_str()[above.len()..].trim_end_matches('/').to_owned()
 }
@@ -211,7 +212,7 @@ impl Model {
 
     /// Whether a directory, or one below, has snapshots, so that it stays.
     pub(super) fn is_pinned(&self, at: &FsPath) -> bool {
-        self.snapshots.iter().any(|snapshot| at.holds(&snapshot.directory))
+        self.snapshots.iter().any(|snapshot| at.holds(&snapshot.directory)) || self.is_being_copied(at)
     }
 
     /// Snapshots move with their directories.
@@ -278,8 +279,13 @@ impl Model {
 }
 
 impl Remembered {
+    /// What it shows.
+    pub(super) fn tree(&self) -> &BTreeMap<String, Node> {
+        &self.tree
+    }
+
     /// Where something it holds is read.
-    fn shown_at(&self, below: &str) -> FsPath {
+    pub(super) fn shown_at(&self, below: &str) -> FsPath {
         let directory = self.directory.as_str().trim_end_matches('/');
         path(&format!("{directory}/.snapshot/{}{below}", self.name))
     }
