@@ -79,7 +79,7 @@ async fn all_commands(client: &Client, base: &str, lose: &dyn Fn(&str), fired: &
     lose("Mkdir");
     client.mkdir(&path("d"), false, 0o755).await.expect("mkdir runs once");
     fired();
-    for kind in ["OpenUpload", "Commit"] {
+    for kind in ["OpenSized", "Commit"] {
         lose(kind);
         let name = format!("{base}/{kind}");
         put(client, &name, b"whole", CreateOptions::default())
@@ -104,7 +104,7 @@ async fn all_commands(client: &Client, base: &str, lose: &dyn Fn(&str), fired: &
         .into_iter()
         .map(|e| e.name)
         .collect();
-    assert_eq!(names, ["OpenUpload", "d"], "each command had its effect once");
+    assert_eq!(names, ["OpenSized", "d"], "each command had its effect once");
 }
 
 /// Loses the answer to one command after another.
