@@ -184,12 +184,12 @@ mod tests {
     #[test]
     fn quotas_are_pinned_and_the_one_that_binds_is_told() {
         let expected = "\
-OF          LIMIT     USED  RESERVED     LEFT  BINDS  DIRECTORY
-bytes      10 MiB  6.0 MiB   1.0 MiB  3.0 MiB  -      /a/b
-entries         -        7         1        -  -      /a/b
-bytes     8.0 MiB  6.0 MiB   1.0 MiB  1.0 MiB  yes    /a
-entries       100        7         1       92  -      /a
-entries         8        7         1        0  yes    /
+OF         LIMIT     USED  RESERVED     LEFT  BINDS  DIRECTORY
+bytes     10 MiB  6.0 MiB   1.0 MiB  3.0 MiB  -      /a/b
+entries        -        7         1        -  -      /a/b
+bytes    8.0 MiB  6.0 MiB   1.0 MiB  1.0 MiB  yes    /a
+entries      100        7         1       92  -      /a
+entries        8        7         1        0  yes    /
 ";
         assert_eq!(table(&records(&report()), false).to_string(), expected);
         let json = serde_json::to_string(&records(&report())[0]).unwrap();
