@@ -1,5 +1,7 @@
 //! Quotas: a directory never grows beyond one, by whichever way, and what writes under way hold comes back.
 
+use std::cell::Cell;
+
 use gabion_protocol::messages::master::{
     Change, CopyFiles, FileChange, QuotaChange, QuotaLimits, QuotaReport, Room, SpliceAt,
 };
@@ -7,6 +9,7 @@ use gabion_protocol::messages::master::{
 use super::*;
 use crate::state::key::Kind;
 use crate::state::key::meta::QuotasInUseKey;
+use crate::state::rows::{Row, Rows, RowsError};
 
 const CHUNK: u64 = SETTINGS.chunk_bytes;
 
@@ -478,7 +481,65 @@ fn snapshots_neither_count_nor_break_quotas() {
     assert_eq!(uses(&w.machine, "/q"), [60, 2, 0, 0]);
 }
 
-/// Where there are no quotas nothing is written for them.
+/// Rows below a command, and how often it looks at those of quotas.
+struct Counted<'a> {
+    rows: &'a MemoryRows,
+    in_use: Cell<usize>,
+    others: Cell<usize>,
+}
+
+impl Rows for Counted<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, RowsError> {
+        if key == QuotasInUseKey.encode() {
+            self.in_use.set(self.in_use.get() + 1);
+        } else if matches!(Kind::of(key), Some(Kind::Quota | Kind::Reservation)) {
+            self.others.set(self.others.get() + 1);
+        }
+        self.rows.get(key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Row>, RowsError> {
+        self.rows.scan(from, to, limit)
+    }
+}
+
+/// Where there are no quotas a command looks at one row, which is not there, a few times at most.
+#[test]
+fn without_quotas_a_command_reads_none_of_their_rows() {
+    let mut w = World::new();
+    let mut upload = w.upload(whole("/q/in/f", 10));
+    let seals = vec![upload.seal(10, 1)];
+    for op in [
+        mkdir("/q/e"),
+        rename("/q/in", "/g", false),
+        whole("/q/g", 70),
+        w.grant(&upload, 1),
+        upload.commit(seals),
+        upload.abort(),
+    ] {
+        let rows = Counted {
+            rows: &w.machine.rows,
+            in_use: Cell::new(0),
+            others: Cell::new(0),
+        };
+        let mut batch = Batch::new(&rows);
+        let at = LogAt {
+            index: w.machine.index + 1,
+            term: 1,
+            leader: MasterId(1),
+        };
+        let reply = apply(&mut batch, at, &w.client.command(op.clone())).unwrap();
+        assert!(reply.0.is_ok(), "{reply:?}");
+        assert!(
+            (1..=4).contains(&rows.in_use.get()),
+            "{op:?} looks {} times",
+            rows.in_use.get()
+        );
+        assert_eq!(rows.others.get(), 0, "{op:?}");
+    }
+}
+
+/// Nor is anything written for them.
 #[test]
 fn without_quotas_there_is_no_row_of_them() {
     let mut w = World::new();
