@@ -29,6 +29,10 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const ATTRIBUTES_BYTES_MAX: usize = 64 << 10;
 /// Components of a path: bounds each walk to the root.
 pub const DEPTH_MAX: usize = 128;
+/// Symbolic links that are followed on the way down one path, as on Linux: more are taken for a circle.
+pub const LINKS_MAX: usize = 40;
+/// Names looked up on the way down one path, those of its links with it: bounds what a command costs the masters.
+pub const WALK_NAMES_MAX: usize = 1024;
 /// Entries in one page of a listing.
 pub const LIST_PAGE_MAX: usize = 1000;
 

@@ -299,7 +299,8 @@ fn check(op: &Op) -> Result<(), WireError> {
         | Op::RemoveSnapshot { .. }
         | Op::ResumeSized { .. }
         | Op::SetQuota { .. }
-        | Op::CopyTree(_) => Ok(()),
+        | Op::CopyTree(_)
+        | Op::Link(_) => Ok(()),
         Op::Copy(copy) => too_many("files", copy.sources.len(), BATCH_ROWS_MAX),
         Op::ChangeFile(change) => match &change.what {
             Change::Splice { seals, .. } => too_many("seals", seals.len(), BATCH_ROWS_MAX),
@@ -443,6 +444,7 @@ pub(super) fn filled(op: Op, asker: &Identity, placements: Vec<Vec<ServerId>>) -
         },
         Op::SetQuota { path, change } => ClientCommand::SetQuota { path, change },
         Op::CopyTree(step) => ClientCommand::CopyTree(step),
+        Op::Link(change) => ClientCommand::Link(change),
     }
 }
 

@@ -126,6 +126,15 @@ impl Master {
                 })
                 .await
             }
+            Query::Resolve { path } => {
+                read_view(view, move |view| {
+                    let found = read::follow(view, &path);
+                    found
+                        .map(|(path, entry)| Response::Resolved { path, entry })
+                        .map_err(|error| refused(&format!("cannot find {path}"), error))
+                })
+                .await
+            }
             Query::Servers => self.server_states(view).await,
             Query::ServerPlan { server } => self.server_plan(view, server).await,
             Query::Snapshots { path, after, limit } => {

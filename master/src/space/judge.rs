@@ -151,6 +151,7 @@ pub fn grows(op: &Op) -> bool {
         | Op::OpenSized { .. }
         | Op::ResumeSized { .. }
         | Op::CopyTree(_)
+        | Op::Link(_)
         // What can be restored stays, with rows that say how: removing for good makes room.
         | Op::MoveToTrash { .. }
         | Op::Restore { .. } => true,

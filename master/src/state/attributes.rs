@@ -1,4 +1,4 @@
-//! Owner, group and extended attributes of files and directories. They belong to the inode: renames, the trash and
+//! Owner, group and extended attributes of files, directories and links. They belong to the inode: renames, the trash and
 //! restoring keep them, a file that replaces another has its own.
 
 use gabion_protocol::ids::Ino;
@@ -7,14 +7,22 @@ use gabion_protocol::messages::master::AttributeChange;
 use gabion_protocol::path::FsPath;
 
 use super::key::attributes::AttributesKey;
+use super::links::{self, Last};
 use super::names;
 use super::reply::{Outcome, Refusal};
 use super::rows::RowsError;
 use super::tx::{Stop, Tx};
 
-/// Changes what is told of a file or directory.
+/// Changes what is told of what a path leads to.
 pub(super) fn change(tx: &mut Tx<'_>, path: &FsPath, change: &AttributeChange) -> Result<Outcome, Stop> {
-    let ino = names::find(tx.rows(), path)?.ino;
+    let path = links::live(tx.rows(), path, Last::Follow)?;
+    let ino = names::find(tx.rows(), &path)?.ino;
+    change_of(tx, &path, ino, change)?;
+    names::answer(tx, &path, ino)
+}
+
+/// Changes what is told of an inode.
+pub(super) fn change_of(tx: &mut Tx<'_>, path: &FsPath, ino: Ino, change: &AttributeChange) -> Result<(), Stop> {
     let row = AttributesKey(ino);
     let mut attributes = tx.get(&row)?.unwrap_or_default();
     match change {
@@ -51,7 +59,7 @@ pub(super) fn change(tx: &mut Tx<'_>, path: &FsPath, change: &AttributeChange) -
         attributes.since = tx.moment();
         tx.put(&row, &attributes);
     }
-    names::answer(tx, path, ino)
+    Ok(())
 }
 
 /// The inode goes.

@@ -48,6 +48,7 @@ use super::key::unknown::{Unknown, UnknownKey};
 use super::key::upload_lease::UploadLeaseKey;
 use super::key::write_lease::WriteLeaseKey;
 use super::key::{Key, Kind, Moment, Value};
+use super::links;
 use super::rows::{Rows, RowsError};
 
 mod attributes;
@@ -338,16 +339,21 @@ impl Loaded {
             let placed = match &inode.body {
                 _ if *ino == Ino::ROOT => inode.is_directory() && inode.parent.ino == Ino::ROOT,
                 Body::Upload(_) => inode.parent.ino == Parent::NOWHERE && self.leases.contains(ino),
-                Body::Directory | Body::File(_) if inode.parent.ino == Parent::NOWHERE => {
+                Body::Directory | Body::File(_) | Body::Link { .. } if inode.parent.ino == Parent::NOWHERE => {
                     self.trash.contains_key(ino) || self.is_being_built(*ino)
                 }
-                Body::Directory | Body::File(_) => {
+                Body::Directory | Body::File(_) | Body::Link { .. } => {
                     let name = (inode.parent.ino, inode.parent.name.clone());
                     self.dentries.get(&name).is_some_and(|dentry| dentry.ino == *ino)
                 }
             };
             if !placed {
                 report.find(format!("inode {ino} hangs nowhere: {inode:?}"));
+            }
+            if let Body::Link { target } = &inode.body
+                && !links::is_target(target)
+            {
+                report.find(format!("link {ino} has a target that is none: {target:?}"));
             }
             let is_trash = inode.parent.ino == Parent::NOWHERE && !is_upload(inode) && !self.is_being_built(*ino);
             if self.trash.contains_key(ino) != is_trash {
@@ -393,6 +399,10 @@ impl Loaded {
                     Body::File(content) => {
                         total.files += 1;
                         total.bytes += content.length;
+                    }
+                    Body::Link { target } => {
+                        total.files += 1;
+                        total.bytes += target.len() as u64;
                     }
                     Body::Upload(_) => {}
                 }

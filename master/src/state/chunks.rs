@@ -228,7 +228,7 @@ pub(super) fn change(tx: &mut Tx<'_>, id: ChunkId, old: &Chunk, new: Option<&Chu
     let content = match &mut inode.body {
         Body::File(content) => content,
         Body::Upload(upload) => &mut upload.content,
-        Body::Directory => return Ok(()),
+        Body::Directory | Body::Link { .. } => return Ok(()),
     };
     content.degraded = if is_degraded {
         content.degraded.saturating_add(1)

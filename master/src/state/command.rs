@@ -8,8 +8,8 @@ use gabion_protocol::ids::{ChunkId, ClusterId, Ino, ReplicaNumber, RequestId, Se
 use gabion_protocol::keys::Identity;
 use gabion_protocol::messages::DecodeError;
 use gabion_protocol::messages::master::{
-    AttributeChange, ConditionChange, CopyFiles, Damage, FileChange, FileVersion, QuotaChange, Registration, Room,
-    Seal, TrashId, TrashRef, TreeCopy, UploadOptions,
+    AttributeChange, ConditionChange, CopyFiles, Damage, FileChange, FileVersion, LinkChange, QuotaChange, Registration,
+    Room, Seal, TrashId, TrashRef, TreeCopy, UploadOptions,
 };
 use gabion_protocol::path::FsPath;
 use serde::{Deserialize, Serialize};
@@ -407,6 +407,8 @@ pub enum ClientCommand {
     },
     /// Copies a directory, in steps. Answer: `TreeCopied`.
     CopyTree(TreeCopy),
+    /// Makes a symbolic link, or changes what is told of one. Answer: `Entry`.
+    Link(LinkChange),
 }
 
 impl Command {
@@ -526,6 +528,8 @@ impl ClientCommand {
             Self::SetQuota { path, .. } => format!("cannot change the quota of {path}"),
             Self::CopyTree(TreeCopy::Begin { source, to, .. }) => format!("cannot copy {source} to {to}"),
             Self::CopyTree(TreeCopy::GoOn { copy, .. }) => format!("cannot go on with copy {copy}"),
+            Self::Link(LinkChange::Make { path, .. }) => format!("cannot make the link {path}"),
+            Self::Link(LinkChange::Tell { path, .. }) => format!("cannot change {path}"),
         }
     }
 
@@ -546,7 +550,8 @@ impl ClientCommand {
             | Self::RemoveSnapshot { path, .. }
             | Self::OpenSized { path, .. }
             | Self::ResumeSized { path, .. }
-            | Self::SetQuota { path, .. } => vec![path],
+            | Self::SetQuota { path, .. }
+            | Self::Link(LinkChange::Make { path, .. } | LinkChange::Tell { path, .. }) => vec![path],
             Self::Rename { from, to, .. } => vec![from, to],
             Self::Restore { to, .. } => to.iter().collect(),
             Self::Copy(copy) => vec![&copy.to],

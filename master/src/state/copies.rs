@@ -14,6 +14,7 @@ use super::chunks;
 use super::key::extent::{Extent, ExtentKey};
 use super::key::inode::{Body, Content, Inode, InodeKey};
 use super::key::{self, Key, Moment};
+use super::links::{self, End, Last};
 use super::past;
 use super::reply::{Outcome, Refusal};
 use super::rows::Rows;
@@ -47,7 +48,7 @@ impl Source {
 }
 
 fn source(rows: &dyn Rows, path: &FsPath) -> Result<Source, Stop> {
-    let Seen::Entry { ino, at } = snapshots::look(rows, path)? else {
+    let Seen::Entry { ino, at } = snapshots::look(rows, path, Last::Follow)? else {
         return Err(Refusal::IsDirectory { path: path.clone() }.into());
     };
     let inode = past::require(rows, &InodeKey(ino), at)?;
@@ -58,7 +59,21 @@ fn source(rows: &dyn Rows, path: &FsPath) -> Result<Source, Stop> {
             content,
             at,
         }),
-        Body::Directory | Body::Upload(_) => Err(Refusal::IsDirectory { path: path.clone() }.into()),
+        Body::Directory | Body::Upload(_) | Body::Link { .. } => {
+            Err(Refusal::IsDirectory { path: path.clone() }.into())
+        }
+    }
+}
+
+/// Whether a path leads to the file itself.
+fn is_itself(rows: &dyn Rows, source: &Source, to: &FsPath) -> Result<bool, Stop> {
+    match links::walk(rows, to, Last::Follow) {
+        Ok(way) => {
+            Ok(source.at.is_none() && matches!(way.end, End::Entry { dentry, at: None } if dentry.ino == source.ino))
+        }
+        // What is wrong with the way there is told when something shall be made at its end.
+        Err(Stop::Refused(_)) => Ok(false),
+        Err(stop) => Err(stop),
     }
 }
 
@@ -66,9 +81,6 @@ fn source(rows: &dyn Rows, path: &FsPath) -> Result<Source, Stop> {
 pub(super) fn copy(tx: &mut Tx<'_>, copy: &CopyFiles, wall_ms: i64) -> Result<Outcome, Stop> {
     let CopyFiles { sources, to, .. } = copy;
     uploads::bound(sources.len(), BATCH_ROWS_MAX)?;
-    if sources.as_slice() == std::slice::from_ref(to) {
-        return Err(Refusal::Exists { path: to.clone() }.into());
-    }
     let found: Vec<Source> = sources
         .iter()
         .map(|path| source(tx.rows(), path))
@@ -76,6 +88,9 @@ pub(super) fn copy(tx: &mut Tx<'_>, copy: &CopyFiles, wall_ms: i64) -> Result<Ou
     let Some(first) = found.first() else {
         return Err(Refusal::NoSource.into());
     };
+    if found.len() == 1 && is_itself(tx.rows(), first, to)? {
+        return Err(Refusal::Exists { path: to.clone() }.into());
+    }
     let extents = found
         .iter()
         .map(|source| source.content.extents)

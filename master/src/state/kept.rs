@@ -17,6 +17,7 @@ use super::key::kept::{Kept, KeptKey};
 use super::key::kept_path::{KeptPathKey, RemovedFrom};
 use super::key::meta::{ClockKey, TrashTerms, TrashTermsKey, TrashTotal, TrashTotalKey};
 use super::key::trash::{TrashKey, Trashed};
+use super::links::{self, Last};
 use super::names::{self, Walk};
 use super::reply::{Outcome, Refusal};
 use super::rows::{Rows, RowsError};
@@ -42,12 +43,13 @@ pub(super) fn total(rows: &dyn Rows) -> Result<TrashTotal, RowsError> {
     Ok(key::get(rows, &TrashTotalKey)?.unwrap_or_default())
 }
 
-/// Moves a file or directory to the trash.
+/// Moves a file, directory or link to the trash.
 pub(super) fn put(tx: &mut Tx<'_>, path: &FsPath, recursive: bool, wall_ms: i64) -> Result<Outcome, Stop> {
     let TrashTerms { keep_ms } = terms(tx.rows())?;
     if keep_ms == 0 {
         return names::remove(tx, path, recursive);
     }
+    let path = &links::live(tx.rows(), path, Last::Keep)?;
     let ino = names::removable(tx.rows(), path, recursive)?;
     let inode = tx.require(&InodeKey(ino))?;
     let weight = names::unlink(tx, ino, &inode)?;
@@ -98,14 +100,25 @@ fn count(tx: &mut Tx<'_>, weight: Weight, change: fn(u64, u64) -> u64) -> Result
     Ok(())
 }
 
+/// What was removed last at a path.
+fn newest_of(rows: &dyn Rows, path: &FsPath) -> Result<Option<Ino>, RowsError> {
+    let newest = key::scan_prefix::<KeptPathKey>(rows, &KeptPathKey::prefix(path.as_str()), 1)?;
+    Ok(newest.first().map(|(_, removed)| removed.ino))
+}
+
 /// A removal that can be undone now.
 pub(super) fn find(rows: &dyn Rows, what: &TrashRef) -> Result<(Ino, Kept), Stop> {
     let ino = match what {
         TrashRef::Ino(ino) => Some(*ino),
-        TrashRef::Path(path) => {
-            let newest = key::scan_prefix::<KeptPathKey>(rows, &KeptPathKey::prefix(path.as_str()), 1)?;
-            newest.first().map(|(_, removed)| removed.ino)
-        }
+        TrashRef::Path(path) => match newest_of(rows, path)? {
+            Some(ino) => Some(ino),
+            // It is known by the path that a link on its way leads to.
+            None => match links::walk(rows, path, Last::Keep) {
+                Ok(way) if way.path != *path => newest_of(rows, &way.path)?,
+                Ok(_) | Err(Stop::Refused(_)) => None,
+                Err(stop) => return Err(stop),
+            },
+        },
     };
     let now = key::require(rows, &ClockKey)?.now;
     if let Some(ino) = ino
@@ -120,7 +133,7 @@ pub(super) fn find(rows: &dyn Rows, what: &TrashRef) -> Result<(Ino, Kept), Stop
 /// Gives what was removed a name again.
 pub(super) fn restore(tx: &mut Tx<'_>, what: &TrashRef, to: Option<&FsPath>) -> Result<Outcome, Stop> {
     let (ino, kept) = find(tx.rows(), what)?;
-    let to = to.unwrap_or(&kept.path);
+    let to = &links::live(tx.rows(), to.unwrap_or(&kept.path), Last::Keep)?;
     let Some((above, name)) = to.parent_and_name() else {
         return Err(Refusal::Root.into());
     };

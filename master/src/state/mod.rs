@@ -9,7 +9,8 @@
 //! | file | rules of |
 //! |---|---|
 //! | `sessions` | exactly once |
-//! | `names`, `totals` | directories, links, subtotals |
+//! | `names`, `totals` | directories, names, subtotals |
+//! | `links` | symbolic links, and where paths lead |
 //! | `uploads` | files on their way, until they appear |
 //! | `stocks` | chunks for small files to come |
 //! | `copies`, `tree_copies` | files and directories made of others by reference |
@@ -54,6 +55,7 @@ mod copies;
 pub mod inventory;
 mod kept;
 pub mod key;
+mod links;
 mod names;
 mod past;
 mod preserve;
@@ -365,6 +367,7 @@ fn carry_out(tx: &mut Tx<'_>, request: &ClientRequest) -> Result<Outcome, Stop> 
         }
         ClientCommand::SetQuota { path, change } => quotas::set(tx, path, *change),
         ClientCommand::CopyTree(step) => tree_copies::run(tx, session, step, request.wall_ms),
+        ClientCommand::Link(change) => links::change(tx, change, request.wall_ms),
     }
 }
 

@@ -1,4 +1,7 @@
-//! The namespace: paths, links, directories, rename, remove.
+//! The namespace: paths, names, directories, rename, remove.
+//!
+//! Paths of users may have symbolic links on their way; [`walk`] and all below it know of none, and get the path that
+//! [`links`] made of it.
 
 use gabion_protocol::ids::Ino;
 use gabion_protocol::limits::DEPTH_MAX;
@@ -8,6 +11,7 @@ use super::key;
 use super::key::dentry::{Dentry, DentryKey};
 use super::key::inode::{Body, Inode, InodeKey, Parent};
 use super::key::total::{Total, TotalKey};
+use super::links::{self, End, Last};
 use super::read;
 use super::reply::{Outcome, Refusal};
 use super::rows::{Rows, RowsError};
@@ -22,11 +26,11 @@ pub(super) enum Walk {
     Found(Dentry),
     /// Before it: this part of the path has no entry, and the directory above has.
     Missing(FsPath),
-    /// Before it: this part of the path is a file.
+    /// Before it: this part of the path is no directory.
     Blocked(FsPath),
 }
 
-/// Walks down a path.
+/// Walks down a path without links.
 pub(super) fn walk(rows: &dyn Rows, path: &FsPath) -> Result<Walk, RowsError> {
     let mut at = Dentry {
         ino: Ino::ROOT,
@@ -45,7 +49,7 @@ pub(super) fn walk(rows: &dyn Rows, path: &FsPath) -> Result<Walk, RowsError> {
     Ok(Walk::Found(at))
 }
 
-/// What a path leads to.
+/// What a path without links leads to.
 pub(super) fn find(rows: &dyn Rows, path: &FsPath) -> Result<Dentry, Stop> {
     match walk(rows, path)? {
         Walk::Found(dentry) => Ok(dentry),
@@ -179,8 +183,9 @@ pub(super) fn hangs_under_root(rows: &dyn Rows, inode: &Inode) -> Result<bool, R
 
 /// Makes a directory.
 pub(super) fn mkdir(tx: &mut Tx<'_>, path: &FsPath, parents: bool, mode: u32, wall_ms: i64) -> Result<Outcome, Stop> {
+    let path = &links::live(tx.rows(), path, Last::Keep)?;
     match walk(tx.rows(), path)? {
-        Walk::Found(dentry) if parents && dentry.directory => return answer(tx, path, dentry.ino),
+        Walk::Found(_) if parents => return existing(tx, path),
         Walk::Found(_) => return Err(Refusal::Exists { path: path.clone() }.into()),
         Walk::Missing(_) | Walk::Blocked(_) => {}
     }
@@ -196,8 +201,26 @@ pub(super) fn mkdir(tx: &mut Tx<'_>, path: &FsPath, parents: bool, mode: u32, wa
     answer(tx, path, ino)
 }
 
-/// Renames a file or directory.
+/// The directory that is at a path already, or that a link there leads to.
+fn existing(tx: &Tx<'_>, path: &FsPath) -> Result<Outcome, Stop> {
+    let exists = Refusal::Exists { path: path.clone() };
+    let way = match links::walk(tx.rows(), path, Last::Follow) {
+        Ok(way) => way,
+        Err(Stop::Refused(_)) => return Err(exists.into()),
+        Err(stop) => return Err(stop),
+    };
+    match way.end {
+        End::Entry { dentry, at: None } if dentry.directory => answer(tx, &way.path, dentry.ino),
+        _ => Err(exists.into()),
+    }
+}
+
+/// Renames a file, directory or link.
 pub(super) fn rename(tx: &mut Tx<'_>, from: &FsPath, to: &FsPath, replace: bool) -> Result<Outcome, Stop> {
+    let (from, to) = (
+        &links::live(tx.rows(), from, Last::Keep)?,
+        &links::live(tx.rows(), to, Last::Keep)?,
+    );
     let (Some(_), Some((above, name))) = (from.parent_and_name(), to.parent_and_name()) else {
         return Err(Refusal::Root.into());
     };
@@ -241,7 +264,7 @@ fn make_way(tx: &mut Tx<'_>, source: Dentry, target: Dentry, to: &FsPath, replac
 /// Permission bits there are.
 const MODE_MAX: u32 = 0o7777;
 
-/// Changes what is told of a file or directory.
+/// Changes what is told of what a path leads to.
 pub(super) fn set_attributes(
     tx: &mut Tx<'_>,
     path: &FsPath,
@@ -251,6 +274,7 @@ pub(super) fn set_attributes(
     if let Some(asked) = mode.filter(|mode| *mode > MODE_MAX) {
         return Err(Refusal::Mode { asked }.into());
     }
+    let path = &links::live(tx.rows(), path, Last::Follow)?;
     let ino = find(tx.rows(), path)?.ino;
     let mut inode = tx.require(&InodeKey(ino))?;
     inode.mode = mode.unwrap_or(inode.mode);
@@ -260,7 +284,7 @@ pub(super) fn set_attributes(
     answer(tx, path, ino)
 }
 
-/// What may be removed at a path.
+/// What may be removed at a path without links.
 pub(super) fn removable(rows: &dyn Rows, path: &FsPath, recursive: bool) -> Result<Ino, Stop> {
     if path.is_root() {
         return Err(Refusal::Root.into());
@@ -275,8 +299,9 @@ pub(super) fn removable(rows: &dyn Rows, path: &FsPath, recursive: bool) -> Resu
     Ok(dentry.ino)
 }
 
-/// Removes a file or directory for good.
+/// Removes a file, directory or link for good.
 pub(super) fn remove(tx: &mut Tx<'_>, path: &FsPath, recursive: bool) -> Result<Outcome, Stop> {
+    let path = &links::live(tx.rows(), path, Last::Keep)?;
     let ino = removable(tx.rows(), path, recursive)?;
     let weight = discard(tx, ino)?;
     Ok(Outcome::Removed {

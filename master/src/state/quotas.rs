@@ -22,6 +22,7 @@ use super::key::quota::{Quota, QuotaKey};
 use super::key::reservation::{Reservation, ReservationKey};
 use super::key::total::{Total, TotalKey};
 use super::key::{self, Key, Kind, Value};
+use super::links::{self, Last};
 use super::reply::{Outcome, Refusal};
 use super::rows::{Rows, RowsError};
 use super::tx::{Stop, Tx};
@@ -45,6 +46,7 @@ fn count(tx: &mut Tx<'_>, change: impl FnOnce(&mut QuotasInUse)) -> Result<(), R
 
 /// Sets the quota of a directory, or takes it away. One that is below what the directory holds lets nothing grow.
 pub(super) fn set(tx: &mut Tx<'_>, path: &FsPath, change: QuotaChange) -> Result<Outcome, Stop> {
+    let path = &links::live(tx.rows(), path, Last::Follow)?;
     let dentry = names::find(tx.rows(), path)?;
     if !dentry.directory {
         return Err(Refusal::NotDirectory { path: path.clone() }.into());
@@ -186,7 +188,13 @@ struct Place {
 }
 
 fn place(rows: &dyn Rows, path: &FsPath) -> Result<Place, RowsError> {
-    let names: Vec<&str> = path.names().collect();
+    let led = match links::walk(rows, path, Last::Follow) {
+        Ok(way) => way.path,
+        // What is wrong with the way there is told when something shall be made at its end.
+        Err(Stop::Refused(_)) => path.clone(),
+        Err(Stop::Rows(error)) => return Err(error),
+    };
+    let names: Vec<&str> = led.names().collect();
     let mut place = Place {
         directory: Ino::ROOT,
         replaced: 0,
@@ -311,6 +319,7 @@ pub(super) fn release(tx: &mut Tx<'_>, ino: Ino) -> Result<(), RowsError> {
 
 /// The quotas that what is written into a directory counts against.
 pub(super) fn report(rows: &dyn Rows, path: &FsPath) -> Result<QuotaReport, Stop> {
+    let path = &links::live(rows, path, Last::Follow)?;
     let dentry = names::find(rows, path)?;
     if !dentry.directory {
         return Err(Refusal::NotDirectory { path: path.clone() }.into());

@@ -24,6 +24,7 @@ use super::key::snapshot::SnapshotKey;
 use super::key::total::{Total, TotalKey};
 use super::key::trash::TrashKey;
 use super::key::{self, Key, Kind, Moment};
+use super::links::{self, Last};
 use super::reply::Refusal;
 use super::rows::{Rows, RowsError};
 use super::snapshots::{self, Seen};
@@ -112,12 +113,13 @@ pub struct Place {
     pub at: Option<Moment>,
 }
 
-/// The inode a path leads to.
+/// The inode a path leads to, every link followed.
 ///
 /// # Errors
-/// [`Refusal::NotFound`], [`Refusal::NotDirectory`]; [`Refusal::IsDirectory`] where snapshots are listed.
+/// [`Refusal::NotFound`], [`Refusal::NotDirectory`], [`Refusal::TooManyLinks`], as everywhere here;
+/// [`Refusal::IsDirectory`] where snapshots are listed.
 pub fn resolve(rows: &dyn Rows, path: &FsPath) -> Result<Place, ReadError> {
-    match snapshots::look(rows, path)? {
+    match snapshots::look(rows, path, Last::Follow)? {
         Seen::Entry { ino, at } => Ok(Place {
             ino,
             inode: past::require(rows, &InodeKey(ino), at)?,
@@ -147,13 +149,13 @@ pub fn path_of(rows: &dyn Rows, ino: Ino) -> Result<Option<String>, RowsError> {
     Ok(None)
 }
 
-/// What a path leads to, as users see it.
+/// What is at a path, as users see it: a link at its end itself.
 ///
 /// # Errors
 /// [`Refusal::NotFound`], [`Refusal::NotDirectory`].
 pub fn stat(rows: &dyn Rows, path: &FsPath) -> Result<Entry, ReadError> {
     let name = path.name().unwrap_or("/");
-    Ok(match snapshots::look(rows, path)? {
+    Ok(match snapshots::look(rows, path, Last::Keep)? {
         Seen::Entry { ino, at } => {
             let inode = past::require(rows, &InodeKey(ino), at)?;
             entry_at(rows, name, ino, &inode, at)?
@@ -171,12 +173,22 @@ fn snapshot_list(rows: &dyn Rows, root: Ino) -> Result<Entry, RowsError> {
     Ok(entry)
 }
 
-/// Owner, group and extended attributes of what a path leads to.
+/// Where a path leads once every link is followed, and what is there.
+///
+/// # Errors
+/// [`Refusal::NotFound`], [`Refusal::NotDirectory`].
+pub fn follow(rows: &dyn Rows, path: &FsPath) -> Result<(FsPath, Entry), ReadError> {
+    let path = links::walk(rows, path, Last::Follow)?.path;
+    let entry = stat(rows, &path)?;
+    Ok((path, entry))
+}
+
+/// Owner, group and extended attributes of what is at a path: of a link at its end itself.
 ///
 /// # Errors
 /// [`Refusal::NotFound`], [`Refusal::NotDirectory`].
 pub fn attributes(rows: &dyn Rows, path: &FsPath) -> Result<Attributes, ReadError> {
-    let row = match snapshots::look(rows, path)? {
+    let row = match snapshots::look(rows, path, Last::Keep)? {
         Seen::Entry { ino, at } => past::get(rows, &AttributesKey(ino), at)?.unwrap_or_default(),
         Seen::List { .. } => key::attributes::Attributes::default(),
     };
@@ -228,17 +240,21 @@ pub fn entry_at(rows: &dyn Rows, name: &str, ino: Ino, inode: &Inode, at: Option
             entry.children = content.extents;
             entry.degraded = content.degraded > 0;
         }
+        Body::Link { target } => {
+            entry.length = target.len() as u64;
+            entry.kind = EntryKind::Link { target: target.clone() };
+        }
     }
     Ok(entry)
 }
 
-/// A page of a directory in the order of names' bytes, after `after`.
+/// A page of the directory a path leads to, in the order of names' bytes, after `after`.
 ///
 /// # Errors
 /// [`Refusal::NotFound`], [`Refusal::NotDirectory`].
 pub fn list(rows: &dyn Rows, path: &FsPath, after: Option<&str>, limit: u32) -> Result<Page, ReadError> {
     let limit = usize::try_from(limit).map_or(LIST_PAGE_MAX, |limit| limit.clamp(1, LIST_PAGE_MAX));
-    let (directory, at) = match snapshots::look(rows, path)? {
+    let (directory, at) = match snapshots::look(rows, path, Last::Follow)? {
         Seen::Entry { ino, at } => (ino, at),
         Seen::List { root } => return Ok(list_snapshots(rows, root, after, limit)?),
     };
@@ -475,6 +491,6 @@ pub(super) fn extent_before(
 pub fn upload(rows: &dyn Rows, ino: Ino) -> Result<Option<Upload>, RowsError> {
     Ok(match key::get(rows, &InodeKey(ino))?.map(|inode| inode.body) {
         Some(Body::Upload(upload)) => Some(upload),
-        Some(Body::Directory | Body::File(_)) | None => None,
+        Some(Body::Directory | Body::File(_) | Body::Link { .. }) | None => None,
     })
 }

@@ -460,6 +460,23 @@ fn under_way(reserved: &u64) -> String {
         0 => String::new(),
         reserved => format!(", {reserved} reserved by writes under way"),
     }
+    /// Following links does not end.
+    #[error(
+        "{path} leads over more than {} symbolic links, or {} names",
+        limits::LINKS_MAX,
+        limits::WALK_NAMES_MAX
+    )]
+    TooManyLinks {
+        /// The path that was asked for.
+        path: FsPath,
+    },
+    /// The target of a link breaks a rule.
+    #[error(
+        "the target of a symbolic link has 1 to {} bytes, none of them zero, and no name of more than {}",
+        limits::PATH_BYTES_MAX,
+        limits::NAME_BYTES_MAX
+    )]
+    LinkTarget,
 }
 
 fn by(holder: &Option<String>) -> String {
@@ -499,7 +516,8 @@ impl Refusal {
             | Self::FileTooLong
             | Self::TooManyPieces { .. }
             | Self::AttributesTooLarge { .. }
-            | Self::TooManySnapshots => ErrorCode::LimitExceeded,
+            | Self::TooManySnapshots
+            | Self::TooManyLinks { .. } => ErrorCode::LimitExceeded,
             Self::NotFound { .. }
             | Self::ServerUnknown { .. }
             | Self::NotInTrash { .. }
@@ -510,7 +528,7 @@ impl Refusal {
             Self::IsDirectory { .. } => ErrorCode::IsDirectory,
             Self::NotDirectory { .. } => ErrorCode::NotDirectory,
             Self::NotEmpty { .. } | Self::HasSnapshots { .. } => ErrorCode::NotEmpty,
-            Self::PathsTooLong | Self::SnapshotName => ErrorCode::InvalidPath,
+            Self::PathsTooLong | Self::SnapshotName | Self::LinkTarget => ErrorCode::InvalidPath,
             Self::Root
             | Self::IntoItself
             | Self::Replicas { .. }
@@ -581,6 +599,7 @@ impl Refusal {
                 "see which: gabion snapshot list; remove them first, or keep it; a copy ends by itself"
             }
             Self::TooManySnapshots => "remove some: gabion snapshot list, gabion snapshot rm",
+            Self::TooManyLinks { .. } => "see whether they lead in a circle: gabion readlink",
             Self::InSnapshot { .. } => "copy what you need out of it, and change that: gabion cp",
             Self::ServerRemoved { .. } => {
                 "its copies are held elsewhere: start the chunkserver with an empty directory, and it joins under a new number"

@@ -26,6 +26,7 @@ use super::key::meta::{Pin, Pins, PinsKey, Pruning, PruningKey};
 use super::key::snapshot::{Snapshot, SnapshotKey};
 use super::key::total::TotalKey;
 use super::key::{self, Key, Kind, Moment, Value};
+use super::links::{self, End, Last};
 use super::names;
 use super::past::{self, Reach};
 use super::preserve;
@@ -50,37 +51,13 @@ pub(super) fn check_written(command: &ClientCommand) -> Result<(), Refusal> {
 }
 
 /// Walks down a path that is to be read.
-pub(super) fn look(rows: &dyn Rows, path: &FsPath) -> Result<Seen, Stop> {
-    if !path.is_in_snapshot() {
-        let ino = names::find(rows, path)?.ino;
-        return Ok(Seen::Entry { ino, at: None });
+pub(super) fn look(rows: &dyn Rows, path: &FsPath, last: Last) -> Result<Seen, Stop> {
+    match links::walk(rows, path, last)?.end {
+        End::Entry { dentry, at } => Ok(Seen::Entry { ino: dentry.ino, at }),
+        End::Snapshots { root } => Ok(Seen::List { root }),
+        End::Missing(path) => Err(Refusal::NotFound { path }.into()),
+        End::Blocked(path) => Err(Refusal::NotDirectory { path }.into()),
     }
-    let (mut ino, mut is_directory, mut at) = (Ino::ROOT, true, None);
-    let mut way = path.names().enumerate();
-    while let Some((depth, name)) = way.next() {
-        if !is_directory {
-            let path = names::prefix(path, depth);
-            return Err(Refusal::NotDirectory { path }.into());
-        }
-        if name == SNAPSHOT_DIRECTORY && at.is_none() {
-            let Some((depth, name)) = way.next() else {
-                return Ok(Seen::List { root: ino });
-            };
-            let name = name.to_owned();
-            let Some(snapshot) = key::get(rows, &SnapshotKey { root: ino, name })? else {
-                let path = names::prefix(path, depth + 1);
-                return Err(Refusal::NotFound { path }.into());
-            };
-            at = Some(snapshot.moment);
-            continue;
-        }
-        let Some(dentry) = past::get(rows, &names::entry(ino, name), at)? else {
-            let path = names::prefix(path, depth + 1);
-            return Err(Refusal::NotFound { path }.into());
-        };
-        (ino, is_directory) = (dentry.ino, dentry.directory);
-    }
-    Ok(Seen::Entry { ino, at })
 }
 
 /// Where a snapshot is read.
@@ -95,6 +72,7 @@ pub(super) fn create(tx: &mut Tx<'_>, path: &FsPath, name: &str, wall_ms: i64) -
     if name == SNAPSHOT_DIRECTORY || name.contains('@') {
         return Err(Refusal::SnapshotName.into());
     }
+    let path = &links::live(tx.rows(), path, Last::Follow)?;
     let shown = place(path, name)?;
     let dentry = names::find(tx.rows(), path)?;
     if !dentry.directory {
@@ -123,6 +101,7 @@ pub(super) fn create(tx: &mut Tx<'_>, path: &FsPath, name: &str, wall_ms: i64) -
 
 /// Removes a snapshot; what only it saw goes in steps.
 pub(super) fn remove(tx: &mut Tx<'_>, path: &FsPath, name: &str) -> Result<Outcome, Stop> {
+    let path = &links::live(tx.rows(), path, Last::Follow)?;
     let shown = place(path, name)?;
     let row = SnapshotKey {
         root: names::find(tx.rows(), path)?.ino,
@@ -264,7 +243,10 @@ pub(super) fn page(
     limit: usize,
 ) -> Result<SnapshotPage, Stop> {
     let prefix = match of {
-        Some(path) => SnapshotKey::prefix(names::find(rows, path)?.ino),
+        Some(path) => {
+            let path = links::walk(rows, path, Last::Follow)?.path;
+            SnapshotKey::prefix(names::find(rows, &path)?.ino)
+        }
         None => vec![Kind::Snapshot as u8],
     };
     let mut from = prefix.clone();

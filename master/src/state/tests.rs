@@ -22,6 +22,7 @@ mod hostile;
 pub(crate) mod inventory;
 mod lifecycle;
 mod limits;
+mod links;
 mod model;
 mod quotas;
 pub(crate) mod repair;

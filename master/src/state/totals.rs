@@ -33,6 +33,11 @@ impl Weight {
                 bytes: content.length,
                 ..Self::default()
             },
+            Body::Link { target } => Self {
+                files: 1,
+                bytes: target.len() as u64,
+                ..Self::default()
+            },
             Body::Upload(_) => Self::default(),
         })
     }

@@ -39,7 +39,7 @@ pub(super) fn take_apart(tx: &mut Tx<'_>, swept: &mut StateTime, limit: usize) -
         let inode = tx.require(&InodeKey(row.ino))?;
         let step = match inode.body {
             Body::Directory => detach(tx, row.ino, left)?,
-            Body::File(_) | Body::Upload(_) => release(tx, row.ino, left)?,
+            Body::File(_) | Body::Upload(_) | Body::Link { .. } => release(tx, row.ino, left)?,
         };
         left = left.saturating_sub(step.rows + 1);
         more |= step.more;
@@ -109,7 +109,7 @@ fn release(tx: &mut Tx<'_>, ino: Ino, limit: usize) -> Result<Step, RowsError> {
     })
 }
 
-/// Removes a directory's entries, about `limit` rows: small files at once, directories and large files into the trash.
+/// Removes a directory's entries, about `limit` rows: small files and links at once, directories and large files into the trash.
 fn detach(tx: &mut Tx<'_>, directory: Ino, limit: usize) -> Result<Step, RowsError> {
     let prefix = DentryKey::prefix(directory);
     let (from, noted) = begin(tx, directory, &prefix)?;
@@ -135,6 +135,10 @@ fn detach(tx: &mut Tx<'_>, directory: Ino, limit: usize) -> Result<Step, RowsErr
                 step.rows += release(tx, dentry.ino, left)?.rows;
                 attributes::forget(tx, dentry.ino)?;
                 write_leases::forget(tx, dentry.ino)?;
+                tx.delete(&InodeKey(dentry.ino));
+            }
+            Body::Link { .. } => {
+                attributes::forget(tx, dentry.ino)?;
                 tx.delete(&InodeKey(dentry.ino));
             }
             Body::File(_) | Body::Directory | Body::Upload(_) => {

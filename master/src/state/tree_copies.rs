@@ -21,6 +21,7 @@ use super::key::meta::{Pin, PinsKey};
 use super::key::total::{Total, TotalKey};
 use super::key::tree_copy::{Frame, PartFile, TreeCopy, TreeCopyKey};
 use super::key::{self, Key, Kind, Moment};
+use super::links::{self, Last};
 use super::names::{self, Walk};
 use super::reply::{Outcome, Refusal};
 use super::rows::RowsError;
@@ -71,8 +72,12 @@ fn begin(
     options: &UploadOptions,
     (keep_times, wall_ms): (bool, i64),
 ) -> Result<Outcome, Stop> {
+    let (source, to) = (
+        &links::walk(tx.rows(), source, Last::Follow)?.path,
+        &links::live(tx.rows(), to, Last::Keep)?,
+    );
     let not_directory = || Refusal::NotDirectory { path: source.clone() };
-    let Seen::Entry { ino, at } = snapshots::look(tx.rows(), source)? else {
+    let Seen::Entry { ino, at } = snapshots::look(tx.rows(), source, Last::Follow)? else {
         return Err(not_directory().into());
     };
     let original = past::require(tx.rows(), &InodeKey(ino), at)?;
@@ -200,11 +205,19 @@ fn go_on(tx: &mut Tx<'_>, owner: Owner, limit: usize, wall_ms: i64) -> Result<Ou
     forget(tx, copy, row.pin)?;
     tx.delete(&InodeKey(copy));
     // No directory is replaced, nor merged with one that is there.
-    check_free(tx, &upload.path, upload.parents)?;
-    let (parent, name) = uploads::make_room(tx, &upload.path, upload.parents, false, wall_ms)?;
+    let path = &links::live(tx.rows(), &upload.path, Last::Keep)?;
+    check_free(tx, path, upload.parents)?;
+    let place = uploads::Place {
+        path,
+        last: Last::Keep,
+        parents: upload.parents,
+        replace: false,
+    };
+    let (parent, path) = uploads::make_room(tx, place, wall_ms)?;
+    let name = path.name().unwrap_or_default();
     let root = tx.require(&InodeKey(row.root))?;
-    let root = names::link(tx, parent, &name, row.root, root)?;
-    progress.entry = Some(read::entry(tx.rows(), &name, row.root, &root)?);
+    let root = names::link(tx, parent, name, row.root, root)?;
+    progress.entry = Some(read::entry(tx.rows(), name, row.root, &root)?);
     Ok(Outcome::TreeCopied(progress))
 }
 
@@ -249,6 +262,11 @@ fn go_on_with_directory(tx: &mut Tx<'_>, row: &mut TreeCopy, left: &mut Left, wa
                 row.files += 1;
                 row.bytes = row.bytes.saturating_add(content.length);
                 file(tx, row, (dentry.ino, &inode, content), parent, (left, wall_ms))?
+            }
+            Body::Link { target } => {
+                row.files += 1;
+                row.bytes = row.bytes.saturating_add(target.len() as u64);
+                leaf(tx, row, (dentry.ino, &inode, inode.body.clone()), parent, (left, wall_ms))?
             }
             Body::Upload(_) => return Err(key::corrupt(&InodeKey(dentry.ino).encode(), "an upload has a name")),
         };
@@ -324,17 +342,12 @@ fn file(
     (left, wall_ms): (&mut Left, i64),
 ) -> Result<Ino, RowsError> {
     let at = row.pin.moment;
-    let target = tx.next_ino()?;
     let content = Content {
         degraded: 0,
         ..*content
     };
-    let time = (!row.keep_times).then_some(wall_ms);
-    tx.put(&InodeKey(target), &copied(original, Body::File(content), parent, time));
-    let past = left.attributes_have_past.then_some(at);
-    let found = past::get(tx.rows(), &AttributesKey(source), past)?;
-    // Of those that were given later there is no past: it would have been kept.
-    attributes(tx, found.filter(|found| found.since <= at), target);
+    let body = Body::File(content);
+    let target = leaf(tx, row, (source, original, body), parent, (left, wall_ms))?;
     if content.extents > 0 {
         let part = PartFile {
             source,
@@ -343,6 +356,25 @@ fn file(
         };
         row.part = go_on_with_file(tx, part, at, left)?;
     }
+    Ok(target)
+}
+
+/// Makes what is no directory, without extents.
+fn leaf(
+    tx: &mut Tx<'_>,
+    row: &TreeCopy,
+    (source, original, body): (Ino, &Inode, Body),
+    parent: Parent,
+    (left, wall_ms): (&Left, i64),
+) -> Result<Ino, RowsError> {
+    let at = row.pin.moment;
+    let target = tx.next_ino()?;
+    let time = (!row.keep_times).then_some(wall_ms);
+    tx.put(&InodeKey(target), &copied(original, body, parent, time));
+    let past = left.attributes_have_past.then_some(at);
+    let found = past::get(tx.rows(), &AttributesKey(source), past)?;
+    // Of those that were given later there is no past: it would have been kept.
+    attributes(tx, found.filter(|found| found.since <= at), target);
     Ok(target)
 }
 

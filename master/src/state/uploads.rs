@@ -15,6 +15,7 @@ use super::key::extent::{Extent, ExtentKey};
 use super::key::inode::{Body, Content, Inode, InodeKey, Parent, Upload};
 use super::key::meta::Settings;
 use super::key::upload_lease::{LeaseDue, UploadLeaseKey};
+use super::links::{self, Last};
 use super::names::{self, Making, Walk};
 use super::reply::{GrantedChunk, Outcome, Refusal};
 use super::rows::RowsError;
@@ -68,7 +69,7 @@ impl Owner {
         let gone = Refusal::UploadGone { upload };
         let inode = tx.get(&InodeKey(upload))?.ok_or_else(|| gone.clone())?;
         match &inode.body {
-            Body::Directory => Err(gone.into()),
+            Body::Directory | Body::Link { .. } => Err(gone.into()),
             Body::File(_) if inode.parent.ino == Parent::NOWHERE => Err(gone.into()),
             Body::File(_) => Err(Refusal::UploadCommitted { upload }.into()),
             Body::Upload(state) if state.session != self.session || state.generation != self.generation => {
@@ -144,7 +145,8 @@ pub(super) fn appear(
     content: Content,
     wall_ms: i64,
 ) -> Result<Outcome, Stop> {
-    let (parent, name) = make_room(tx, path, options.parents, options.replace, wall_ms)?;
+    let place = Place::of(path, options.parents, options.replace);
+    let (parent, path) = make_room(tx, place, wall_ms)?;
     let since = tx.moment();
     let inode = Inode {
         body: Body::File(content),
@@ -154,23 +156,44 @@ pub(super) fn appear(
         since,
         generation: 0,
     };
-    names::link(tx, parent, &name, ino, inode)?;
-    names::answer(tx, path, ino)
+    names::link(tx, parent, path.name().unwrap_or_default(), ino, inode)?;
+    names::answer(tx, &path, ino)
 }
 
-/// The directory and name where a file may appear: directories above it are made, an older file gives way, as far as
-/// its maker allows.
-pub(super) fn make_room(
-    tx: &mut Tx<'_>,
-    path: &FsPath,
-    parents: bool,
-    replace: bool,
-    wall_ms: i64,
-) -> Result<(Ino, String), Stop> {
+/// Where something shall appear, and what may be done for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) path: &'a FsPath,
+    /// What becomes of a link that is there.
+    pub(super) last: Last,
+    /// Whether directories above may be made.
+    pub(super) parents: bool,
+    /// Whether an older file or link may give way.
+    pub(super) replace: bool,
+}
+
+impl<'a> Place<'a> {
+    /// A file's: as open(2) has it, one that may replace another goes where a link leads, also if nothing is there yet;
+    /// one that must be new (`O_EXCL`) finds the link in its place.
+    pub(super) fn of(path: &'a FsPath, parents: bool, replace: bool) -> Self {
+        let last = if replace { Last::Follow } else { Last::Keep };
+        Self {
+            path,
+            last,
+            parents,
+            replace,
+        }
+    }
+}
+
+/// The directory where something may appear, and its path without links: directories above it are made, an older file
+/// gives way, as far as its maker allows.
+pub(super) fn make_room(tx: &mut Tx<'_>, place: Place<'_>, wall_ms: i64) -> Result<(Ino, FsPath), Stop> {
+    let path = links::live(tx.rows(), place.path, place.last)?;
     let Some((above, name)) = path.parent_and_name() else {
         return Err(Refusal::IsDirectory { path: path.clone() }.into());
     };
-    let making = parents.then_some(Making {
+    let making = place.parents.then_some(Making {
         mode: names::PARENTS_MODE,
         wall_ms,
     });
@@ -180,12 +203,12 @@ pub(super) fn make_room(
         if older.directory {
             return Err(Refusal::IsDirectory { path }.into());
         }
-        if !replace {
+        if !place.replace {
             return Err(Refusal::Exists { path }.into());
         }
         names::discard(tx, older.ino)?;
     }
-    Ok((parent, name.to_owned()))
+    Ok((parent, path))
 }
 
 /// Begins an upload.
@@ -259,6 +282,8 @@ pub(super) fn begun(tx: &mut Tx<'_>, ino: Ino, mode: u32, upload: Upload, chunks
 
 /// Whether a file could appear at the path now.
 pub(super) fn check_target(tx: &Tx<'_>, path: &FsPath, options: &UploadOptions) -> Result<(), Stop> {
+    let place = Place::of(path, options.parents, options.replace);
+    let path = links::live(tx.rows(), path, place.last)?;
     let path = || path.clone();
     match names::walk(tx.rows(), &path())? {
         Walk::Found(dentry) if dentry.directory => Err(Refusal::IsDirectory { path: path() }.into()),
@@ -430,7 +455,8 @@ pub(super) fn commit(tx: &mut Tx<'_>, owner: Owner, seals: &[Seal], whole: Whole
     let (mut inode, mut upload) = owner.claim(tx)?;
     record(tx, owner.upload, &mut upload, seals)?;
     check_whole(&upload.content, whole)?;
-    let (parent, name) = make_room(tx, &upload.path, upload.parents, upload.replace, whole.wall_ms)?;
+    let place = Place::of(&upload.path, upload.parents, upload.replace);
+    let (parent, path) = make_room(tx, place, whole.wall_ms)?;
     resumable::forget(tx, owner.upload, &upload)?;
     quotas::release(tx, owner.upload)?;
     for chunk in &upload.open {
@@ -438,8 +464,8 @@ pub(super) fn commit(tx: &mut Tx<'_>, owner: Owner, seals: &[Seal], whole: Whole
     }
     inode.body = Body::File(upload.content);
     inode.modified_ms = upload.modified_ms.unwrap_or(whole.wall_ms);
-    names::link(tx, parent, &name, owner.upload, inode)?;
-    names::answer(tx, &upload.path, owner.upload)
+    names::link(tx, parent, path.name().unwrap_or_default(), owner.upload, inode)?;
+    names::answer(tx, &path, owner.upload)
 }
 
 fn check_whole(content: &Content, whole: Whole) -> Result<(), Refusal> {

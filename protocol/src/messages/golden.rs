@@ -15,6 +15,7 @@ mod chunks;
 mod conditions;
 mod healing;
 mod quotas;
+mod links;
 mod resume;
 mod sharing;
 
@@ -529,8 +530,9 @@ fn golden_messages() {
         balance_ops(),
         sharing::snapshot_ops(),
         quotas::quota_ops(),
+        links::ops(),
     ];
-    covers(&all_ops.concat(), 29);
+    covers(&all_ops.concat(), 30);
     covers(&queries(), 7);
     let later_admins = later_requests.into_iter().filter_map(|request| match request {
         master::Request::Admin(admin) => Some(admin),
@@ -573,6 +575,9 @@ fn golden_messages() {
     all.extend(lines("master request", &drained_requests()));
     all.extend(lines("master response", &drained_responses()));
     all.extend(quotas::quotas());
+    all.extend(lines("op", &links::ops()));
+    all.extend(lines("query", &links::queries()));
+    all.extend(lines("master response", &links::responses()));
     let frozen: Vec<&str> = include_str!("../golden/messages.txt").lines().collect();
     for (now, frozen) in all.iter().zip(&frozen) {
         assert_eq!(now, frozen);

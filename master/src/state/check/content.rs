@@ -51,7 +51,7 @@ fn content(inode: &Inode) -> Option<&Content> {
     match &inode.body {
         Body::File(content) => Some(content),
         Body::Upload(upload) => Some(&upload.content),
-        Body::Directory => None,
+        Body::Directory | Body::Link { .. } => None,
     }
 }
 

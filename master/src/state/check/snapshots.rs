@@ -74,6 +74,10 @@ impl Loaded {
                             report.find(format!("a snapshot shows {row:?} as {content:?}, its extents differ"));
                         }
                     }
+                    Body::Link { target } => {
+                        sum.files += 1;
+                        sum.bytes += target.len() as u64;
+                    }
                     Body::Upload(_) => report.find(format!("a snapshot shows {row:?}, an upload")),
                 }
             }

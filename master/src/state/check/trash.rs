@@ -53,8 +53,12 @@ impl Loaded {
                     total.directories += below.directories + 1;
                     total.bytes += below.bytes;
                 }
+                Some(Body::Link { target }) => {
+                    total.files += 1;
+                    total.bytes += target.len() as u64;
+                }
                 Some(Body::Upload(_)) | None => {
-                    report.find(format!("inode {ino} can be restored and is no file or directory"));
+                    report.find(format!("inode {ino} can be restored and is no file, directory or link"));
                 }
             }
         }

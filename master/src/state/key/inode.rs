@@ -1,4 +1,4 @@
-//! Inodes: files, directories and uploads.
+//! Inodes: files, directories, symbolic links and uploads.
 
 use gabion_protocol::ids::{ChunkId, Ino, SessionId, StateTime, UploadGeneration};
 use gabion_protocol::path::FsPath;
@@ -30,7 +30,7 @@ pub struct Inode {
     pub body: Body,
     /// Permission bits.
     pub mode: u32,
-    /// Milliseconds since 1970: of a file's content, of a directory's making.
+    /// Milliseconds since 1970: of a file's content, of a directory's or link's making.
     pub modified_ms: i64,
     /// Where it hangs.
     pub parent: Parent,
@@ -75,6 +75,11 @@ pub enum Body {
     File(Content),
     /// A file that has no name yet.
     Upload(Upload),
+    /// A symbolic link.
+    Link {
+        /// The path it stands for, as its maker wrote it.
+        target: String,
+    },
 }
 
 /// A file's content, as far as the inode says it; the rest is in extents.

@@ -7,7 +7,7 @@
 //! | kind | key | says |
 //! |---|---|---|
 //! | [`Meta`](meta) | field | cluster, clock, counters, feature level |
-//! | [`Inode`](inode) | ino | a file, a directory, an upload |
+//! | [`Inode`](inode) | ino | a file, a directory, a symbolic link, an upload |
 //! | [`Dentry`](dentry) | parent, name | what a name leads to |
 //! | [`Extent`](extent) | ino, offset | which chunk holds a range of a file |
 //! | [`Chunk`](chunk) | chunk | state, checksum, references and **all** replicas of a chunk |
@@ -92,7 +92,7 @@ pub mod write_lease;
 pub enum Kind {
     /// Facts about the cluster.
     Meta = 1,
-    /// Files, directories, uploads.
+    /// Files, directories, links, uploads.
     Inode = 2,
     /// Names.
     Dentry = 3,

@@ -25,11 +25,11 @@ impl Key for TotalKey {
 /// Everything below a directory, itself not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Total {
-    /// Files.
+    /// Files, and symbolic links.
     pub files: u64,
     /// Directories.
     pub directories: u64,
-    /// Bytes of the files.
+    /// Bytes of the files, and of the links' targets.
     pub bytes: u64,
     /// Bytes reserved against quotas by writes under way; 0 as long as there are no quotas.
     pub reserved: u64,

@@ -6,7 +6,7 @@
 use gabion_protocol::keys::{Identity, Role};
 use gabion_protocol::messages::master::{
     AttributeChange, Change, ConditionChange, CopyFiles, Damage as Found, EntryKind, FileChange, FileVersion,
-    SnapshotInfo, SpliceAt,
+    LinkChange, SnapshotInfo, SpliceAt,
 };
 use proptest::prelude::*;
 
@@ -767,6 +767,45 @@ fn snapshots(golden: &mut Golden) {
     golden.reply("snapshot", Ok(Outcome::Snapshot(info)));
 }
 
+/// Symbolic links: rows, commands and replies.
+fn links(golden: &mut Golden) {
+    let target = || "../ü".to_owned();
+    golden.row(
+        "inode.link",
+        &InodeKey(Ino(0x1234)),
+        &inode(Body::Link { target: target() }),
+    );
+    let make = LinkChange::Make {
+        path: path("/a"),
+        target: target(),
+        replace: true,
+        parents: false,
+        modified_ms: Some(-2),
+    };
+    golden.client("link.make", ClientCommand::Link(make));
+    let tell = LinkChange::Tell {
+        path: path("/a"),
+        modified_ms: Some(-2),
+        owner: Some("ann".to_owned()),
+        group: None,
+    };
+    golden.client("link.tell", ClientCommand::Link(tell));
+    let entry = Entry {
+        name: "l".to_owned(),
+        ino: Ino(2),
+        kind: EntryKind::Link { target: target() },
+        length: 5,
+        crc: 0,
+        replicas: 0,
+        chunk_bytes: 0,
+        children: 0,
+        mode: 0o777,
+        modified_ms: 5,
+        degraded: false,
+    };
+    golden.reply("link", Ok(Outcome::Entry(entry)));
+}
+
 /// One of each, in the order of their numbers.
 fn refusals() -> Vec<Refusal> {
     use Refusal::*;
@@ -879,6 +918,8 @@ fn refusals() -> Vec<Refusal> {
             needed: 301,
         },
         NoLimit,
+        TooManyLinks { path: path() },
+        LinkTarget,
     ]
 }
 
@@ -903,6 +944,7 @@ fn bytes_are_frozen() {
         balance::all,
         snapshots,
         quotas::all,
+        links,
     ] {
         part(&mut golden);
     }

@@ -16,6 +16,7 @@ mod attributes;
 mod changes;
 mod copies;
 mod quotas;
+mod links;
 mod resumable;
 mod snapshots;
 mod trees;
@@ -26,6 +27,7 @@ use changes::{File, Told};
 enum Node {
     Directory,
     File { file: Rc<File> },
+    Link { target: String },
 }
 
 impl Node {
@@ -34,6 +36,8 @@ impl Node {
         match self {
             Self::Directory => None,
             Self::File { file } => Some(file.told()),
+            // No file has this: what it stands for is compared by itself.
+            Self::Link { target } => Some((target.len() as u64, u32::MAX, u64::MAX, u8::MAX)),
         }
     }
 }
@@ -165,6 +169,7 @@ enum Step {
     Snapshot(snapshots::Step),
     Quota(quotas::Step),
     Tree(trees::Step),
+    Link(links::Step),
 }
 
 fn any_path() -> impl Strategy<Value = FsPath> {
@@ -215,6 +220,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         6 => snapshots::any_step().prop_map(Step::Snapshot),
         4 => quotas::any_step().prop_map(Step::Quota),
         8 => trees::any_step().prop_map(Step::Tree),
+        6 => links::any_step().prop_map(Step::Link),
     ]
 }
 
@@ -377,6 +383,7 @@ impl Model {
             Step::Snapshot(step) => self.snapshot_step(step),
             Step::Quota(step) => self.quota_step(step),
             Step::Tree(step) => self.tree_step(step),
+            Step::Link(step) => self.link_step(step),
         }
     }
 
@@ -404,7 +411,7 @@ impl Model {
             at = at.join(name).unwrap();
             match tree.get(&at) {
                 Some(Node::Directory) => {}
-                Some(Node::File { .. }) => return Err(ErrorCode::NotDirectory),
+                Some(Node::File { .. } | Node::Link { .. }) => return Err(ErrorCode::NotDirectory),
                 None if make => drop(tree.insert(at.clone(), Node::Directory)),
                 None => return Err(ErrorCode::NotFound),
             }
@@ -421,14 +428,14 @@ impl Model {
     }
 
     fn mkdir(&mut self, path: FsPath, parents: bool) {
-        let expected = match self.walk(&path) {
-            Ok(Node::Directory) if parents => Ok(self.tree.clone()),
+        let expected = self.straight(&path, false).and_then(|path| match self.walk(&path) {
+            Ok(_) if parents && self.leads_to_directory(&path) => Ok(self.tree.clone()),
             Ok(_) => Err(ErrorCode::Exists),
             Err(_) => self.above(&path, parents).map(|mut tree| {
                 tree.insert(path.clone(), Node::Directory);
                 tree
             }),
-        };
+        });
         let command = ClientCommand::Mkdir {
             path,
             parents,
@@ -479,6 +486,7 @@ impl Model {
 
     fn create(&mut self, path: FsPath, replace: bool, parents: bool) {
         let file = Node::File { file: File::of(&[]) };
+        let name = self.name(&path, replace);
         let expected = self.appeared(&path, replace, parents, file);
         let command = ClientCommand::CreateFile {
             path: path.clone(),
@@ -491,23 +499,29 @@ impl Model {
         if let Some((outcome, tree)) = self.compare(command, expected) {
             let file = entry(Ok(outcome));
             assert_eq!((file.length, file.crc, file.children), (0, 0, 0));
-            assert_eq!(Some(file.name.as_str()), path.name());
+            assert_eq!(Some(file.name), name);
             self.tree = tree;
         }
     }
 
     /// The tree with a new file, which may replace an older one.
     fn appeared(&self, path: &FsPath, replace: bool, parents: bool, file: Node) -> Expected<BTreeMap<FsPath, Node>> {
+        let path = self.straight(path, replace)?;
+        self.appeared_at(path, replace, parents, file)
+    }
+
+    /// The same at a path without links.
+    fn appeared_at(&self, path: FsPath, replace: bool, parents: bool, file: Node) -> Expected<BTreeMap<FsPath, Node>> {
         if path.is_root() {
             return Err(ErrorCode::IsDirectory);
         }
-        let mut tree = self.above(path, parents)?;
-        match tree.get(path) {
+        let mut tree = self.above(&path, parents)?;
+        match tree.get(&path) {
             Some(Node::Directory) => return Err(ErrorCode::IsDirectory),
-            Some(Node::File { .. }) if !replace => return Err(ErrorCode::Exists),
-            Some(Node::File { .. }) | None => {}
+            Some(Node::File { .. } | Node::Link { .. }) if !replace => return Err(ErrorCode::Exists),
+            Some(Node::File { .. } | Node::Link { .. }) | None => {}
         }
-        tree.insert(path.clone(), file);
+        tree.insert(path, file);
         Ok(tree)
     }
 
@@ -587,6 +601,7 @@ impl Model {
         while seal_rest && !draft.open.is_empty() {
             seals.push(self.next_seal(&mut draft, 0, false));
         }
+        let name = self.name(&draft.path, draft.replace);
         let expected = mine.and_then(|()| self.committed(&draft, lie));
         let command = ClientCommand::Commit {
             upload: draft.ino,
@@ -601,7 +616,7 @@ impl Model {
                 (file.length, file.crc, file.children, file.replicas),
                 draft.content.told()
             );
-            assert_eq!(Some(file.name.as_str()), draft.path.name());
+            assert_eq!(Some(file.name), name);
             self.tree = tree;
             self.drafts.remove(at);
         }
@@ -692,6 +707,7 @@ impl Model {
         let file = Node::File {
             file: File::of(std::slice::from_ref(&seal)),
         };
+        let name = self.name(&path, replace);
         let expected = mine.and_then(|()| self.appeared(&path, replace, parents, file));
         let command = ClientCommand::PutFile {
             path: path.clone(),
@@ -707,7 +723,7 @@ impl Model {
         if let Some((outcome, tree)) = self.compare(command, expected) {
             let file = entry(Ok(outcome));
             assert_eq!((file.length, file.crc, file.children), (length, crc, 1));
-            assert_eq!(Some(file.name.as_str()), path.name());
+            assert_eq!(Some(file.name), name);
             self.tree = tree;
             stock.whole = Running::default();
             stock.lease = self.now + SETTINGS.upload_lease_ms;
@@ -733,15 +749,22 @@ impl Model {
     }
 
     fn rename(&mut self, from: FsPath, to: FsPath, replace: bool) {
-        let expected = self.renamed(&from, &to, replace);
-        let moved = |at: &FsPath| match at.as_str().strip_prefix(from.as_str()) {
-            Some(rest) if from.holds(at) => path(&format!("{to}{rest}")),
-            _ => at.clone(),
-        };
         let command = ClientCommand::Rename {
             from: from.clone(),
             to: to.clone(),
             replace,
+        };
+        let places = self
+            .straight(&from, false)
+            .and_then(|from| Ok((from, self.straight(&to, false)?)));
+        let (from, to) = match places {
+            Ok(places) => places,
+            Err(code) => return drop(self.compare(command, Err::<(), _>(code))),
+        };
+        let expected = self.renamed(&from, &to, replace);
+        let moved = |at: &FsPath| match at.as_str().strip_prefix(from.as_str()) {
+            Some(rest) if from.holds(at) => path(&format!("{to}{rest}")),
+            _ => at.clone(),
         };
         if let Some((_, tree)) = self.compare(command, expected) {
             self.tree = tree;
@@ -768,8 +791,8 @@ impl Model {
         if let Some(target) = self.tree.get(to) {
             match (&source, target) {
                 _ if !replace => return Err(ErrorCode::Exists),
-                (Node::Directory, Node::File { .. }) => return Err(ErrorCode::NotDirectory),
-                (Node::File { .. }, Node::Directory) => return Err(ErrorCode::IsDirectory),
+                (Node::Directory, Node::File { .. } | Node::Link { .. }) => return Err(ErrorCode::NotDirectory),
+                (Node::File { .. } | Node::Link { .. }, Node::Directory) => return Err(ErrorCode::IsDirectory),
                 (Node::Directory, Node::Directory) if !self.below(to).is_empty() || self.is_pinned(to) => {
                     return Err(ErrorCode::NotEmpty);
                 }
@@ -785,13 +808,15 @@ impl Model {
         Ok(tree.into_iter().map(|(at, node)| (moved(&at), node)).collect())
     }
 
-    fn removable(&self, at: &FsPath, recursive: bool) -> Expected<()> {
-        match self.walk(at) {
+    /// Where what may be removed is.
+    fn removable(&self, at: &FsPath, recursive: bool) -> Expected<FsPath> {
+        let at = self.straight(at, false)?;
+        match self.walk(&at) {
             _ if at.is_root() => Err(ErrorCode::InvalidArgument),
             Err(code) => Err(code),
-            Ok(_) if !recursive && !self.below(at).is_empty() => Err(ErrorCode::NotEmpty),
-            Ok(_) if self.is_pinned(at) => Err(ErrorCode::NotEmpty),
-            Ok(_) => Ok(()),
+            Ok(_) if !recursive && !self.below(&at).is_empty() => Err(ErrorCode::NotEmpty),
+            Ok(_) if self.is_pinned(&at) => Err(ErrorCode::NotEmpty),
+            Ok(_) => Ok(at),
         }
     }
 
@@ -804,11 +829,8 @@ impl Model {
 
     fn remove(&mut self, at: FsPath, recursive: bool) {
         let expected = self.removable(&at, recursive);
-        let command = ClientCommand::Remove {
-            path: at.clone(),
-            recursive,
-        };
-        let Some((outcome, ())) = self.compare(command, expected) else {
+        let command = ClientCommand::Remove { path: at, recursive };
+        let Some((outcome, at)) = self.compare(command, expected) else {
             return;
         };
         let (files, directories, bytes) = weight(&self.cut(&at));
@@ -822,11 +844,8 @@ impl Model {
 
     fn discard(&mut self, at: FsPath, recursive: bool) {
         let expected = self.removable(&at, recursive);
-        let command = ClientCommand::MoveToTrash {
-            path: at.clone(),
-            recursive,
-        };
-        let Some((outcome, ())) = self.compare(command, expected) else {
+        let command = ClientCommand::MoveToTrash { path: at, recursive };
+        let Some((outcome, at)) = self.compare(command, expected) else {
             return;
         };
         let tree = self.cut(&at);
@@ -871,28 +890,35 @@ impl Model {
             false => TrashRef::Ino(self.removals[at].id.ino),
         };
         // The newest removal of the path, or the only one of the inode, is meant.
-        let is_meant = |removal: &Removal| match &what {
-            TrashRef::Path(path) => removal.path == *path,
-            TrashRef::Ino(ino) => removal.id.ino == *ino,
+        let newest = |is_meant: &dyn Fn(&Removal) -> bool| {
+            let open = |removal: &Removal| !removal.is_over && removal.goes > self.now;
+            self.removals
+                .iter()
+                .rposition(|removal| is_meant(removal) && open(removal))
         };
-        let open = |removal: &Removal| !removal.is_over && removal.goes > self.now;
-        if let Some(newest) = self
-            .removals
-            .iter()
-            .rposition(|removal| is_meant(removal) && open(removal))
-        {
+        let found = match &what {
+            // By the path as it is, else by the one that a link on its way leads to.
+            TrashRef::Path(path) => newest(&|removal| removal.path == *path).or_else(|| {
+                let led = self.straight(path, false).ok()?;
+                newest(&|removal| removal.path == led)
+            }),
+            TrashRef::Ino(ino) => newest(&|removal| removal.id.ino == *ino),
+        };
+        if let Some(newest) = found {
             (at, is_there) = (newest, true);
         }
         let removal = self.removals[at].clone();
         let place = to.clone().unwrap_or_else(|| removal.path.clone());
-        let expected = if is_there {
-            self.put_back(&removal, &place)
-        } else {
-            Err(ErrorCode::NotFound)
+        let name = self.name(&place, false);
+        let expected = match is_there {
+            true => self
+                .straight(&place, false)
+                .and_then(|place| self.put_back(&removal, &place)),
+            false => Err(ErrorCode::NotFound),
         };
         let command = ClientCommand::Restore { what, to };
         if let Some((outcome, tree)) = self.compare(command, expected) {
-            assert_eq!(Some(entry(Ok(outcome)).name.as_str()), place.name());
+            assert_eq!(Some(entry(Ok(outcome)).name), name);
             self.tree = tree;
             self.removals[at].is_over = true;
         }
@@ -1014,6 +1040,7 @@ impl Model {
                         None
                     }
                     EntryKind::File => Some((entry.length, entry.crc, entry.children, entry.replicas)),
+                    EntryKind::Link { target } => Node::Link { target }.told(),
                 };
                 shown.insert(path, node);
             }
@@ -1079,6 +1106,7 @@ fn weight_of<'a>(nodes: impl Iterator<Item = &'a Node>) -> (u64, u64, u64) {
     nodes.fold((0, 0, 0), |(files, directories, bytes), node| match node {
         Node::Directory => (files, directories + 1, bytes),
         Node::File { file } => (files + 1, directories, bytes + file.length()),
+        Node::Link { target } => (files + 1, directories, bytes + target.len() as u64),
     })
 }
 
@@ -1093,6 +1121,7 @@ fn run(steps: Vec<Step>) {
         model.compare_quotas();
     }
     assert_eq!(model.shown(), model.expected());
+    model.compare_links();
     model.compare_bytes();
     model.compare_snapshot_bytes();
     model.compare_owners();

@@ -4,7 +4,8 @@
 //! sent again, the same, after a lost answer. A [`Request::Query`] is linearizable unless it asks for less.
 //!
 //! [`Request`] and [`Response`] are here; `namespace`, `attributes`, `change`, `trash`, `fleet`,
-//! `cluster`, `chunk`, `condition`, `balance`, `disk`, `scrub`, `inventory`, `quota` and `tree` hold what they are made of.
+//! `cluster`, `chunk`, `condition`, `balance`, `disk`, `scrub`, `inventory`, `links`, `quota` and `tree` hold what
+//! they are made of.
 
 mod attributes;
 mod balance;
@@ -15,6 +16,7 @@ mod condition;
 mod disk;
 mod fleet;
 mod inventory;
+mod links;
 mod namespace;
 mod quota;
 mod scrub;
@@ -25,6 +27,7 @@ mod tree;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, Ino, MasterId, RequestId, ServerId, StateTime, UploadGeneration};
+use crate::path::FsPath;
 
 pub use attributes::{AttributeChange, Attributes};
 pub use balance::{BalancePlan, ServerFill, ServerMoves};
@@ -38,6 +41,7 @@ pub use condition::{Condition, ConditionChange, ServerPlan, ServerState};
 pub use disk::{DiskInfo, DiskOrder, DiskReport, DiskState, ServerDisks};
 pub use fleet::{Beat, CopyOrder, CopySource, Damage, Load, Order, OrderDone, Registration, ServerAccess};
 pub use inventory::{BucketAsk, BucketPage, InventoryReport, ServerInventory};
+pub use links::LinkChange;
 pub use namespace::{
     ChunkGrant, CopyFiles, Entry, EntryKind, Extent, FileVersion, Located, Op, Page, Query, Replica, Seal,
     UploadOptions,
@@ -323,4 +327,11 @@ pub enum Response {
     Quota(QuotaReport),
     /// How far the copy of a directory is.
     TreeCopied(TreeProgress),
+    /// Where a path leads.
+    Resolved {
+        /// The same place by a path without a link.
+        path: FsPath,
+        /// What is there.
+        entry: Entry,
+    },
 }

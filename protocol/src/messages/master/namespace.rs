@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AttributeChange, FileChange, QuotaChange, Room, ServerAccess, TrashAfter, TrashId, TrashRef, TreeCopy};
+use super::{
+    AttributeChange, FileChange, LinkChange, QuotaChange, Room, ServerAccess, TrashAfter, TrashId, TrashRef, TreeCopy,
+};
 use crate::ids::{ChunkId, Generation, Ino, ReplicaNumber, ServerId, UploadGeneration};
 use crate::path::FsPath;
 use crate::token::Token;
@@ -299,6 +301,8 @@ pub enum Op {
     },
     /// Copies a directory with all it holds, in steps. Answer: `Response::TreeCopied`.
     CopyTree(TreeCopy),
+    /// Makes a symbolic link, or changes what is told of one. Answer: `Response::Entry`.
+    Link(LinkChange),
 }
 
 /// A copy by reference.
@@ -418,6 +422,11 @@ pub enum Query {
         /// The directory.
         path: FsPath,
     },
+    /// Where a path leads when every symbolic link is followed, also one at its end. Answer: `Response::Resolved`.
+    Resolve {
+        /// The path.
+        path: FsPath,
+    },
 }
 
 /// A copy of a chunk and the right to use it.
@@ -464,32 +473,37 @@ pub struct Extent {
 }
 
 /// What a name leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EntryKind {
     /// A file.
     File,
     /// A directory.
     Directory,
+    /// A symbolic link.
+    Link {
+        /// The path it stands for: absolute, or from the directory that the link is in. Nothing need be there.
+        target: String,
+    },
 }
 
-/// A file or directory as `stat` and `list` show it.
+/// A file, directory or symbolic link as `stat` and `list` show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Its name in its directory; `/` for the root.
     pub name: String,
     /// Its inode.
     pub ino: Ino,
-    /// File or directory.
+    /// File, directory or link.
     pub kind: EntryKind,
-    /// Bytes of the file; of all files below for a directory.
+    /// Bytes of the file; of all files and links below for a directory; of its target for a link.
     pub length: u64,
-    /// CRC of the whole file; 0 for a directory. 0 also stands for a CRC that nobody knows, see [`Entry::known_crc`].
+    /// CRC of the whole file; 0 for others. 0 also stands for a CRC that nobody knows, see [`Entry::known_crc`].
     pub crc: u32,
-    /// Copies wanted; 0 for a directory.
+    /// Copies wanted; 0 for all but files.
     pub replicas: u8,
-    /// Bytes of a chunk; 0 for a directory.
+    /// Bytes of a chunk; 0 for all but files.
     pub chunk_bytes: u64,
-    /// Chunks of the file; entries below a directory (files and directories).
+    /// Chunks of the file; entries below a directory; 0 for a link.
     pub children: u64,
     /// Permission bits.
     pub mode: u32,
@@ -500,6 +514,27 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether it is a file.
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        self.kind == EntryKind::File
+    }
+
+    /// Whether it is a directory.
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        self.kind == EntryKind::Directory
+    }
+
+    /// The target, if it is a symbolic link.
+    #[must_use]
+    pub fn target(&self) -> Option<&str> {
+        match &self.kind {
+            EntryKind::Link { target } => Some(target),
+            EntryKind::File | EntryKind::Directory => None,
+        }
+    }
+
     /// The CRC of the whole file, if it is known. An overwrite in the middle makes it unknown; one whose CRC happens to
     /// be 0 passes for unknown, too, which only costs a comparison.
     #[must_use]

@@ -7,7 +7,7 @@ use super::*;
 impl Model {
     /// Gives a file or directory an owner; an empty one takes it away.
     pub(super) fn own(&mut self, path: FsPath, owner: &str) {
-        let expected = self.walk(&path).map(drop);
+        let expected = self.straight(&path, true).and_then(|path| self.walk(&path).map(drop));
         let command = ClientCommand::ChangeAttributes {
             path,
             change: AttributeChange::Owner {

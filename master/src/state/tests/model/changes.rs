@@ -205,7 +205,7 @@ impl Model {
     fn changeable(&self, path: &FsPath) -> Option<Rc<File>> {
         match self.tree.get(path) {
             Some(Node::File { file }) => Some(Rc::clone(file)),
-            Some(Node::Directory) | None => None,
+            Some(Node::Directory | Node::Link { .. }) | None => None,
         }
     }
 

@@ -60,13 +60,15 @@ impl Model {
         replace: bool,
         parents: bool,
     ) -> Expected<BTreeMap<FsPath, Node>> {
-        if sources == [to.clone()] {
-            return Err(ErrorCode::Exists);
-        }
         let found: Vec<_> = sources
             .iter()
             .map(|source| self.file(source))
             .collect::<Expected<_>>()?;
+        if let [source] = sources
+            && self.straight(source, true) == self.straight(to, true)
+        {
+            return Err(ErrorCode::Exists);
+        }
         let mut whole = File::clone(&found[0]);
         for next in &found[1..] {
             whole = whole.followed_by(next)?;
@@ -76,8 +78,8 @@ impl Model {
     }
 
     fn file(&self, path: &FsPath) -> Expected<Rc<File>> {
-        match self.walk(path)? {
-            Node::Directory => Err(ErrorCode::IsDirectory),
+        match self.walk(&self.straight(path, true)?)? {
+            Node::Directory | Node::Link { .. } => Err(ErrorCode::IsDirectory),
             Node::File { file } => Ok(Rc::clone(file)),
         }
     }

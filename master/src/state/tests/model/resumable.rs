@@ -10,10 +10,11 @@ const KEEP_MS: u64 = 3_000;
 impl Model {
     /// Whether a file may be begun on the way to a path.
     pub(super) fn may_begin(&self, path: &FsPath, replace: bool, parents: bool) -> Expected<()> {
-        match self.walk(path) {
+        let path = self.straight(path, replace)?;
+        match self.walk(&path) {
             Ok(Node::Directory) => Err(ErrorCode::IsDirectory),
-            Ok(Node::File { .. }) if !replace => Err(ErrorCode::Exists),
-            Ok(Node::File { .. }) => Ok(()),
+            Ok(Node::File { .. } | Node::Link { .. }) if !replace => Err(ErrorCode::Exists),
+            Ok(Node::File { .. } | Node::Link { .. }) => Ok(()),
             Err(ErrorCode::NotFound) => {
                 let (parent, _) = path.parent_and_name().unwrap();
                 let there = parents || self.tree.contains_key(&parent);

@@ -73,6 +73,7 @@ pub(super) fn near_step() -> impl Strategy<Value = super::Step> {
         6 => (0usize..3, near_path()).prop_map(move |(stock, path)| Put { stock, order: 0, path, replace, parents }),
         4 => (near_path(), 0usize..3, proptest::option::of(0u64..2500)).prop_map(move |of| Change(splice(of))),
         3 => (near_path(), 0u64..2500).prop_map(|(path, length)| Change(Truncate { path, length })),
+        2 => links::near_step(near_path).prop_map(Link),
         1 => (near_path(), 1u8..5).prop_map(|(path, replicas)| Change(Copies { path, replicas })),
         2 => near_path().prop_map(move |path| Mkdir { path, parents }),
         3 => (near_path(), near_path()).prop_map(move |(from, to)| Rename { from, to, replace }),
@@ -106,16 +107,20 @@ impl Model {
     }
 
     fn create_snapshot(&mut self, directory: FsPath, name: &str) {
-        let is_there = |known: &Remembered| known.directory == directory && known.name == name;
-        let expected = match self.walk(&directory) {
-            Err(code) => Err(code),
-            Ok(Node::File { .. }) => Err(ErrorCode::NotDirectory),
-            Ok(Node::Directory) if self.snapshots.iter().any(is_there) => Err(ErrorCode::Exists),
-            Ok(Node::Directory) => Ok(()),
-        };
         let command = ClientCommand::CreateSnapshot {
             path: directory.clone(),
             name: name.to_owned(),
+        };
+        let directory = match self.straight(&directory, true) {
+            Ok(directory) => directory,
+            Err(code) => return drop(self.compare(command, Err::<(), _>(code))),
+        };
+        let is_there = |known: &Remembered| known.directory == directory && known.name == name;
+        let expected = match self.walk(&directory) {
+            Err(code) => Err(code),
+            Ok(Node::File { .. } | Node::Link { .. }) => Err(ErrorCode::NotDirectory),
+            Ok(Node::Directory) if self.snapshots.iter().any(is_there) => Err(ErrorCode::Exists),
+            Ok(Node::Directory) => Ok(()),
         };
         let Some((outcome, ())) = self.compare(command, expected) else {
             return;
@@ -180,6 +185,8 @@ impl Model {
         };
         let source = snapshot.shown_at(from);
         let expected = match node {
+            // Where links in snapshots lead is told elsewhere.
+            Node::Link { .. } => return,
             Node::Directory => Err(ErrorCode::IsDirectory),
             Node::File { .. } => self.appeared(&to, true, false, node.clone()),
         };
