@@ -8,7 +8,7 @@ use crate::error::Context as _;
 use crate::{Client, Error};
 
 impl Client {
-    /// Who a file or directory belongs to, and its extended attributes.
+    /// Who what is at a path belongs to, and its extended attributes: of a link at its end, those of the link itself.
     ///
     /// # Errors
     /// Why it cannot be told.
@@ -21,7 +21,7 @@ impl Client {
         }
     }
 
-    /// Changes owner, group or an extended attribute of a file or directory.
+    /// Changes owner, group or an extended attribute of what a path leads to.
     ///
     /// # Errors
     /// Why not.

@@ -126,7 +126,7 @@ impl Client {
         }
     }
 
-    /// What a name leads to.
+    /// What is at a path: of a symbolic link at its end, the link itself. [`Client::resolve`] follows it.
     ///
     /// # Errors
     /// Why it cannot be told.
@@ -139,7 +139,7 @@ impl Client {
         }
     }
 
-    /// A page of a directory in name order: at most `limit` names after `after`.
+    /// A page of the directory a path leads to, in name order: at most `limit` names after `after`.
     ///
     /// # Errors
     /// Why it cannot be listed.
@@ -190,7 +190,7 @@ impl Client {
         }
     }
 
-    /// Removes a file or directory for good; with `recursive`, a directory goes with all it holds. [`Client::trash`]
+    /// Removes a file, directory or link for good; with `recursive`, a directory goes with all it holds. [`Client::trash`]
     /// can be undone.
     ///
     /// # Errors
@@ -215,7 +215,7 @@ impl Client {
         }
     }
 
-    /// Changes the permission bits or the modification time of a file or directory; `None` leaves what is there.
+    /// Changes the permission bits or the modification time of what a path leads to; `None` leaves what is there.
     ///
     /// # Errors
     /// Why not.
@@ -237,7 +237,8 @@ impl Client {
         }
     }
 
-    /// Begins a file. It appears when [`FileWriter::finish`] succeeds, and not before.
+    /// Begins a file. It appears when [`FileWriter::finish`] succeeds, and not before. One that may replace another goes
+    /// where a link at `path` leads, also if nothing is there yet; one that must be new is refused where a link is.
     ///
     /// # Errors
     /// Why not; with too few chunkservers, after [`Config::wait`].

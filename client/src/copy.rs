@@ -61,10 +61,10 @@ impl Client {
         }
         let mut originals = Vec::new();
         for source in sources {
-            originals.push(self.stat(source).await?);
+            originals.push(self.resolve(source).await?.1);
         }
         let extents: u64 = originals.iter().map(|entry| entry.children).sum();
-        if originals.iter().any(|entry| entry.kind != EntryKind::File) || extents <= COPY_EXTENTS_MAX as u64 {
+        if originals.iter().any(|entry| !entry.is_file()) || extents <= COPY_EXTENTS_MAX as u64 {
             return Err(refused).context(what);
         }
         self.copy_in_steps(sources, &originals, to, options).await.context(what)

@@ -64,7 +64,8 @@ impl Client {
     }
 
     async fn target(&self, path: &FsPath) -> Result<Target, Error> {
-        if path.is_in_snapshot() {
+        let (found, entry) = self.resolve(path).await?;
+        if found.is_in_snapshot() {
             // The masters are told the file's number from here on, which it has outside of the snapshot, too.
             let message = format!("cannot write to {path}: it is in a snapshot, which never changes");
             let error = WireError::new(ErrorCode::ReadOnly, message);
@@ -72,8 +73,7 @@ impl Client {
                 .help("copy what you need out of it, and change that: gabion cp")
                 .into());
         }
-        let entry = self.stat(path).await?;
-        if entry.kind != EntryKind::File {
+        if !entry.is_file() {
             let message = format!("cannot write to {path}: it is a directory");
             return Err(Error::new(ErrorCode::IsDirectory, message));
         }

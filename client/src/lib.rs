@@ -31,6 +31,7 @@ mod file;
 mod fleet;
 mod inventory;
 mod link;
+mod links;
 mod local;
 mod masters;
 mod policy;
@@ -59,6 +60,7 @@ pub use gabion_protocol::messages::master::{
     Status, TrashAfter, TrashEntry, TrashId, TrashPage, TrashRef, TrashTotals, TreeProgress,
 };
 pub use gabion_protocol::{ChunkId, ErrorCode, FsPath, MasterId, ServerId};
+pub use links::{LinkOptions, LinkTold};
 pub use local::local_crc;
 pub use read::{DownloadOptions, FileReader, FileStream, Resumed};
 pub use scrub::ScrubStarted;

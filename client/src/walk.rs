@@ -1,11 +1,11 @@
 //! All that lies below a directory, in name order, each directory before what it holds.
 //!
 //! Memory is bounded by depth, not by the number of files: one page per directory on the way down. What changes
-//! during the walk may be seen or not.
+//! during the walk may be seen or not. Symbolic links are shown, and none is followed but the root.
 
 use std::collections::VecDeque;
 
-use gabion_protocol::messages::master::{Entry, EntryKind};
+use gabion_protocol::messages::master::Entry;
 use gabion_protocol::{ErrorCode, FsPath, WireError};
 
 use crate::{Client, Error};
@@ -89,7 +89,7 @@ impl Walk {
                 ),
             )
         })?;
-        if entry.kind == EntryKind::Directory && self.open.len() < self.deepest {
+        if entry.is_directory() && self.open.len() < self.deepest {
             self.open.push(Directory::new(path.clone()));
         }
         Ok((path, entry))

@@ -249,6 +249,7 @@ pub fn survey(cluster: &Cluster, root: &str) -> BTreeMap<String, Found> {
                         directories.push(path.clone());
                         Found::Directory
                     }
+                    EntryKind::Link { .. } => panic!("no load makes the link {path}"),
                     EntryKind::File => match get(&client, &path).await {
                         Ok(bytes) => Found::File {
                             len: bytes.len() as u64,

@@ -579,7 +579,8 @@ impl State {
             | Op::RemoveSnapshot { .. }
             | Op::ResumeSized { .. }
             | Op::SetQuota { .. }
-            | Op::CopyTree(_) => panic!("no test needs it"),
+            | Op::CopyTree(_)
+            | Op::Link(_) => panic!("no test needs it"),
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use gabion_client::terminal::{Column, Failure, FileProgress, Format, Output, Progress, Table, text};
-use gabion_client::{Client, Entry, EntryKind, Error, Extent, FsPath, Replica, Verdict, Walk};
+use gabion_client::{Client, Entry, Error, Extent, FsPath, Replica, Verdict, Walk};
 use gabion_protocol::ErrorCode;
 use serde::Serialize;
 
@@ -123,14 +123,10 @@ pub struct Options {
 /// # Errors
 /// [`Failure`] with exit code 7 if a copy is damaged, 8 if copies are missing or could not be checked.
 pub async fn run(client: &Client, root: &FsPath, options: &Options) -> Result<(), Failure> {
-    let entry = client.stat(root).await?;
+    let (_, entry) = client.resolve(root).await?;
     let progress = Progress::new(
         options.quiet,
-        if entry.kind == EntryKind::File {
-            1
-        } else {
-            entry.children
-        },
+        if entry.is_file() { 1 } else { entry.children },
         entry.length,
     );
     let (checked, findings) = check(client, root, entry, options.jobs, &progress).await;
@@ -167,8 +163,8 @@ async fn check(
     jobs: usize,
     progress: &Progress,
 ) -> (Checked, Vec<Finding>) {
-    let first = (entry.kind == EntryKind::File).then(|| Ok((root.clone(), entry.clone())));
-    let walk = (entry.kind == EntryKind::Directory).then(|| Walk::new(client.clone(), root.clone()));
+    let first = entry.is_file().then(|| Ok((root.clone(), entry.clone())));
+    let walk = entry.is_directory().then(|| Walk::new(client.clone(), root.clone()));
     let below = Box::pin(futures_util::stream::unfold(walk, |walk| async move {
         let mut walk = walk?;
         walk.next().await.map(|next| (next, Some(walk)))
@@ -177,7 +173,7 @@ async fn check(
         .chain(below)
         .map(|next| async move {
             match next {
-                Ok((path, entry)) if entry.kind == EntryKind::File => {
+                Ok((path, entry)) if entry.is_file() => {
                     let bar = progress.file(path.as_str(), entry.length);
                     check_file(client, &path, &bar).await
                 }

@@ -26,7 +26,7 @@ pub enum Kind {
     Length,
     /// The bytes are equal, but not the checksum the masters hold.
     Checksum,
-    /// A file here, a directory there.
+    /// Of one kind here, of another there.
     FileOrDirectory,
     /// Not on the cluster.
     OnlyLocal,
@@ -75,6 +75,8 @@ pub struct Compared {
     pub files: u64,
     /// Directories on both sides.
     pub directories: u64,
+    /// Symbolic links on both sides.
+    pub links: u64,
     /// Bytes of those files.
     pub bytes: u64,
 }
@@ -176,11 +178,14 @@ fn read_local(root: &Path, findings: &mut Vec<Finding>) -> Result<BTreeMap<Strin
                 continue;
             }
         };
-        // Below the root links and devices are passed over, as uploads do.
+        // Below the root devices and pipes are passed over, as uploads do.
         let kind = match entry.file_type() {
             kind if kind.is_dir() => EntryKind::Directory,
             kind if kind.is_file() => EntryKind::File,
             _ if entry.depth() == 0 && !root.is_dir() => EntryKind::File,
+            kind if kind.is_symlink() && entry.depth() > 0 => EntryKind::Link {
+                target: stands_for(entry.path()),
+            },
             _ => continue,
         };
         let inside = entry.path().strip_prefix(root).unwrap_or_else(|_| entry.path());
@@ -203,8 +208,8 @@ async fn read_remote(
     root: &FsPath,
     findings: &mut Vec<Finding>,
 ) -> Result<BTreeMap<String, (FsPath, Entry)>, Failure> {
-    let entry = client.stat(root).await?;
-    let is_directory = entry.kind == EntryKind::Directory;
+    let (_, entry) = client.resolve(root).await?;
+    let is_directory = entry.is_directory();
     let mut found = BTreeMap::from([(String::new(), (root.clone(), entry))]);
     if !is_directory {
         return Ok(found);
@@ -226,6 +231,19 @@ async fn read_remote(
     Ok(found)
 }
 
+/// What a local link stands for.
+fn stands_for(link: &Path) -> String {
+    std::fs::read_link(link).map_or_else(|_| String::new(), |target| target.to_string_lossy().into_owned())
+}
+
+fn word(kind: &EntryKind) -> &'static str {
+    match kind {
+        EntryKind::File => "file",
+        EntryKind::Directory => "directory",
+        EntryKind::Link { .. } => "link",
+    }
+}
+
 /// The files both sides have; what only one has, or has as another kind, is a finding.
 fn pair_up(
     root: &Path,
@@ -243,7 +261,7 @@ fn pair_up(
         });
     };
     for (name, (remote, entry)) in there {
-        match (here.remove(&name), entry.kind) {
+        match (here.remove(&name), &entry.kind) {
             (Some(EntryKind::Directory), EntryKind::Directory) => compared.directories += 1,
             (Some(EntryKind::File), EntryKind::File) => pairs.push(Pair {
                 local: if name.is_empty() {
@@ -255,21 +273,26 @@ fn pair_up(
                 remote,
                 entry,
             }),
-            (Some(EntryKind::File), EntryKind::Directory) => {
-                find(name, Kind::FileOrDirectory, "a file here, a directory there")
+            (Some(EntryKind::Link { target: here }), EntryKind::Link { target: there }) => {
+                compared.links += 1;
+                if here != *there {
+                    let what = format!("a link to {here:?} here, to {there:?} there");
+                    find(name, Kind::Content, &what);
+                }
             }
-            (Some(EntryKind::Directory), EntryKind::File) => {
-                find(name, Kind::FileOrDirectory, "a directory here, a file there")
+            (Some(here), there) => {
+                let what = format!("a {} here, a {} there", word(&here), word(there));
+                find(name, Kind::FileOrDirectory, &what);
             }
-            (None, EntryKind::File) => find(name, Kind::OnlyRemote, "a file on the cluster, nothing here"),
-            (None, EntryKind::Directory) => find(name, Kind::OnlyRemote, "a directory on the cluster, nothing here"),
+            (None, there) => {
+                let what = format!("a {} on the cluster, nothing here", word(there));
+                find(name, Kind::OnlyRemote, &what);
+            }
         }
     }
     for (name, kind) in here {
-        match kind {
-            EntryKind::File => find(name, Kind::OnlyLocal, "a file here, nothing on the cluster"),
-            EntryKind::Directory => find(name, Kind::OnlyLocal, "a directory here, nothing on the cluster"),
-        }
+        let what = format!("a {} here, nothing on the cluster", word(&kind));
+        find(name, Kind::OnlyLocal, &what);
     }
     (compared, pairs)
 }
@@ -380,11 +403,15 @@ fn summary(compared: Compared, findings: &[Finding], how: &str, took: &str) -> S
         number => text::count(number, "difference").to_uppercase(),
     };
     format!(
-        "compared {} and {} {how}, {} in {took}: {verdict}",
+        "compared {} and {}{} {how}, {} in {took}: {verdict}",
         text::count(compared.files, "file"),
         match compared.directories {
             1 => "1 directory".to_owned(),
             number => format!("{number} directories"),
+        },
+        match compared.links {
+            0 => String::new(),
+            number => format!(" and {}", text::count(number, "link")),
         },
         text::size(compared.bytes),
     )
@@ -448,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn local_trees_are_read_without_links() {
+    fn local_trees_are_read_with_their_links() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("sub")).unwrap();
         std::fs::write(root.path().join("sub/a"), "1").unwrap();
@@ -456,7 +483,9 @@ mod tests {
         let mut findings = Vec::new();
         let found = read_local(root.path(), &mut findings).unwrap();
         let names: Vec<_> = found.keys().map(String::as_str).collect();
-        assert_eq!(names, ["", "sub", "sub/a"]);
+        assert_eq!(names, ["", "link", "sub", "sub/a"]);
+        let target = "sub/a".to_owned();
+        assert_eq!(found["link"], EntryKind::Link { target });
         assert!(findings.is_empty());
         let single = read_local(&root.path().join("link"), &mut findings).unwrap();
         assert_eq!(
@@ -506,6 +535,7 @@ content differs  a\\n   first at byte 7
         let compared = Compared {
             files: 2,
             directories: 1,
+            links: 0,
             bytes: 9,
         };
         assert_eq!(

@@ -12,6 +12,7 @@ mod copy;
 mod disk;
 mod find;
 pub(crate) mod inventory;
+mod links;
 mod quota;
 mod server;
 mod snapshot;
@@ -32,6 +33,7 @@ pub(crate) use chunk::{Chunk, ChunkList, ChunkRepair, ChunkShow};
 pub(crate) use copy::{Concat, Copy};
 pub(crate) use disk::{Disk, DiskDrain, DiskList};
 pub(crate) use find::{Find, Sort, Tree, with_two_dashes};
+pub(crate) use links::{MakeLinks, ReadLinks};
 pub(crate) use quota::{Quota, QuotaClear, QuotaGet, QuotaSet};
 pub(crate) use server::{Server, ServerDrain, ServerList, ServerMaintenance, ServerRemove, ServerShow};
 pub(crate) use snapshot::{
@@ -123,6 +125,10 @@ pub(crate) enum Verb {
     Cp(Copy),
     /// Make one file of others by reference, one after the other
     Concat(Concat),
+    /// Make symbolic links: names that stand for a path
+    Ln(MakeLinks),
+    /// Show what symbolic links stand for
+    Readlink(ReadLinks),
     /// Move files, and directories with -r, to the trash
     Rm(Remove),
     /// Look at what was removed, restore it, or remove it for good
@@ -143,7 +149,7 @@ pub(crate) enum Verb {
     Xattr(ExtendedAttributes),
     /// Change the modification time of files, or make empty ones
     Touch(Touch),
-    /// Find files and directories by name, kind, size and age
+    /// Find files, directories and links by name, kind, size and age
     Find(Find),
     /// Show a directory and all below it as a tree
     Tree(Tree),
@@ -172,9 +178,10 @@ pub(crate) enum Verb {
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// Files and directories
-    #[arg(value_name = "PATH", default_value = "/", value_parser = remote_path)]
-    pub(crate) paths: Vec<FsPath>,
+    /// Files and directories; of a link to a directory, what that holds, but with -l or -d the link itself unless PATH
+    /// ends in /
+    #[arg(value_name = "PATH", default_value = "/", value_parser = slashed_path)]
+    pub(crate) paths: Vec<Slashed>,
     /// Show also mode, chunks, chunk size and checksum
     #[arg(short, long)]
     pub(crate) long: bool,
@@ -221,6 +228,9 @@ pub(crate) struct Stat {
     /// Files and directories
     #[arg(value_name = "PATH", required = true, value_parser = remote_path)]
     pub(crate) paths: Vec<FsPath>,
+    /// Of symbolic links, show what they lead to
+    #[arg(short = 'L', long)]
+    pub(crate) dereference: bool,
     /// Sizes in exact bytes
     #[arg(long)]
     pub(crate) bytes: bool,
@@ -422,6 +432,21 @@ pub(crate) struct TransferLeader {
     /// To which master [default: the one whose log is longest]
     #[arg(long, value_name = "ID", action = ArgAction::Set)]
     pub(crate) to: Option<u64>,
+}
+
+/// A path that may end in a slash, which says that what it leads to is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Slashed {
+    pub(crate) path: FsPath,
+    pub(crate) slash: bool,
+}
+
+fn slashed_path(text: &str) -> Result<Slashed, String> {
+    let path = remote_path(text)?;
+    Ok(Slashed {
+        slash: text.ends_with('/') && !path.is_root(),
+        path,
+    })
 }
 
 /// A path on the cluster, `/a/b` or `gabion:/a/b`.

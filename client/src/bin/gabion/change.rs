@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use gabion_client::terminal::{Failure, FileProgress, Progress, Tally, text};
 use gabion_client::{Appender, CreateOptions, File, Walk};
 use gabion_protocol::limits::PACKET_BYTES;
-use gabion_protocol::messages::master::EntryKind;
 use gabion_protocol::{ErrorCode, FsPath};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
@@ -145,12 +144,12 @@ pub(crate) async fn set_replicas(context: &Context, set: SetReplicas) -> Result<
             tally.skipped();
             continue;
         }
-        match context.client.stat(path).await {
-            Ok(entry) if entry.kind == EntryKind::Directory && set.recursive => {
+        match context.find(path).await {
+            Ok(Some(entry)) if entry.is_directory() && set.recursive => {
                 set_below(context, path, set.replicas, &mut tally, &mut files).await;
             }
             Ok(_) => set_one(context, path.clone(), set.replicas, &mut tally, &mut files).await,
-            Err(error) => tally.failed(path.as_str(), error.into()),
+            Err(failure) => tally.failed(path.as_str(), failure),
         }
     }
     if set.until_copied {
@@ -163,7 +162,7 @@ async fn set_below(context: &Context, directory: &FsPath, replicas: u8, tally: &
     let mut walk = Walk::new(context.client.clone(), directory.clone());
     while let Some(next) = walk.next().await {
         match next {
-            Ok((_, entry)) if entry.kind == EntryKind::Directory => {}
+            Ok((_, entry)) if !entry.is_file() => {}
             Ok((path, _)) => set_one(context, path, replicas, tally, files).await,
             Err(error) => tally.failed(directory.as_str(), error.into()),
         }
@@ -190,8 +189,8 @@ async fn set_one(context: &Context, path: FsPath, replicas: u8, tally: &mut Tall
 /// Waits until none of the files has a chunk with fewer copies than wanted. One that goes meanwhile needs none.
 async fn wait_for_copies(context: &Context, mut files: Vec<FsPath>, tally: &mut Tally) -> Result<(), Failure> {
     while let Some(path) = files.last() {
-        match context.client.stat(path).await {
-            Ok(entry) if entry.degraded => {
+        match context.client.resolve(path).await {
+            Ok((_, entry)) if entry.degraded => {
                 tokio::select! {
                     () = tokio::time::sleep(LOOK) => {}
                     () = context.stop.cancelled() => return Err(Failure::interrupted()),

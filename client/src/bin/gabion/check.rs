@@ -5,6 +5,7 @@ use gabion_protocol::messages::master::EntryKind;
 use serde::Serialize;
 
 use crate::args::Check;
+use crate::below::Links;
 use crate::compare::{self, Compared, Sides, Verdict};
 use crate::context::Context;
 use crate::jobs::Jobs;
@@ -51,6 +52,7 @@ struct Finding {
 struct Counts {
     files: u64,
     directories: u64,
+    links: u64,
     bytes: u64,
     /// Files whose checksum nobody knew: their bytes were fetched.
     fetched: u64,
@@ -63,9 +65,10 @@ struct Report<'a> {
 }
 
 pub(crate) async fn run(context: &Context, check: Check) -> Result<(), Failure> {
-    let at_root = context.client.stat(&check.remote).await?;
-    let local = compare::read_local(&check.local)?;
-    let remote = compare::read_remote(context, &check.remote, at_root).await?;
+    let links = Links::of(check.dereference);
+    let (_, at_root) = context.client.resolve(&check.remote).await?;
+    let local = compare::read_local(&check.local, links)?;
+    let remote = compare::read_remote(context, &check.remote, at_root, links).await?;
     let mut findings = Vec::new();
     for (path, failure) in local.failures.into_iter().chain(remote.failures) {
         findings.push(Finding::unreadable(path, &failure));
@@ -76,6 +79,7 @@ pub(crate) async fn run(context: &Context, check: Check) -> Result<(), Failure> 
     let paired = compare::pair_up(local.entries, remote.entries);
     let mut counts = Counts {
         directories: paired.directories,
+        links: paired.links + paired.links_differ.len() as u64,
         ..Counts::default()
     };
     let sides = Sides {
@@ -103,20 +107,29 @@ pub(crate) async fn run(context: &Context, check: Check) -> Result<(), Failure> 
     for pair in paired.kinds {
         let why = format!(
             "a {} here, a {} on the cluster",
-            records::kind(pair.local.kind),
-            records::kind(pair.remote.kind)
+            records::kind(&pair.local.kind),
+            records::kind(&pair.remote.kind)
         );
         findings.push(Finding::new(pair.name, Difference::Kind, why));
+    }
+    for pair in paired.links_differ {
+        let stands_for = |kind: &EntryKind| match kind {
+            EntryKind::Link { target } => target.clone(),
+            EntryKind::File | EntryKind::Directory => String::new(),
+        };
+        let (here, there) = (stands_for(&pair.local.kind), stands_for(&pair.remote.kind));
+        let why = format!("a link to {here:?} here, to {there:?} on the cluster");
+        findings.push(Finding::new(pair.name, Difference::Differs, why));
     }
     for (name, local) in paired.only_local {
         findings.push(Finding::new(
             name,
             Difference::Missing,
-            only(local.kind, "not on the cluster"),
+            only(&local.kind, "not on the cluster"),
         ));
     }
     for (name, remote) in paired.only_remote {
-        findings.push(Finding::new(name, Difference::Extra, only(remote.kind, "not here")));
+        findings.push(Finding::new(name, Difference::Extra, only(&remote.kind, "not here")));
     }
     findings.sort_by(|a, b| a.path.cmp(&b.path));
     print(&counts, &findings, check.printing.output)?;
@@ -129,7 +142,7 @@ pub(crate) async fn run(context: &Context, check: Check) -> Result<(), Failure> 
     }
 }
 
-fn only(kind: EntryKind, but: &str) -> String {
+fn only(kind: &EntryKind, but: &str) -> String {
     format!("a {}, {but}", records::kind(kind))
 }
 
@@ -186,11 +199,15 @@ fn summary(counts: &Counts, findings: &[Finding]) -> String {
         number => text::count(number, "difference"),
     };
     format!(
-        "compared {} and {}, {}, by size and crc32, {fetched}: {verdict}",
+        "compared {} and {}{}, {}, by size and crc32, {fetched}: {verdict}",
         text::count(counts.files, "file"),
         match counts.directories {
             1 => "1 directory".to_owned(),
             number => format!("{number} directories"),
+        },
+        match counts.links {
+            0 => String::new(),
+            number => format!(" and {}", text::count(number, "link")),
         },
         text::size(counts.bytes),
     )
@@ -211,7 +228,7 @@ mod tests {
             Finding::new(
                 "a\n".to_owned(),
                 Difference::Missing,
-                only(EntryKind::File, "not on the cluster"),
+                only(&EntryKind::File, "not on the cluster"),
             ),
         ];
         let expected = "\
@@ -223,6 +240,7 @@ missing  a\\n   a file, not on the cluster
         let counts = Counts {
             files: 2,
             directories: 1,
+            links: 0,
             bytes: 9,
             fetched: 0,
         };

@@ -1,7 +1,8 @@
 //! What differs between a local tree and one on the cluster, by size and checksum.
 //!
 //! The masters hold each file's CRC, so that the cluster's bytes need not be fetched: local files are read, and only
-//! those of equal length. Names below the two roots are compared as text; the roots' own name is empty.
+//! those of equal length. Symbolic links are compared by what they stand for, unless they are followed. Names below the
+//! two roots are compared as text; the roots' own name is empty.
 //!
 //! Invariant: what could not be listed or read is told, never taken as absent or equal.
 
@@ -11,23 +12,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
+use gabion_client::local_crc;
 use gabion_client::terminal::{Failure, FileProgress, Progress};
-use gabion_client::{Walk, local_crc};
 use gabion_protocol::checksum::Running;
 use gabion_protocol::messages::master::{Entry, EntryKind};
 use gabion_protocol::{ErrorCode, FsPath};
 use walkdir::WalkDir;
 
+use crate::below::{Below, Links};
 use crate::context::Context;
 use crate::jobs::Jobs;
 use crate::local;
 use crate::records;
 
-/// A local file or directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A local file, directory or link.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Local {
     pub(crate) kind: EntryKind,
-    /// Bytes; 0 for a directory.
+    /// Bytes; 0 for a directory, those of its target for a link.
     pub(crate) length: u64,
     pub(crate) modified_ms: Option<i64>,
     pub(crate) mode: u32,
@@ -40,7 +42,7 @@ pub(crate) struct Tree<T> {
     pub(crate) entries: BTreeMap<String, T>,
     /// What could not be listed.
     pub(crate) failures: Vec<(String, Failure)>,
-    /// Names of what is neither file nor directory, with what it is: left alone.
+    /// Names of what is neither file, directory nor link, with what it is: left alone.
     pub(crate) passed_over: BTreeMap<String, &'static str>,
 }
 
@@ -54,11 +56,11 @@ impl<T> Default for Tree<T> {
     }
 }
 
-/// Lists the local file or tree `root`.
+/// Lists the local file or tree `root`. Links below it are kept or followed.
 ///
 /// # Errors
 /// [`Failure`] if there is nothing at `root`, or nothing that can be compared.
-pub(crate) fn read_local(root: &Path) -> Result<Tree<Local>, Failure> {
+pub(crate) fn read_local(root: &Path, links: Links) -> Result<Tree<Local>, Failure> {
     let at_root = std::fs::metadata(root).map_err(|error| Failure::local("read", root.display(), &error))?;
     if !(at_root.is_dir() || at_root.is_file()) {
         return Err(Failure::code(
@@ -76,7 +78,7 @@ pub(crate) fn read_local(root: &Path) -> Result<Tree<Local>, Failure> {
     if at_root.is_file() {
         return Ok(tree);
     }
-    for next in WalkDir::new(root).min_depth(1) {
+    for next in WalkDir::new(root).min_depth(1).follow_links(links == Links::Follow) {
         match next {
             Ok(entry) => tree.add_local(root, &entry),
             Err(error) => {
@@ -119,21 +121,26 @@ impl Tree<Local> {
             return;
         };
         let kind = entry.file_type();
-        if kind.is_symlink() {
-            self.passed_over.insert(name.to_owned(), "a symbolic link");
-        } else if !(kind.is_dir() || kind.is_file()) {
+        if !(kind.is_dir() || kind.is_file() || kind.is_symlink()) {
             self.passed_over.insert(name.to_owned(), "not a regular file");
-        } else {
-            match entry.metadata() {
-                Ok(found) => {
-                    self.entries.insert(name.to_owned(), Local::new(&found));
-                }
-                Err(error) => {
-                    let cause = error.io_error().map_or(std::io::ErrorKind::Other, std::io::Error::kind);
-                    let failure = Failure::local("read", entry.path().display(), &cause.into());
-                    self.failures.push((name.to_owned(), failure));
-                }
+            return;
+        }
+        let found = entry.metadata().map_err(|error| {
+            let cause = error.io_error().map_or(std::io::ErrorKind::Other, std::io::Error::kind);
+            Failure::local("read", entry.path().display(), &cause.into())
+        });
+        let listed = found.and_then(|found| {
+            let mut listed = Local::new(&found);
+            if kind.is_symlink() {
+                let target = local::link_target(entry.path())?;
+                listed.length = target.len() as u64;
+                listed.kind = EntryKind::Link { target };
             }
+            Ok(listed)
+        });
+        match listed {
+            Ok(listed) => drop(self.entries.insert(name.to_owned(), listed)),
+            Err(failure) => self.failures.push((name.to_owned(), failure)),
         }
     }
 }
@@ -142,26 +149,28 @@ impl Tree<Local> {
 ///
 /// # Errors
 /// [`Failure`] if the user stopped it.
-pub(crate) async fn read_remote(context: &Context, root: &FsPath, at_root: Entry) -> Result<Tree<Entry>, Failure> {
-    let is_directory = at_root.kind == EntryKind::Directory;
+pub(crate) async fn read_remote(
+    context: &Context,
+    root: &FsPath,
+    at_root: Entry,
+    links: Links,
+) -> Result<Tree<Entry>, Failure> {
+    let is_directory = at_root.is_directory();
     let mut tree = Tree::default();
     tree.entries.insert(String::new(), at_root);
     if !is_directory {
         return Ok(tree);
     }
-    let mut walk = Walk::new(context.client.clone(), root.clone());
+    let mut below = Below::new(context, root, links).await?;
     loop {
         let next = tokio::select! {
-            next = walk.next() => next,
+            next = below.next() => next,
             () = context.stop.cancelled() => return Err(Failure::interrupted()),
         };
         match next {
             None => return Ok(tree),
-            Some(Ok((path, entry))) => {
-                let name = path.as_str().strip_prefix(root.as_str()).unwrap_or(path.as_str());
-                tree.entries.insert(name.trim_start_matches('/').to_owned(), entry);
-            }
-            Some(Err(error)) => tree.failures.push((root.to_string(), error.into())),
+            Some(Ok(found)) => drop(tree.entries.insert(found.name, found.entry)),
+            Some(Err(failed)) => tree.failures.push(failed),
         }
     }
 }
@@ -183,7 +192,11 @@ pub(crate) struct Paired {
     pub(crate) directories: u64,
     pub(crate) only_local: Vec<(String, Local)>,
     pub(crate) only_remote: Vec<(String, Entry)>,
-    /// A file on one side, a directory on the other.
+    /// Links of both sides that stand for the same.
+    pub(crate) links: u64,
+    /// Links of both sides that do not.
+    pub(crate) links_differ: Vec<Pair>,
+    /// Of one kind on one side, of another on the other.
     pub(crate) kinds: Vec<Pair>,
 }
 
@@ -193,8 +206,17 @@ pub(crate) fn pair_up(mut local: BTreeMap<String, Local>, remote: BTreeMap<Strin
     for (name, remote) in remote {
         match local.remove(&name) {
             None => paired.only_remote.push((name, remote)),
-            Some(local) if local.kind != remote.kind => paired.kinds.push(Pair { name, local, remote }),
-            Some(_) if remote.kind == EntryKind::Directory => paired.directories += 1,
+            Some(local) if local.kind != remote.kind => {
+                let are_links = records::kind(&local.kind) == records::kind(&remote.kind);
+                let pairs = if are_links {
+                    &mut paired.links_differ
+                } else {
+                    &mut paired.kinds
+                };
+                pairs.push(Pair { name, local, remote });
+            }
+            Some(_) if remote.is_directory() => paired.directories += 1,
+            Some(_) if remote.target().is_some() => paired.links += 1,
             Some(local) => paired.files.push(Pair { name, local, remote }),
         }
     }
@@ -374,7 +396,7 @@ mod tests {
     #[test]
     fn names_are_put_together() {
         use EntryKind::{Directory, File};
-        let local = |kind| Local {
+        let local = |kind: EntryKind| Local {
             kind,
             length: 1,
             modified_ms: None,
@@ -407,14 +429,37 @@ mod tests {
         std::fs::create_dir(root.path().join("sub")).unwrap();
         std::fs::write(root.path().join("sub/a"), "1").unwrap();
         std::os::unix::fs::symlink("sub", root.path().join("link")).unwrap();
-        let tree = read_local(root.path()).unwrap();
-        assert_eq!(tree.entries.keys().collect::<Vec<_>>(), ["", "sub", "sub/a"]);
-        assert_eq!(tree.passed_over.keys().collect::<Vec<_>>(), ["link"]);
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            root.path().join("pipe"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        let tree = read_local(root.path(), Links::Keep).unwrap();
+        assert_eq!(tree.entries.keys().collect::<Vec<_>>(), ["", "link", "sub", "sub/a"]);
+        let link = EntryKind::Link {
+            target: "sub".to_owned(),
+        };
+        assert_eq!((&tree.entries["link"].kind, tree.entries["link"].length), (&link, 3));
+        assert_eq!(tree.passed_over.keys().collect::<Vec<_>>(), ["pipe"]);
+        let followed = read_local(root.path(), Links::Follow).unwrap();
+        assert_eq!(
+            followed.entries.keys().collect::<Vec<_>>(),
+            ["", "link", "link/a", "sub", "sub/a"]
+        );
         assert!(tree.failures.is_empty());
-        let named = read_local(&root.path().join("link")).unwrap();
+        let named = read_local(&root.path().join("link"), Links::Keep).unwrap();
         assert_eq!(named.entries.keys().collect::<Vec<_>>(), ["", "a"]);
-        assert_eq!(read_local(Path::new("/absent")).unwrap_err().exit_code(), 3);
-        assert_eq!(read_local(Path::new("/dev/null")).unwrap_err().exit_code(), 2);
+        assert_eq!(
+            read_local(Path::new("/absent"), Links::Keep).unwrap_err().exit_code(),
+            3
+        );
+        assert_eq!(
+            read_local(Path::new("/dev/null"), Links::Keep).unwrap_err().exit_code(),
+            2
+        );
     }
 
     #[test]

@@ -138,7 +138,7 @@ async fn checksum_of(
     deep: bool,
     progress: &Progress,
 ) -> Result<(Entry, Option<u32>), Failure> {
-    let entry = context.client.stat(path).await?;
+    let (_, entry) = context.client.resolve(path).await?;
     if !deep {
         records::require_file(path, &entry)?;
         let crc = entry.known_crc();

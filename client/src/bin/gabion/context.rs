@@ -31,16 +31,16 @@ impl Context {
         })
     }
 
-    /// What `path` leads to; `None` if to nothing.
+    /// What `path` leads to, every link followed; `None` if to nothing.
     pub(crate) async fn find(&self, path: &FsPath) -> Result<Option<Entry>, Failure> {
-        match self.client.stat(path).await {
-            Ok(entry) => Ok(Some(entry)),
+        match self.client.resolve(path).await {
+            Ok((_, entry)) => Ok(Some(entry)),
             Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// As [`Self::find`]; below a file there is nothing, too.
+    /// What is at `path`, which may be a link; below a file there is nothing, too.
     pub(crate) async fn find_or_nothing(&self, path: &FsPath) -> Result<Option<Entry>, Failure> {
         match self.client.stat(path).await {
             Ok(entry) => Ok(Some(entry)),

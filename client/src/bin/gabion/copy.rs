@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use gabion_client::terminal::{Failure, Progress, Tally, text};
-use gabion_client::{CopyOptions, Entry, EntryKind, TreeCopier};
+use gabion_client::{CopyOptions, Entry, EntryKind, LinkOptions, TreeCopier};
 use gabion_protocol::{ErrorCode, FsPath};
 
 use crate::args::{Concat, Copy};
@@ -25,7 +25,12 @@ pub(crate) async fn copy_all(context: &Context, copy: Copy) -> Result<(), Failur
             tally.skipped();
             continue;
         }
-        match copy_one(context, source, &target, (options, copy.recursive)).await {
+        // As with -r everywhere: what is in a tree stays a link, and so does what is named.
+        let copied_one = match copy.no_dereference || copy.recursive {
+            true => copy_link(context, source, &target, (options, copy.recursive)).await,
+            false => copy_one(context, source, &target, (options, false)).await,
+        };
+        match copied_one {
             Ok(one) => {
                 copied.files += one.files;
                 copied.directories += one.directories;
@@ -141,6 +146,31 @@ async fn give_up(context: &Context, copier: TreeCopier) {
             "{error}; the masters do that by themselves, within a minute or so"
         ));
     }
+}
+
+/// Copies a link as a link, and anything else as ever.
+async fn copy_link(
+    context: &Context,
+    source: &FsPath,
+    target: &Target,
+    (options, recursive): (CopyOptions, bool),
+) -> Result<Copied, Failure> {
+    let entry = context.client.stat(source).await?;
+    let Some(stands_for) = entry.target() else {
+        return copy_one(context, source, target, (options, recursive)).await;
+    };
+    let options = LinkOptions {
+        replace: options.replace,
+        parents: options.parents,
+        modified_ms: options.keep_time.then_some(entry.modified_ms),
+    };
+    let made = context.client.link(stands_for, &target.of(source)?, options).await;
+    let entry = made.map_err(advised)?;
+    Ok(Copied {
+        files: 1,
+        directories: 0,
+        bytes: entry.length,
+    })
 }
 
 /// The failure, with advice in the words of the command line.

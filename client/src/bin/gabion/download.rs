@@ -1,23 +1,25 @@
 //! `gabion download`: fetches files under temporary names, verifies them, and only then gives them their own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use gabion_client::terminal::{Column, Failure, FileProgress, Format, Output, Progress, Table, Tally, text};
 use gabion_client::{DownloadOptions, FileReader};
-use gabion_protocol::ErrorCode;
 use gabion_protocol::messages::master::Entry;
+use gabion_protocol::{ErrorCode, FsPath};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Download;
+use crate::below::Links;
 use crate::compare;
 use crate::content;
 use crate::context::Context;
-use crate::download_plan::{Job, Plan, Source};
+use crate::download_plan::{Job, LinkJob, Plan, Source};
 use crate::jobs::Jobs;
 use crate::local;
+use crate::preserve::{self, Losses, Same};
 use crate::records::{self, EntryRecord, Totals};
 
 /// How files are fetched.
@@ -56,7 +58,8 @@ pub(crate) async fn run(context: &Context, download: Download) -> Result<(), Fai
         return download_to_stdout(context, &download, &sources).await;
     }
     let slash = target.as_os_str().as_encoded_bytes().ends_with(b"/");
-    let plan = Plan::make(context, &sources, target, slash, download.recursive).await?;
+    let links = download.recursive.then(|| Links::of(download.keeping.dereference));
+    let plan = Plan::make(context, &sources, target, slash, links).await?;
     if download.dry_run {
         return show(plan, download.printing.output);
     }
@@ -97,18 +100,60 @@ pub(crate) async fn run(context: &Context, download: Download) -> Result<(), Fai
         jobs: Jobs::new(download.parallel.jobs),
         is_resumed: download.resume,
     };
+    let preserved = match download.keeping.preserve {
+        true => all_of(&plan.trees, &files, &plan.links),
+        false => Vec::new(),
+    };
     let fetched = fetch_all(context, &how, files, &progress, &mut tally, &mut totals).await;
+    make_links(target, plan.links, download.force, &mut tally, &mut totals);
+    let mut losses = Losses::default();
+    if !tally.is_hopeless() {
+        preserve::down(context, target, preserved, download.keeping.dereference, &mut losses).await?;
+    }
     let took = progress.finish();
     // What became of the files counts also if nobody reads the list of them.
     let printed = print(&fetched, download.printing.output);
-    if totals.files + totals.directories > 0 {
+    if totals.files + totals.directories + totals.links > 0 {
         context.say(&totals.fetched("downloaded", took));
     }
     if download.resume && !tally.is_clean() {
         context.say("what has come is kept: the same command goes on from there");
     }
     tally.finish("file", "downloaded", &mut |line| eprintln!("{line}"))?;
+    losses.tell()?;
     printed
+}
+
+/// All that is fetched, with where it comes from.
+fn all_of(trees: &[(FsPath, PathBuf)], files: &[Job], links: &[LinkJob]) -> Vec<Same> {
+    let trees = trees.iter().map(|(remote, local)| (remote, local));
+    let files = files.iter().map(|job| (&job.source, &job.target));
+    let links = links.iter().map(|job| (&job.source, &job.target));
+    let all = trees.chain(files).chain(links);
+    all.map(|(remote, local)| Same {
+        local: local.clone(),
+        remote: remote.clone(),
+    })
+    .collect()
+}
+
+/// Makes links below `root`, when all else is there: so nothing of the same command goes through them.
+pub(crate) fn make_links(root: &Path, links: Vec<LinkJob>, replace: bool, tally: &mut Tally, totals: &mut Totals) {
+    if tally.is_hopeless() {
+        return;
+    }
+    for job in links {
+        let made = local::refuse_links_between(root, &job.target)
+            .and_then(|()| local::make_link(&job.target, &job.stands_for, replace));
+        match made {
+            Ok(()) => {
+                local::set_modified(&job.target, job.modified_ms);
+                tally.succeeded();
+                totals.links += 1;
+            }
+            Err(failure) => tally.failed(job.source.to_string(), failure),
+        }
+    }
 }
 
 /// Whether `path` is or lies below one of `barred`.
@@ -137,7 +182,7 @@ async fn download_to_stdout(context: &Context, download: &Download, sources: &[S
             "to write several one after the other: gabion cat PATH…",
         ));
     };
-    let entry = context.client.stat(&source.path).await?;
+    let (_, entry) = context.client.resolve(&source.path).await?;
     records::require_file(&source.path, &entry)?;
     if download.dry_run {
         context.say(&format!("would write {} to standard output", text::size(entry.length)));
@@ -219,6 +264,7 @@ pub(crate) async fn fetch_all(
 
 /// Fetches one file: its entry, and the bytes of it that were here already.
 async fn fetch(context: &Context, job: &Job, how: &Fetching, bar: FileProgress) -> Result<(Entry, u64), Failure> {
+    local::refuse_links_between(&job.root, &job.target)?;
     let is_there = match std::fs::symlink_metadata(&job.target) {
         Ok(found) if found.is_dir() => {
             return Err(Failure::code(
@@ -291,7 +337,19 @@ fn show(plan: Plan, format: Format) -> Result<(), Failure> {
         dry_run: bool,
         directories: Vec<String>,
         files: Vec<Planned>,
+        links: Vec<PlannedLink>,
     }
+    #[derive(Serialize)]
+    struct PlannedLink {
+        source: String,
+        target: String,
+        stands_for: String,
+    }
+    let mut links = plan.links.iter().map(|job| PlannedLink {
+        source: job.source.to_string(),
+        target: job.target.display().to_string(),
+        stands_for: job.stands_for.clone(),
+    });
     let mut output = Output::stdout();
     let mut planned = plan.files.iter().map(|job| Planned {
         source: job.source.to_string(),
@@ -304,10 +362,13 @@ fn show(plan: Plan, format: Format) -> Result<(), Failure> {
                 dry_run: true,
                 directories: plan.directories.iter().map(|path| path.display().to_string()).collect(),
                 files: planned.collect(),
+                links: links.collect(),
             };
             output.object(format, &plans)?;
         }
-        Format::Jsonl => planned.try_for_each(|planned| output.object(format, &planned))?,
+        Format::Jsonl => planned
+            .try_for_each(|planned| output.object(format, &planned))
+            .and_then(|()| links.try_for_each(|planned| output.object(format, &planned)))?,
         Format::Table => {
             let mut table = Table::new(&[
                 Column::Numbers("size"),
@@ -321,12 +382,23 @@ fn show(plan: Plan, format: Format) -> Result<(), Failure> {
                     text::printable(&target).into_owned(),
                 ]);
             }
+            for job in links {
+                table.row([
+                    "link".to_owned(),
+                    text::printable(&job.source).into_owned(),
+                    format!(
+                        "{} -> {}",
+                        text::printable(&job.target),
+                        text::printable(&job.stands_for)
+                    ),
+                ]);
+            }
             output.table(&table)?;
         }
     }
     output.flush()?;
     let mut tally = Tally::default();
-    tally.done = plan.files.len() as u64;
+    tally.done = (plan.files.len() + plan.links.len()) as u64;
     for (source, failure) in plan.failures {
         tally.failed(source, failure);
     }

@@ -5,12 +5,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use gabion_client::Walk;
 use gabion_client::terminal::Failure;
 use gabion_protocol::messages::master::{Entry, EntryKind};
 use gabion_protocol::{ErrorCode, FsPath};
 
 use crate::args;
+use crate::below::{Below, Found, Links};
 use crate::context::Context;
 use crate::glob;
 use crate::local;
@@ -20,7 +20,19 @@ use crate::local;
 pub(crate) struct Job {
     pub(crate) source: FsPath,
     pub(crate) target: PathBuf,
+    /// The local directory or file that the user named: below it, nothing is written through a link.
+    pub(crate) root: PathBuf,
     pub(crate) length: u64,
+}
+
+/// One link to make.
+#[derive(Debug, Clone)]
+pub(crate) struct LinkJob {
+    pub(crate) source: FsPath,
+    pub(crate) target: PathBuf,
+    /// What it stands for.
+    pub(crate) stands_for: String,
+    pub(crate) modified_ms: i64,
 }
 
 /// Everything a download does.
@@ -28,11 +40,16 @@ pub(crate) struct Job {
 pub(crate) struct Plan {
     /// Local directories to make, each after the ones above it.
     pub(crate) directories: Vec<PathBuf>,
+    /// Of them, those that are on the cluster, and where.
+    pub(crate) trees: Vec<(FsPath, PathBuf)>,
     /// Files to fetch.
     pub(crate) files: Vec<Job>,
+    /// Links to make when all else is there.
+    pub(crate) links: Vec<LinkJob>,
     /// What cannot be fetched.
     pub(crate) failures: Vec<(String, Failure)>,
     targets: BTreeSet<PathBuf>,
+    root: PathBuf,
 }
 
 /// A source as the user wrote it.
@@ -74,7 +91,7 @@ impl Source {
 }
 
 impl Plan {
-    /// Decides where `sources` go.
+    /// Decides where `sources` go; directories only if they are to be fetched, with their links in one of two ways.
     ///
     /// # Errors
     /// [`Failure`] if the target does not fit the sources. A source that cannot be fetched is in `failures`.
@@ -83,9 +100,12 @@ impl Plan {
         sources: &[Source],
         target: &Path,
         slash: bool,
-        recursive: bool,
+        recursive: Option<Links>,
     ) -> Result<Self, Failure> {
-        let mut plan = Self::default();
+        let mut plan = Self {
+            root: target.to_owned(),
+            ..Self::default()
+        };
         let into = plan.open_target(target, slash || sources.len() > 1)?;
         for source in sources {
             if plan.failures.last().is_some_and(|(_, failure)| failure.concerns_all()) {
@@ -128,72 +148,93 @@ impl Plan {
         source: &Source,
         target: &Path,
         into: bool,
-        recursive: bool,
+        recursive: Option<Links>,
     ) -> Result<(), Failure> {
-        let entry = context.client.stat(&source.path).await?;
+        let (_, entry) = context.client.resolve(&source.path).await?;
         let target = match source.path.name() {
             Some(name) if into && !source.contents_only => local::below(target, name)?,
             _ => target.to_owned(),
         };
-        if entry.kind == EntryKind::File {
+        if !entry.is_directory() {
             return self.add_file(&source.path, &entry, target);
         }
-        if !recursive {
+        let Some(links) = recursive else {
             return Err(Failure::code(
                 ErrorCode::IsDirectory,
                 format!("cannot download {}: it is a directory", source.path),
                 "fetch it with all it holds: -r",
             ));
-        }
+        };
+        self.trees.push((source.path.clone(), target.clone()));
         self.directories.push(target.clone());
-        let mut walk = Walk::new(context.client.clone(), source.path.clone());
-        while let Some(next) = walk.next().await {
-            let (path, entry) = match next {
-                Ok(found) => found,
-                Err(error) => {
-                    self.failures.push((source.path.to_string(), error.into()));
-                    continue;
+        let mut below = Below::new(context, &source.path, links).await?;
+        while let Some(next) = below.next().await {
+            let added = match next {
+                Ok(Found { name, entry }) => {
+                    let added = place(&target, &name).and_then(|to| self.add_found(&source.path, &name, &entry, to));
+                    added.map_err(|failure| (format!("{}/{name}", source.path), failure))
                 }
+                Err(failed) => Err(failed),
             };
-            let added = place(&target, &source.path, &path).and_then(|target| match entry.kind {
-                EntryKind::File => self.add_file(&path, &entry, target),
-                EntryKind::Directory => {
-                    self.directories.push(target);
-                    Ok(())
-                }
-            });
-            if let Err(failure) = added {
-                self.failures.push((path.to_string(), failure));
+            self.failures.extend(added.err());
+        }
+        Ok(())
+    }
+
+    /// Something found below a source.
+    fn add_found(&mut self, source: &FsPath, name: &str, entry: &Entry, target: PathBuf) -> Result<(), Failure> {
+        let names = name.split('/');
+        let path = names
+            .fold(Ok(source.clone()), |path, name| path.and_then(|path| path.join(name)))
+            .map_err(gabion_client::Error::from)?;
+        match &entry.kind {
+            EntryKind::File => return self.add_file(&path, entry, target),
+            EntryKind::Directory => {
+                self.trees.push((path, target.clone()));
+                self.directories.push(target);
+            }
+            EntryKind::Link { target: stands_for } => {
+                self.take_target(&path, &target)?;
+                self.links.push(LinkJob {
+                    source: path,
+                    target,
+                    stands_for: stands_for.clone(),
+                    modified_ms: entry.modified_ms,
+                });
             }
         }
         Ok(())
     }
 
-    fn add_file(&mut self, source: &FsPath, entry: &Entry, target: PathBuf) -> Result<(), Failure> {
-        if !self.targets.insert(target.clone()) {
-            return Err(Failure::code(
-                ErrorCode::InvalidArgument,
-                format!(
-                    "cannot download {source}: another source goes to {} already",
-                    target.display()
-                ),
-                "download them to different directories",
-            ));
+    fn take_target(&mut self, source: &FsPath, target: &Path) -> Result<(), Failure> {
+        if self.targets.insert(target.to_owned()) {
+            return Ok(());
         }
+        Err(Failure::code(
+            ErrorCode::InvalidArgument,
+            format!(
+                "cannot download {source}: another source goes to {} already",
+                target.display()
+            ),
+            "download them to different directories",
+        ))
+    }
+
+    fn add_file(&mut self, source: &FsPath, entry: &Entry, target: PathBuf) -> Result<(), Failure> {
+        self.take_target(source, &target)?;
         self.files.push(Job {
             source: source.clone(),
             target,
+            root: self.root.clone(),
             length: entry.length,
         });
         Ok(())
     }
 }
 
-/// The local place of `path`, which lies below the remote `root` that becomes `target`.
-fn place(target: &Path, root: &FsPath, path: &FsPath) -> Result<PathBuf, Failure> {
-    let depth = root.names().count();
-    path.names()
-        .skip(depth)
+/// The local place of what is at `name` below the source that becomes `target`.
+fn place(target: &Path, name: &str) -> Result<PathBuf, Failure> {
+    name.split('/')
         .try_fold(target.to_owned(), |target, name| local::below(&target, name))
 }
 
@@ -220,13 +261,9 @@ mod tests {
 
     #[test]
     fn trees_keep_their_shape() {
-        let path = |text: &str| FsPath::parse(text).unwrap();
-        let placed = place(Path::new("out"), &path("/a/b"), &path("/a/b/c/d")).unwrap();
-        assert_eq!(placed, Path::new("out/c/d"));
-        assert_eq!(
-            place(Path::new("out"), &path("/"), &path("/c")).unwrap(),
-            Path::new("out/c")
-        );
+        assert_eq!(place(Path::new("out"), "c/d").unwrap(), Path::new("out/c/d"));
+        assert_eq!(place(Path::new("out"), "c").unwrap(), Path::new("out/c"));
+        assert!(place(Path::new("out"), "../c").is_err() && place(Path::new("out"), "c//d").is_err());
     }
 
     #[test]

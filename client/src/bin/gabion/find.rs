@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::args::{Find, Sort, Tree};
 use crate::context::Context;
 use crate::glob;
-use crate::records::EntryRecord;
+use crate::records::{self, EntryRecord};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Entries asked for at once.
@@ -102,7 +102,7 @@ async fn find_below(
     if is_wanted(find, &entry, now) {
         sink.take(root, &entry)?;
     }
-    if entry.kind == EntryKind::File || find.maxdepth == Some(0) {
+    if !entry.is_directory() || find.maxdepth == Some(0) {
         return Ok(());
     }
     let above = root.names().count();
@@ -128,13 +128,14 @@ async fn find_below(
 
 fn is_wanted(find: &Find, entry: &Entry, now: Duration) -> bool {
     let of_kind = find.kind.is_none_or(|kind| match kind {
-        Sort::File => entry.kind == EntryKind::File,
-        Sort::Directory => entry.kind == EntryKind::Directory,
+        Sort::File => entry.is_file(),
+        Sort::Directory => entry.is_directory(),
+        Sort::Link => entry.target().is_some(),
     });
     // What a directory holds is not its size.
     let of_size = find
         .size
-        .is_none_or(|size| entry.kind == EntryKind::File && size.takes(entry.length));
+        .is_none_or(|size| !entry.is_directory() && size.takes(entry.length));
     let of_age = find.mtime.is_none_or(|days| {
         let modified = u64::try_from(entry.modified_ms).unwrap_or(0);
         let age = now.saturating_sub(Duration::from_millis(modified));
@@ -180,7 +181,7 @@ impl Level {
             };
             self.after = page.entries.last().map(|entry| entry.name.clone());
             self.more = page.more && self.after.is_some();
-            let wanted = |entry: &Entry| !directories || entry.kind == EntryKind::Directory;
+            let wanted = |entry: &Entry| !directories || entry.is_directory();
             self.page = page.entries.into_iter().filter(wanted).collect();
         }
         Ok(())
@@ -188,13 +189,13 @@ impl Level {
 }
 
 pub(crate) async fn tree(context: &Context, tree: Tree) -> Result<(), Failure> {
-    let root = context.client.stat(&tree.path).await?;
+    let (_, root) = context.client.resolve(&tree.path).await?;
     let mut sink = Sink::new(tree.printing.output, false);
     let drawn = tree.printing.output == Format::Table;
     sink.take(&tree.path, &root)?;
     let deepest = tree.level.map_or(usize::MAX, usize::from);
     let mut levels = Vec::new();
-    if root.kind == EntryKind::Directory {
+    if root.is_directory() {
         levels.push(Level::new(tree.path.clone()));
     }
     let (mut files, mut directories) = (0u64, 0u64);
@@ -207,16 +208,16 @@ pub(crate) async fn tree(context: &Context, tree: Tree) -> Result<(), Failure> {
         level.fill(context, tree.directories).await?;
         let path = level.path.join(&entry.name).map_err(gabion_client::Error::from)?;
         match entry.kind {
-            EntryKind::File => files += 1,
+            EntryKind::File | EntryKind::Link { .. } => files += 1,
             EntryKind::Directory => directories += 1,
         }
         if drawn {
-            let name = text::printable(&entry.name).into_owned();
+            let name = records::shown_name(&entry.name, &entry);
             sink.output.line(&(lines(&levels) + &name))?;
         } else {
             sink.take(&path, &entry)?;
         }
-        if entry.kind == EntryKind::Directory && levels.len() < deepest {
+        if entry.is_directory() && levels.len() < deepest {
             levels.push(Level::new(path));
         }
     }

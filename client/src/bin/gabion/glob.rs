@@ -2,7 +2,6 @@
 //! the next as it is. No character of a pattern matches a slash: patterns are of names, not of paths.
 
 use gabion_client::terminal::{Failure, Tally};
-use gabion_protocol::messages::master::EntryKind;
 use gabion_protocol::{ErrorCode, FsPath};
 
 use crate::context::Context;
@@ -138,13 +137,20 @@ async fn children(
     loop {
         let page = match context.client.list(directory, after.as_deref(), PAGE).await {
             Ok(page) => page,
-            // It was removed or replaced since its name was read.
-            Err(error) if matches!(error.code(), ErrorCode::NotFound | ErrorCode::NotDirectory) => return Ok(()),
+            // It was removed or replaced since its name was read, or is a link to no directory.
+            Err(error)
+                if matches!(
+                    error.code(),
+                    ErrorCode::NotFound | ErrorCode::NotDirectory | ErrorCode::LimitExceeded
+                ) =>
+            {
+                return Ok(());
+            }
             Err(error) => return Err(error.into()),
         };
         for entry in &page.entries {
             let hidden = entry.name.starts_with('.') && !pattern.starts_with('.');
-            if !hidden && (is_last || entry.kind == EntryKind::Directory) && matches(pattern, &entry.name) {
+            if !hidden && (is_last || !entry.is_file()) && matches(pattern, &entry.name) {
                 found.push(directory.join(&entry.name).map_err(gabion_client::Error::from)?);
             }
         }

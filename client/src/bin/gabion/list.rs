@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use gabion_client::Walk;
 use gabion_client::terminal::{Column, Failure, Format, Output, Table, Tally, text};
-use gabion_protocol::messages::master::{Entry, EntryKind};
+use gabion_protocol::messages::master::Entry;
 use gabion_protocol::{ErrorCode, FsPath};
 use rustix::termios::isatty;
 use serde::Serialize;
@@ -31,14 +31,22 @@ pub(crate) async fn run(context: &Context, list: List) -> Result<(), Failure> {
     let mut output = Output::stdout();
     let mut tally = Tally::default();
     let mut found = Vec::new();
-    let paths = glob::expand(context, &list.paths, &mut tally).await;
-    let list = List { paths, ..list };
-    for path in &list.paths {
+    let mut roots = Vec::new();
+    for asked in &list.paths {
+        let paths = glob::expand(context, std::slice::from_ref(&asked.path), &mut tally).await;
+        roots.extend(paths.into_iter().map(|path| Root {
+            path,
+            is_kept: (list.directory || list.long) && !asked.slash,
+        }));
+    }
+    let is_one = roots.len() == 1;
+    for root in &roots {
         if tally.is_hopeless() {
             tally.skipped();
             continue;
         }
-        match gather(context, &list, path, &mut found).await {
+        let path = &root.path;
+        match gather(context, &list, root, is_one, &mut found).await {
             Ok(()) => tally.succeeded(),
             Err(failure) => tally.failed(path.as_str(), failure),
         }
@@ -49,15 +57,34 @@ pub(crate) async fn run(context: &Context, list: List) -> Result<(), Failure> {
     tally.finish("path", "listed", &mut |line| eprintln!("{line}"))
 }
 
+/// What is to be shown.
+struct Root {
+    path: FsPath,
+    /// Whether a link is shown itself, and not what the directory holds that it leads to: as `ls` has it, with -l or -d,
+    /// unless the path ends in a slash.
+    is_kept: bool,
+}
+
 /// Adds what is to be shown of `root`.
-async fn gather(context: &Context, list: &List, root: &FsPath, found: &mut Vec<Found>) -> Result<(), Failure> {
+async fn gather(
+    context: &Context,
+    list: &List,
+    root: &Root,
+    is_one: bool,
+    found: &mut Vec<Found>,
+) -> Result<(), Failure> {
+    let Root { path: root, is_kept } = root;
     // Of several, each is shown with its whole path; of one, its names are enough.
     let shown = |path: &FsPath| match path.as_str().strip_prefix(root.as_str()) {
-        Some(rest) if list.paths.len() == 1 && !rest.is_empty() => rest.trim_start_matches('/').to_owned(),
+        Some(rest) if is_one && !rest.is_empty() => rest.trim_start_matches('/').to_owned(),
         _ => path.to_string(),
     };
-    if list.directory {
-        let entry = context.client.stat(root).await?;
+    let is_link = async || Ok::<_, Failure>(context.client.stat(root).await?.target().is_some());
+    if list.directory || (*is_kept && is_link().await?) {
+        let entry = match is_kept {
+            true => context.client.stat(root).await?,
+            false => context.client.resolve(root).await?.1,
+        };
         found.push(Found {
             shown: shown(root),
             path: root.clone(),
@@ -91,6 +118,10 @@ async fn gather(context: &Context, list: &List, root: &FsPath, found: &mut Vec<F
         let page = match context.client.list(root, after.as_deref(), PAGE).await {
             Ok(page) => page,
             Err(error) if error.code() == ErrorCode::NotDirectory => return add_file(context, root, found).await,
+            // A link that leads nowhere is there, too.
+            Err(error) if error.code() == ErrorCode::NotFound && is_link().await.unwrap_or(false) => {
+                return add_file(context, root, found).await;
+            }
             Err(error) => return Err(error.into()),
         };
         after = page.entries.last().map(|entry| entry.name.clone());
@@ -180,12 +211,12 @@ fn table(list: &List, found: &[Found]) -> Table {
         ])
     };
     for Found { shown, entry, .. } in found {
-        let is_file = entry.kind == EntryKind::File;
+        let is_file = entry.is_file();
         let of_file = |text: String| if is_file { text } else { "-".to_owned() };
-        let kind = if is_file { "file" } else { "dir" }.to_owned();
+        let kind = records::short_kind(&entry.kind).to_owned();
         let size = text::size_or_bytes(entry.length, list.bytes);
         let modified = text::table_time(entry.modified_ms);
-        let name = text::printable(shown).into_owned();
+        let name = records::shown_name(shown, entry);
         if list.long {
             table.row([
                 kind,
@@ -208,6 +239,8 @@ fn table(list: &List, found: &[Found]) -> Table {
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
+
+    use gabion_protocol::messages::master::EntryKind;
 
     use super::*;
     use crate::args::{Arguments, Verb};

@@ -1,6 +1,7 @@
 //! Files of this machine: names that come from the cluster, times, reading in the background.
 //!
-//! Invariant: no name from the cluster leads out of the directory the user named.
+//! Invariants: no name from the cluster leads out of the directory the user named; nothing is written through a symbolic
+//! link below it, whoever made that.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -11,7 +12,7 @@ use gabion_client::terminal::Failure;
 use gabion_protocol::ErrorCode;
 use gabion_protocol::limits::PACKET_BYTES;
 use gabion_protocol::path::check_name;
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, renameat, utimensat};
 use tokio::sync::mpsc;
 
 /// Buffers read ahead of the network: enough to hide a disk's hiccup, 4 MiB per file.
@@ -57,6 +58,72 @@ fn refuse_link(path: &Path) -> Result<(), Failure> {
         format!("cannot fetch into {}: it is {what}", path.display()),
         "move it away, or choose another target",
     ))
+}
+
+/// Refuses to write `path` if a symbolic link, or a file, is on the way to it from `root`. The root itself, and what is
+/// above it, the user has named.
+pub(crate) fn refuse_links_between(root: &Path, path: &Path) -> Result<(), Failure> {
+    let Ok(inside) = path.strip_prefix(root) else {
+        return Ok(());
+    };
+    let mut at = root.to_owned();
+    let mut parts = inside.components().peekable();
+    while let Some(part) = parts.next() {
+        at.push(part);
+        if parts.peek().is_some() {
+            refuse_link(&at)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the symbolic link `path`; an existing file or link gives way if it may, a directory never. One that stands for
+/// the same is fine.
+pub(crate) fn make_link(path: &Path, target: &str, replace: bool) -> Result<(), Failure> {
+    let cannot = |error: io::Error| Failure::local("make the link", path.display(), &error);
+    match std::os::unix::fs::symlink(target, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => return made.map_err(cannot),
+    }
+    let found = std::fs::symlink_metadata(path).map_err(cannot)?;
+    if found.is_symlink() && std::fs::read_link(path).is_ok_and(|there| there == Path::new(target)) {
+        return Ok(());
+    }
+    if found.is_dir() {
+        return Err(Failure::code(
+            ErrorCode::IsDirectory,
+            format!("cannot make the link {}: a directory is there", path.display()),
+            "move it away, or choose another target",
+        ));
+    }
+    if !replace {
+        return Err(exists(path));
+    }
+    // Beside it, then in its place: at no moment is nothing there.
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".gabion-link-{}", std::process::id()));
+    let beside = path.with_file_name(name);
+    std::os::unix::fs::symlink(target, &beside).map_err(cannot)?;
+    renameat(CWD, &beside, CWD, path).map_err(|error| {
+        let _ = std::fs::remove_file(&beside);
+        cannot(error.into())
+    })
+}
+
+/// What a local link stands for, if that is text.
+pub(crate) fn link_target(path: &Path) -> Result<String, Failure> {
+    let target = std::fs::read_link(path).map_err(|error| Failure::local("read", path.display(), &error))?;
+    target.into_os_string().into_string().map_err(|target| {
+        Failure::code(
+            ErrorCode::InvalidPath,
+            format!(
+                "the link {} cannot be on the cluster: its target {target:?} is not UTF-8",
+                path.display()
+            ),
+            "make it anew, after what it stands for was renamed",
+        )
+    })
 }
 
 /// The refusal to replace `target`.
@@ -179,6 +246,47 @@ mod tests {
         let plain = directory.path().join("plain");
         make_directory(&plain).unwrap();
         make_directory(&plain).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_written_through_a_link_on_the_way() {
+        let root = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        make_directory(&at("d")).unwrap();
+        make_link(&at("d/l"), outside.path().to_str().unwrap(), false).unwrap();
+        refuse_links_between(root.path(), &at("d/f")).unwrap();
+        // At the end it is replaced, not followed.
+        refuse_links_between(root.path(), &at("d/l")).unwrap();
+        for through in ["d/l/f", "d/l/x/f"] {
+            assert_eq!(
+                refuse_links_between(root.path(), &at(through)).unwrap_err().exit_code(),
+                4
+            );
+        }
+        // What the user named may be one.
+        refuse_links_between(&at("d/l"), &at("d/l/f")).unwrap();
+    }
+
+    #[test]
+    fn links_replace_files_and_links_only() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        make_link(&at("l"), "one", false).unwrap();
+        make_link(&at("l"), "one", false).unwrap();
+        assert_eq!(make_link(&at("l"), "two", false).unwrap_err().exit_code(), 4);
+        make_link(&at("l"), "two", true).unwrap();
+        assert_eq!(link_target(&at("l")).unwrap(), "two");
+        std::fs::write(at("f"), "1").unwrap();
+        make_link(&at("f"), "nowhere", true).unwrap();
+        assert_eq!(link_target(&at("f")).unwrap(), "nowhere");
+        make_directory(&at("d")).unwrap();
+        assert_eq!(make_link(&at("d"), "x", true).unwrap_err().exit_code(), 4);
+        assert_eq!(
+            std::fs::read_dir(root.path()).unwrap().count(),
+            3,
+            "nothing is left beside"
+        );
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@
 mod admin;
 mod args;
 mod attributes;
+mod below;
 mod change;
 mod check;
 mod compare;
@@ -20,9 +21,11 @@ mod download_plan;
 mod find;
 mod glob;
 mod jobs;
+mod links;
 mod list;
 mod local;
 mod names;
+mod preserve;
 mod quota;
 mod records;
 mod snapshot;
@@ -95,6 +98,8 @@ fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
         | Verb::Mv(_)
         | Verb::Cp(_)
         | Verb::Concat(_)
+        | Verb::Ln(_)
+        | Verb::Readlink(_)
         | Verb::Rm(_)
         | Verb::Trash(_)
         | Verb::Snapshot(_)
@@ -148,6 +153,8 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
         Verb::Mv(moves) => names::move_all(&context, moves).await,
         Verb::Cp(copy) => copy::copy_all(&context, copy).await,
         Verb::Concat(concat) => copy::concat(&context, concat).await,
+        Verb::Ln(make) => links::make(&context, make).await,
+        Verb::Readlink(read) => links::read(&context, read).await,
         Verb::Rm(remove) => names::remove(&context, remove).await,
         Verb::Trash(Trash::List(list)) => trash::list(&context, list).await,
         Verb::Trash(Trash::Restore(restore)) => trash::restore(&context, restore).await,

@@ -54,8 +54,13 @@ struct Descriptions<'a> {
     entries: Vec<Described<'a>>,
 }
 
-async fn ask(context: &Context, path: &FsPath) -> Result<(Entry, Attributes), gabion_client::Error> {
-    Ok((context.client.stat(path).await?, context.client.attributes(path).await?))
+async fn ask(context: &Context, path: &FsPath, follow: bool) -> Result<(Entry, Attributes), gabion_client::Error> {
+    let client = &context.client;
+    if follow {
+        let (path, entry) = client.resolve(path).await?;
+        return Ok((entry, client.attributes(&path).await?));
+    }
+    Ok((client.stat(path).await?, client.attributes(path).await?))
 }
 
 pub(crate) async fn stat(context: &Context, stat: Stat) -> Result<(), Failure> {
@@ -67,7 +72,7 @@ pub(crate) async fn stat(context: &Context, stat: Stat) -> Result<(), Failure> {
             tally.skipped();
             continue;
         }
-        match ask(context, path).await {
+        match ask(context, path, stat.dereference).await {
             Ok((entry, attributes)) => {
                 tally.succeeded();
                 found.push((path, entry, attributes));
@@ -105,9 +110,9 @@ pub(crate) async fn stat(context: &Context, stat: Stat) -> Result<(), Failure> {
 fn describe(path: &FsPath, entry: &Entry, attributes: &Attributes, exact: bool) -> String {
     let mut lines = vec![
         ("path", text::printable(path.as_str()).into_owned()),
-        ("kind", records::kind(entry.kind).to_owned()),
+        ("kind", records::kind(&entry.kind).to_owned()),
     ];
-    match entry.kind {
+    match &entry.kind {
         EntryKind::File => {
             let copies = if entry.degraded {
                 format!("{} wanted, some chunk has fewer for now", entry.replicas)
@@ -126,6 +131,7 @@ fn describe(path: &FsPath, entry: &Entry, attributes: &Attributes, exact: bool) 
             ("holds", text::count(entry.children, "entry")),
             ("size", size(entry.length, exact)),
         ]),
+        EntryKind::Link { target } => lines.push(("target", text::printable(target).into_owned())),
     }
     lines.extend([
         ("mode", format!("{:04o} ({})", entry.mode, text::mode(entry.mode))),
@@ -221,7 +227,7 @@ pub(crate) async fn move_all(context: &Context, moves: Move) -> Result<(), Failu
 
 async fn is_directory(context: &Context, verb: &str, target: &FsPath, required: bool) -> Result<bool, Failure> {
     match context.find(target).await? {
-        Some(entry) if entry.kind == EntryKind::Directory => Ok(true),
+        Some(entry) if entry.is_directory() => Ok(true),
         None if !required => Ok(false),
         Some(_) if !required => Ok(false),
         None => Err(Failure::code(
@@ -353,7 +359,7 @@ async fn look_at(context: &Context, path: &FsPath, recursive: bool) -> Result<Re
     let mut found = Removed::default();
     let mut add = |path: &FsPath, entry: &Entry| {
         match entry.kind {
-            EntryKind::File => {
+            EntryKind::File | EntryKind::Link { .. } => {
                 found.files += 1;
                 found.bytes += entry.length;
             }
@@ -362,7 +368,7 @@ async fn look_at(context: &Context, path: &FsPath, recursive: bool) -> Result<Re
         output.line(&text::printable(path.as_str()))
     };
     add(path, &entry)?;
-    if entry.kind == EntryKind::Directory {
+    if entry.is_directory() {
         if entry.children > 0 && !recursive {
             return Err(Failure::code(
                 ErrorCode::NotEmpty,

@@ -1,4 +1,4 @@
-//! Files and directories as JSON shows them: integers in bytes, times in RFC 3339, checksums as eight hexadecimal
+//! Files, directories and links as JSON shows them: integers in bytes, times in RFC 3339, checksums as eight hexadecimal
 //! digits. A field is never renamed without a new schema number.
 
 use std::time::Duration;
@@ -8,53 +8,76 @@ use gabion_protocol::messages::master::{Entry, EntryKind};
 use gabion_protocol::{ErrorCode, FsPath};
 use serde::Serialize;
 
-/// A file or directory.
+/// A file, directory or link.
 #[derive(Debug, Serialize)]
 pub(crate) struct EntryRecord {
     path: String,
     name: String,
     kind: &'static str,
-    /// Of the file, or of all files below a directory.
+    /// Of the file, of all files below a directory, or of a link's target.
     bytes: u64,
-    /// `null` for a directory.
+    /// `null` for all but files.
     crc32: Option<String>,
     replicas: Option<u8>,
     chunk_bytes: Option<u64>,
     chunks: Option<u64>,
-    /// Files and directories below a directory; `null` for a file.
+    /// What is below a directory; `null` for others.
     entries: Option<u64>,
     mode: String,
     modified: String,
     degraded: bool,
     inode: u64,
+    /// What a link stands for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
 }
 
 impl EntryRecord {
     pub(crate) fn new(path: &FsPath, entry: &Entry) -> Self {
-        let is_file = entry.kind == EntryKind::File;
+        let is_file = entry.is_file();
         Self {
             path: path.to_string(),
             name: entry.name.clone(),
-            kind: kind(entry.kind),
+            kind: kind(&entry.kind),
             bytes: entry.length,
             crc32: entry.known_crc().filter(|_| is_file).map(crc32),
             replicas: is_file.then_some(entry.replicas),
             chunk_bytes: is_file.then_some(entry.chunk_bytes),
             chunks: is_file.then_some(entry.children),
-            entries: (!is_file).then_some(entry.children),
+            entries: entry.is_directory().then_some(entry.children),
             mode: format!("{:04o}", entry.mode),
             modified: text::rfc3339(entry.modified_ms),
             degraded: entry.degraded,
             inode: entry.ino.0,
+            target: entry.target().map(str::to_owned),
         }
     }
 }
 
 /// The word for a kind.
-pub(crate) fn kind(kind: EntryKind) -> &'static str {
+pub(crate) fn kind(kind: &EntryKind) -> &'static str {
     match kind {
         EntryKind::File => "file",
         EntryKind::Directory => "directory",
+        EntryKind::Link { .. } => "link",
+    }
+}
+
+/// The word for a kind in a narrow column.
+pub(crate) fn short_kind(kind: &EntryKind) -> &'static str {
+    match kind {
+        EntryKind::File => "file",
+        EntryKind::Directory => "dir",
+        EntryKind::Link { .. } => "link",
+    }
+}
+
+/// A name as people read it, with what a link stands for.
+pub(crate) fn shown_name(name: &str, entry: &Entry) -> String {
+    let name = text::printable(name);
+    match entry.target() {
+        Some(target) => format!("{name} -> {}", text::printable(target)),
+        None => name.into_owned(),
     }
 }
 
@@ -71,7 +94,7 @@ pub(crate) fn known_crc32(entry: &Entry) -> String {
 /// Copies wanted, with `<` in front while there are fewer.
 pub(crate) fn replicas(entry: &Entry) -> String {
     match entry.kind {
-        EntryKind::Directory => "-".to_owned(),
+        EntryKind::Directory | EntryKind::Link { .. } => "-".to_owned(),
         EntryKind::File if entry.degraded => format!("<{}", entry.replicas),
         EntryKind::File => entry.replicas.to_string(),
     }
@@ -80,7 +103,8 @@ pub(crate) fn replicas(entry: &Entry) -> String {
 /// Refuses a directory where only a file has content.
 pub(crate) fn require_file(path: &FsPath, entry: &Entry) -> Result<(), Failure> {
     match entry.kind {
-        EntryKind::File => Ok(()),
+        // What was asked for is what the link leads to.
+        EntryKind::File | EntryKind::Link { .. } => Ok(()),
         EntryKind::Directory => Err(Failure::code(
             ErrorCode::IsDirectory,
             format!("cannot read {path}: it is a directory"),
@@ -94,6 +118,7 @@ pub(crate) fn require_file(path: &FsPath, entry: &Entry) -> Result<(), Failure> 
 pub(crate) struct Totals {
     pub(crate) files: u64,
     pub(crate) directories: u64,
+    pub(crate) links: u64,
     bytes: u64,
     /// Bytes of them that did not have to be moved.
     kept: u64,
@@ -167,6 +192,10 @@ impl Totals {
         let directories = match self.directories {
             0 => String::new(),
             number => format!(" and {}", text::count(number, "directory")),
+        };
+        let directories = match self.links {
+            0 => directories,
+            number => format!("{directories} and {}", text::count(number, "link")),
         };
         let bytes = match self.kept {
             0 => text::size(self.bytes),

@@ -7,18 +7,20 @@ use std::path::Path;
 
 use futures_util::StreamExt as _;
 use gabion_client::terminal::{Column, Failure, Format, Output, Progress, Table, Tally, text};
-use gabion_client::{CreateOptions, DownloadOptions};
+use gabion_client::{CreateOptions, DownloadOptions, LinkOptions};
 use gabion_protocol::ErrorCode;
 use gabion_protocol::messages::master::EntryKind;
 use serde::Serialize;
 
 use crate::args::{self, Sync};
+use crate::below::Links;
 use crate::compare::{self, Sides, Tree};
 use crate::context::Context;
 use crate::download::{self, Fetching};
 use crate::jobs::Jobs;
+use crate::preserve::{self, Losses, Same};
 use crate::records::Totals;
-use crate::sync_plan::{Direction, Plan, Removal, Terms, Touch};
+use crate::sync_plan::{Direction, NewLink, Plan, Removal, Terms, Touch};
 use crate::upload::{self, Storing};
 use crate::{download_plan, local, upload_plan};
 
@@ -51,6 +53,15 @@ struct Work<'a> {
     jobs: Jobs,
 }
 
+/// What a look at both trees led to.
+struct Decided {
+    plan: Plan,
+    /// Whether the target itself has to be made.
+    target_is_absent: bool,
+    /// All names of the source.
+    source: Vec<String>,
+}
+
 pub(crate) async fn run(context: &Context, sync: Sync) -> Result<(), Failure> {
     let (direction, sides) = sides(&sync)?;
     let work = Work {
@@ -59,20 +70,21 @@ pub(crate) async fn run(context: &Context, sync: Sync) -> Result<(), Failure> {
         direction,
         jobs: Jobs::new(sync.parallel.jobs),
     };
-    let (plan, target_is_absent) = work.plan(&sync).await?;
+    let decided = work.plan(&sync).await?;
+    let plan = &decided.plan;
     for note in plan.notes.iter().filter(|_| !context.quiet) {
         eprintln!("{}", text::printable(note));
     }
-    show(&plan, &sync)?;
+    show(plan, &sync)?;
     if sync.dry_run {
         let mut tally = Tally::default();
-        tally.done = plan.equal + plan.copies.len() as u64;
-        for (name, failure) in plan.failures {
+        tally.done = plan.equal + (plan.copies.len() + plan.links.len()) as u64;
+        for (name, failure) in decided.plan.failures {
             tally.failed(name, failure);
         }
         return tally.finish("file", "synced", &mut |line| eprintln!("{line}"));
     }
-    work.carry_out(plan, target_is_absent).await
+    work.carry_out(decided, &sync).await
 }
 
 /// Which side is on the cluster: both are paths, and only a prefix tells them apart.
@@ -119,22 +131,28 @@ fn no_directory(what: impl std::fmt::Display) -> Failure {
 }
 
 impl Work<'_> {
-    /// What is to be done, and whether the target itself has to be made.
-    async fn plan(&self, sync: &Sync) -> Result<(Plan, bool), Failure> {
+    /// What is to be done.
+    async fn plan(&self, sync: &Sync) -> Result<Decided, Failure> {
         let Sides { local, remote, .. } = &self.sides;
         let is_up = self.direction == Direction::Up;
         let at_remote = match is_up {
             true => self.context.find(remote).await?,
-            false => Some(self.context.client.stat(remote).await?),
+            false => Some(self.context.client.resolve(remote).await?.1),
         };
         let has_local = is_up || local.symlink_metadata().is_ok();
+        // Of the target, links are what they are.
+        let of_source = Links::of(sync.keeping.dereference);
+        let (links_here, links_there) = match self.direction {
+            Direction::Up => (of_source, Links::Keep),
+            Direction::Down => (Links::Keep, of_source),
+        };
         let mut here = match has_local {
-            true => compare::read_local(local)?,
+            true => compare::read_local(local, links_here)?,
             false => Tree::default(),
         };
         let target_is_absent = !has_local || at_remote.is_none();
         let mut there = match at_remote {
-            Some(entry) => compare::read_remote(self.context, remote, entry).await?,
+            Some(entry) => compare::read_remote(self.context, remote, entry, links_there).await?,
             None => Tree::default(),
         };
         if here
@@ -144,14 +162,10 @@ impl Work<'_> {
         {
             return Err(no_directory(local.display()));
         }
-        if there
-            .entries
-            .remove("")
-            .is_some_and(|root| root.kind != EntryKind::Directory)
-        {
+        if there.entries.remove("").is_some_and(|root| !root.is_directory()) {
             return Err(no_directory(remote));
         }
-        // A link alone does not make a source that nobody lost.
+        // A pipe alone does not make a source that nobody lost.
         let (source_is_empty, target_is_empty) = match self.direction {
             Direction::Up => (here.entries.is_empty(), there.entries.is_empty()),
             Direction::Down => (there.entries.is_empty(), here.entries.is_empty()),
@@ -167,6 +181,10 @@ impl Work<'_> {
                 "see whether a disk is not mounted; if it shall be so: --force",
             ));
         }
+        let source: Vec<String> = match self.direction {
+            Direction::Up => here.entries.keys().cloned().collect(),
+            Direction::Down => there.entries.keys().cloned().collect(),
+        };
         let mut paired = compare::pair_up(here.entries, there.entries);
         let files = std::mem::take(&mut paired.files);
         let compared = compare::compare_all(self.context, &self.sides, files, &self.jobs).await?;
@@ -186,10 +204,19 @@ impl Work<'_> {
             plan.notes
                 .push("nothing is removed, because not everything could be listed and compared".to_owned());
         }
-        Ok((plan, target_is_absent))
+        Ok(Decided {
+            plan,
+            target_is_absent,
+            source,
+        })
     }
 
-    async fn carry_out(&self, plan: Plan, target_is_absent: bool) -> Result<(), Failure> {
+    async fn carry_out(&self, decided: Decided, sync: &Sync) -> Result<(), Failure> {
+        let Decided {
+            plan,
+            target_is_absent,
+            source,
+        } = decided;
         let mut tally = Tally::default();
         tally.done = plan.equal;
         for (name, failure) in plan.failures {
@@ -206,7 +233,12 @@ impl Work<'_> {
         let mut totals = Totals::default();
         let names = plan.copies.into_iter().map(|copy| (copy.name, copy.bytes));
         self.copy(names.collect(), &progress, &mut tally, &mut totals).await;
+        self.make_links(plan.links, &mut tally, &mut totals).await;
         self.touch(&plan.touches, &mut tally).await;
+        let mut losses = Losses::default();
+        if sync.keeping.preserve && !tally.is_hopeless() {
+            self.preserve(&source, sync.keeping.dereference, &mut losses).await?;
+        }
         let took = progress.finish();
         if tally.is_clean() {
             removed += self.remove(&plan.removals, &mut tally).await;
@@ -221,7 +253,58 @@ impl Work<'_> {
         let equal = text::count(plan.equal, "file");
         self.context.say(&format!("{moved}; {equal} equal, {removed} removed"));
         tally.finish("file", "synced", &mut |line| eprintln!("{line}"))?;
-        totals.check_degraded()
+        totals.check_degraded()?;
+        losses.tell()
+    }
+
+    /// Makes links, when all else is there.
+    async fn make_links(&self, links: Vec<NewLink>, tally: &mut Tally, totals: &mut Totals) {
+        if self.direction == Direction::Up {
+            let before = tally.done;
+            self.on_names(&links, tally, async |link: &NewLink| {
+                let path = self.sides.remote_path(&link.name)?;
+                let options = LinkOptions {
+                    replace: true,
+                    parents: false,
+                    modified_ms: link.modified_ms,
+                };
+                self.context.client.link(&link.target, &path, options).await?;
+                Ok(())
+            })
+            .await;
+            totals.links += tally.done - before;
+            return;
+        }
+        let mut jobs = Vec::new();
+        for link in links {
+            let paths = self.sides.local_path(&link.name);
+            match paths.and_then(|path| Ok((path, self.sides.remote_path(&link.name)?))) {
+                Ok((target, source)) => jobs.push(download_plan::LinkJob {
+                    source,
+                    target,
+                    stands_for: link.target,
+                    modified_ms: link.modified_ms.unwrap_or_default(),
+                }),
+                Err(failure) => tally.failed(link.name, failure),
+            }
+        }
+        download::make_links(&self.sides.local, jobs, true, tally, totals);
+    }
+
+    /// Has what is told of the source told of the target, the two directories themselves included.
+    async fn preserve(&self, source: &[String], follow: bool, losses: &mut Losses) -> Result<(), Failure> {
+        let names = std::iter::once("").chain(source.iter().map(String::as_str));
+        let same = names.map(|name| {
+            Ok(Same {
+                local: self.sides.local_path(name)?,
+                remote: self.sides.remote_path(name)?,
+            })
+        });
+        let all = same.collect::<Result<Vec<Same>, Failure>>()?;
+        match self.direction {
+            Direction::Up => preserve::up(self.context, all, follow, losses).await,
+            Direction::Down => preserve::down(self.context, &self.sides.local, all, follow, losses).await,
+        }
     }
 
     async fn make_directories(&self, names: &[String], tally: &mut Tally) {
@@ -282,7 +365,12 @@ impl Work<'_> {
                 .local_path(&name)
                 .and_then(|path| Ok((path, self.sides.remote_path(&name)?)))
             {
-                Ok((target, source)) => files.push(download_plan::Job { source, target, length }),
+                Ok((target, source)) => files.push(download_plan::Job {
+                    source,
+                    target,
+                    root: self.sides.local.clone(),
+                    length,
+                }),
                 Err(failure) => tally.failed(name, failure),
             }
         }
@@ -378,6 +466,12 @@ impl Named for String {
     }
 }
 
+impl Named for NewLink {
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 impl Named for Touch {
     fn name(&self) -> &str {
         &self.name
@@ -390,14 +484,18 @@ impl Named for Removal {
     }
 }
 
-/// Removes a local file as it was listed, or a directory that is empty by now.
+/// Removes a local file or link as it was listed, or a directory that is empty by now.
 fn remove_local(path: &Path, removal: &Removal) -> Result<(), Failure> {
     let cannot = |error: std::io::Error| Failure::local("remove", path.display(), &error);
     if removal.kind == EntryKind::Directory {
         return std::fs::remove_dir(path).map_err(cannot);
     }
     let found = path.symlink_metadata().map_err(cannot)?;
-    if !found.is_file() || found.len() != removal.bytes || local::modified_ms(&found) != removal.modified_ms {
+    let is_alike = match &removal.kind {
+        EntryKind::Link { target } => found.is_symlink() && local::link_target(path)? == *target,
+        EntryKind::File | EntryKind::Directory => found.is_file(),
+    };
+    if !is_alike || found.len() != removal.bytes || local::modified_ms(&found) != removal.modified_ms {
         return Err(Failure::code(
             ErrorCode::Conflict,
             format!("{} changed since it was listed: left as it is", path.display()),
@@ -422,6 +520,9 @@ fn show(plan: &Plan, sync: &Sync) -> Result<(), Failure> {
     actions.extend(plan.directories.iter().map(|name| action("make", name, 0, "new")));
     for copy in &plan.copies {
         actions.push(action("copy", &copy.name, copy.bytes, &copy.why));
+    }
+    for link in &plan.links {
+        actions.push(action("link", &link.name, 0, link.why));
     }
     actions.extend(
         plan.touches

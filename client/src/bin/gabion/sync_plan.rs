@@ -1,10 +1,11 @@
 //! What a sync does, decided from two listings before anything is changed: so that a dry run tells the truth.
 //!
-//! Invariants: nothing is removed that was not listed; what was passed over on one side (links, devices) stands for
-//! something nobody knows, so neither it nor what lies above or below it is removed or written over; whatever failed
-//! to be listed or compared forbids all removals.
+//! Invariants: nothing is removed that was not listed; what was passed over on one side (devices, pipes) stands for
+//! something nobody knows, so neither it nor what lies above or below it is removed or written over; nothing is written
+//! below what is of another kind in the target and stays, above all no link; whatever failed to be listed or compared
+//! forbids all removals.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gabion_client::terminal::Failure;
 use gabion_protocol::ErrorCode;
@@ -29,6 +30,18 @@ pub(crate) struct Copy {
     pub(crate) bytes: u64,
     /// Why, for the user.
     pub(crate) why: String,
+}
+
+/// A link to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NewLink {
+    pub(crate) name: String,
+    /// What it stands for.
+    pub(crate) target: String,
+    /// Milliseconds since 1970, if they are known.
+    pub(crate) modified_ms: Option<i64>,
+    /// Why, for the user.
+    pub(crate) why: &'static str,
 }
 
 /// A file of equal content whose time or permission bits are to be set.
@@ -58,11 +71,15 @@ pub(crate) struct Plan {
     /// To be made, each after the ones above it.
     pub(crate) directories: Vec<String>,
     pub(crate) copies: Vec<Copy>,
+    /// To be made when all else is: nothing goes through them.
+    pub(crate) links: Vec<NewLink>,
     pub(crate) touches: Vec<Touch>,
     pub(crate) removals: Vec<Removal>,
     pub(crate) failures: Vec<(String, Failure)>,
     /// What the user may want to know.
     pub(crate) notes: Vec<String>,
+    /// Names that stay in the target as something else than the source has.
+    kept: BTreeSet<String>,
 }
 
 /// What is to be planned with.
@@ -71,7 +88,7 @@ pub(crate) struct Terms<'a> {
     pub(crate) direction: Direction,
     /// Whether what only the target has is removed.
     pub(crate) deletes: bool,
-    /// Local names that are neither files nor directories, and what they are.
+    /// Local names that are neither files, directories nor links, and what they are.
     pub(crate) passed_over: &'a BTreeMap<String, &'static str>,
 }
 
@@ -96,16 +113,22 @@ impl Plan {
             kinds,
             only_local,
             only_remote,
+            links,
+            links_differ,
             ..
         } = paired;
+        plan.equal += links;
         for one in compared {
             plan.add_compared(terms, one);
         }
         for pair in kinds {
             plan.add_other_kind(terms, pair);
         }
+        for pair in links_differ {
+            plan.add_other_link(terms, pair);
+        }
         let local = |(name, local): (String, Local)| (name, local.kind, local.length, local.modified_ms);
-        let remote = |(name, entry): (String, Entry)| (name, entry.kind, entry.length, None);
+        let remote = |(name, entry): (String, Entry)| (name, entry.kind, entry.length, Some(entry.modified_ms));
         let (source, target): (Vec<_>, Vec<_>) = match terms.direction {
             Direction::Up => (
                 only_local.into_iter().map(local).collect(),
@@ -116,8 +139,8 @@ impl Plan {
                 only_local.into_iter().map(local).collect(),
             ),
         };
-        for (name, kind, bytes, _) in source {
-            plan.add_new(terms, name, kind, bytes);
+        for (name, kind, bytes, modified_ms) in source {
+            plan.add_new(terms, name, kind, bytes, modified_ms);
         }
         if terms.deletes {
             for (name, kind, bytes, modified_ms) in target {
@@ -134,6 +157,7 @@ impl Plan {
         }
         plan.directories.sort();
         plan.copies.sort_by(|a, b| a.name.cmp(&b.name));
+        plan.links.sort_by(|a, b| a.name.cmp(&b.name));
         // What lies in a directory that makes way goes with it, or before it.
         let (with_it, apart) = std::mem::take(&mut plan.removals)
             .into_iter()
@@ -167,27 +191,42 @@ impl Plan {
         }
     }
 
-    /// A file on one side, a directory on the other.
+    /// A link on both sides that stands for something else.
+    fn add_other_link(&mut self, terms: Terms<'_>, pair: Pair) {
+        let (kind, modified_ms) = match terms.direction {
+            Direction::Up => (pair.local.kind, pair.local.modified_ms),
+            Direction::Down => (pair.remote.kind, Some(pair.remote.modified_ms)),
+        };
+        if let EntryKind::Link { target } = kind {
+            self.links.push(NewLink {
+                name: pair.name,
+                target,
+                modified_ms,
+                why: "another target",
+            });
+        }
+    }
+
+    /// Of one kind on one side, of another on the other.
     fn add_other_kind(&mut self, terms: Terms<'_>, pair: Pair) {
         let Pair { name, local, remote } = pair;
-        let (source, target, bytes) = match terms.direction {
-            Direction::Up => (local.kind, remote.kind, remote.length),
-            Direction::Down => (remote.kind, local.kind, local.length),
-        };
-        let source_bytes = match terms.direction {
-            Direction::Up => local.length,
-            Direction::Down => remote.length,
+        let here = (local.kind, local.length, local.modified_ms);
+        let there = (remote.kind, remote.length, Some(remote.modified_ms));
+        let ((source, source_bytes, source_time), (target, bytes, _)) = match terms.direction {
+            Direction::Up => (here, there),
+            Direction::Down => (there, here),
         };
         if !terms.deletes || terms.passed_over_below(&name) {
             let failure = Failure::code(
                 ErrorCode::Exists,
                 format!(
                     "{name} is a {} in the source and a {} in the target",
-                    records::kind(source),
-                    records::kind(target)
+                    records::kind(&source),
+                    records::kind(&target)
                 ),
                 "remove it from the target, or let sync do it: --delete",
             );
+            self.kept.insert(name.clone());
             self.failures.push((name, failure));
             return;
         }
@@ -197,10 +236,14 @@ impl Plan {
             bytes,
             modified_ms: local.modified_ms.filter(|_| terms.direction == Direction::Down),
         });
-        self.add_new(terms, name, source, source_bytes);
+        self.add_new(terms, name, source, source_bytes, source_time);
     }
 
-    fn add_new(&mut self, terms: Terms<'_>, name: String, kind: EntryKind, bytes: u64) {
+    fn add_new(&mut self, terms: Terms<'_>, name: String, kind: EntryKind, bytes: u64, modified_ms: Option<i64>) {
+        // Its failure is told; what would lie below it would be written through it, if it is a link.
+        if name.match_indices('/').any(|(at, _)| self.kept.contains(&name[..at])) {
+            return;
+        }
         if let (Direction::Down, Some(what)) = (terms.direction, terms.passed_over_at(&name)) {
             let failure = Failure::code(
                 ErrorCode::Exists,
@@ -217,6 +260,12 @@ impl Plan {
                 bytes,
                 why: "new".to_owned(),
             }),
+            EntryKind::Link { target } => self.links.push(NewLink {
+                name,
+                target,
+                modified_ms,
+                why: "new",
+            }),
         }
     }
 
@@ -226,7 +275,7 @@ impl Plan {
             self.notes.push(format!("left alone {name}: {what} in the source"));
         } else if terms.passed_over_below(name) {
             self.notes.push(format!(
-                "left alone {name}: it holds what is neither a file nor a directory"
+                "left alone {name}: it holds what is neither a file, a directory nor a link"
             ));
         } else {
             self.removals.push(removal);
@@ -241,6 +290,8 @@ impl Plan {
                 .retain(|other| *other != name && !is_below(&name, other));
             self.copies
                 .retain(|copy| copy.name != name && !is_below(&name, &copy.name));
+            self.links
+                .retain(|link| link.name != name && !is_below(&name, &link.name));
         }
         self.removals.clear();
     }
@@ -299,11 +350,11 @@ mod tests {
     fn plan(terms: Terms<'_>, here: &[(&str, EntryKind)], there: &[(&str, EntryKind)]) -> Plan {
         let here = here
             .iter()
-            .map(|(name, kind)| ((*name).to_owned(), local(*kind)))
+            .map(|(name, kind)| ((*name).to_owned(), local(kind.clone())))
             .collect();
         let there = there
             .iter()
-            .map(|(name, kind)| ((*name).to_owned(), entry(name, *kind, 9, 0)))
+            .map(|(name, kind)| ((*name).to_owned(), entry(name, kind.clone(), 9, 0)))
             .collect();
         let mut paired = pair_up(here, there);
         let compared = std::mem::take(&mut paired.files).into_iter().map(|pair| Compared {
@@ -372,9 +423,9 @@ mod tests {
             deletes: true,
             passed_over: &passed_over,
         };
-        let there: Vec<_> = HERE.iter().copied().chain([("l", Directory), ("l/a", File)]).collect();
+        let there: Vec<_> = HERE.iter().cloned().chain([("l", Directory), ("l/a", File)]).collect();
         let made = plan(terms, THERE, &there);
-        // Files and directories one by one, as nothing local goes that was not listed; a directory with a link stays.
+        // Files and directories one by one, as nothing local goes that was not listed; a directory with a pipe stays.
         assert_eq!(names(&made.in_the_way), ["turned", "turned/file"]);
         assert_eq!(names(&made.removals), ["old/file"]);
         let refused: Vec<_> = made.failures.iter().map(|(name, _)| name.as_str()).collect();

@@ -71,8 +71,8 @@ async fn follow(context: &Context, tail: &Tail, mut place: Place) -> Result<(), 
     let mut is_missing = false;
     loop {
         tokio::time::sleep(pause).await;
-        let entry = match context.client.stat(path).await {
-            Ok(entry) => entry,
+        let entry = match context.client.resolve(path).await {
+            Ok((_, entry)) => entry,
             Err(error) if tail.follow_name && error.code() == ErrorCode::NotFound => {
                 if !std::mem::replace(&mut is_missing, true) {
                     eprintln!("gabion tail: {path} is gone; waiting for it");

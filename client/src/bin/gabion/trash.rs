@@ -43,13 +43,13 @@ struct Record {
 
 impl Record {
     fn new(entry: &TrashEntry, left: Duration, now_ms: i64) -> Self {
-        let is_file = entry.entry.kind == EntryKind::File;
+        let is_directory = entry.entry.is_directory();
         Self {
             id: entry.id.ino.0,
             path: entry.path.to_string(),
-            kind: records::kind(entry.entry.kind),
+            kind: records::kind(&entry.entry.kind),
             bytes: entry.entry.length,
-            entries: (!is_file).then_some(entry.entry.children),
+            entries: is_directory.then_some(entry.entry.children),
             removed: text::rfc3339(entry.removed_ms),
             goes: text::rfc3339(after(now_ms, left)),
             goes_in_ms: millis(left),
@@ -127,17 +127,15 @@ fn table(page: &TrashPage, list: &TrashList, now_ms: i64) -> Table {
         ])
     };
     for entry in &page.entries {
-        let is_file = entry.entry.kind == EntryKind::File;
         let id = entry.id.ino.to_string();
-        let kind = if is_file { "file" } else { "dir" }.to_owned();
+        let kind = records::short_kind(&entry.entry.kind).to_owned();
         let size = text::size_or_bytes(entry.entry.length, list.bytes);
         let path = text::printable(entry.path.as_str()).into_owned();
         let left = left(page, entry);
         if list.long {
-            let entries = if is_file {
-                "-".to_owned()
-            } else {
-                entry.entry.children.to_string()
+            let entries = match entry.entry.is_directory() {
+                true => entry.entry.children.to_string(),
+                false => "-".to_owned(),
             };
             let removed = text::table_time(entry.removed_ms);
             table.row([
@@ -187,15 +185,13 @@ async fn restore_one(context: &Context, what: &TrashRef, to: Option<&FsPath>) ->
     let to = match to {
         None => found.path.clone(),
         Some(to) => match (context.find(to).await?, found.path.name()) {
-            (Some(there), Some(name)) if there.kind == EntryKind::Directory => {
-                to.join(name).map_err(gabion_client::Error::from)?
-            }
+            (Some(there), Some(name)) if there.is_directory() => to.join(name).map_err(gabion_client::Error::from)?,
             _ => to.clone(),
         },
     };
     let entry = context.client.restore(&TrashRef::Ino(found.id.ino), Some(&to)).await?;
     let holds = match entry.kind {
-        EntryKind::File => String::new(),
+        EntryKind::File | EntryKind::Link { .. } => String::new(),
         EntryKind::Directory => format!(" with {}", text::count(entry.children, "entry")),
     };
     Ok(format!(

@@ -1,25 +1,27 @@
 //! `gabion upload`: stores files whole or not at all, several at a time.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use gabion_client::terminal::{Column, Failure, FileProgress, Format, Output, Progress, Table, Tally, text};
-use gabion_client::{CreateOptions, FileWriter};
-use gabion_protocol::messages::master::{Entry, EntryKind};
+use gabion_client::{CreateOptions, FileWriter, LinkOptions};
+use gabion_protocol::messages::master::Entry;
 use gabion_protocol::{ErrorCode, FsPath};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{self, Upload};
+use crate::below::Links;
 use crate::compare;
 use crate::context::Context;
 use crate::jobs::Jobs;
 use crate::local;
+use crate::preserve::{self, Losses, Same};
 use crate::records::{EntryRecord, Totals};
-use crate::upload_plan::{Job, Plan, Source, Target};
+use crate::upload_plan::{Job, LinkJob, Plan, Source, Target};
 
 /// Permission bits of directories made on the way.
 const DIRECTORY_MODE: u32 = 0o755;
@@ -89,11 +91,25 @@ pub(crate) async fn run(context: &Context, upload: Upload) -> Result<(), Failure
         jobs: Jobs::new(upload.parallel.jobs),
         is_resumed: upload.resume,
     };
+    let preserved = match upload.keeping.preserve {
+        true => all_of(&plan.trees, &plan.files, &plan.links),
+        false => Vec::new(),
+    };
     let stored = store_all(context, &how, plan.files, &progress, &mut tally, &mut totals).await;
+    let links = LinkOptions {
+        replace: upload.force,
+        parents: upload.parents,
+        modified_ms: None,
+    };
+    make_links(context, &plan.links, links, &mut tally, &mut totals).await;
+    let mut losses = Losses::default();
+    if !tally.is_hopeless() {
+        preserve::up(context, preserved, upload.keeping.dereference, &mut losses).await?;
+    }
     let took = progress.finish();
     // What became of the files counts also if nobody reads the list of them.
     let printed = print(&stored, upload.printing.output);
-    if totals.files + totals.directories > 0 {
+    if totals.files + totals.directories + totals.links > 0 {
         context.say(&totals.uploaded(took));
     }
     if upload.resume && !tally.is_clean() {
@@ -101,7 +117,69 @@ pub(crate) async fn run(context: &Context, upload: Upload) -> Result<(), Failure
     }
     tally.finish("file", "uploaded", &mut |line| eprintln!("{line}"))?;
     totals.check_degraded()?;
+    losses.tell()?;
     printed
+}
+
+/// All that comes from this machine, with where it goes.
+fn all_of(trees: &[(PathBuf, FsPath)], files: &[Job], links: &[LinkJob]) -> Vec<Same> {
+    let files = files.iter().filter_map(|job| match &job.source {
+        Source::File(path) if job.length.is_some() => Some((path, &job.target)),
+        Source::File(_) | Source::Stdin => None,
+    });
+    let links = links.iter().map(|job| (&job.source, &job.target));
+    let trees = trees.iter().map(|(local, remote)| (local, remote));
+    let all = trees.chain(files).chain(links);
+    all.map(|(local, remote)| Same {
+        local: local.clone(),
+        remote: remote.clone(),
+    })
+    .collect()
+}
+
+/// Makes links when all else is there, several at the same time.
+async fn make_links(
+    context: &Context,
+    links: &[LinkJob],
+    options: LinkOptions,
+    tally: &mut Tally,
+    totals: &mut Totals,
+) {
+    if tally.is_hopeless() || context.stop.is_cancelled() {
+        return;
+    }
+    let client = &context.client;
+    let mut running = futures_util::stream::iter(links)
+        .map(|job| async move {
+            let found = job.source.symlink_metadata().ok();
+            let options = LinkOptions {
+                modified_ms: found.as_ref().and_then(local::modified_ms),
+                ..options
+            };
+            let made = client.link(&job.stands_for, &job.target, options).await;
+            // The same link is no reason to refuse: the command may have run before.
+            let is_there = match &made {
+                Err(error) if error.code() == ErrorCode::Exists => client
+                    .read_link(&job.target)
+                    .await
+                    .is_ok_and(|there| there == job.stands_for),
+                _ => false,
+            };
+            (job, if is_there { Ok(()) } else { made.map(drop) })
+        })
+        .buffer_unordered(DIRECTORIES_AT_ONCE);
+    while let Some((job, made)) = running.next().await {
+        match made {
+            Ok(()) => {
+                tally.succeeded();
+                totals.links += 1;
+            }
+            Err(error) => tally.failed(job.source.display().to_string(), with_advice(error)),
+        }
+        if context.stop.is_cancelled() || tally.is_hopeless() {
+            return;
+        }
+    }
 }
 
 async fn make_plan(context: &Context, upload: &Upload) -> Result<Plan, Failure> {
@@ -111,10 +189,11 @@ async fn make_plan(context: &Context, upload: &Upload) -> Result<Plan, Failure> 
     let (target, slash) = remote_target(target)?;
     let found = match context.find(&target).await? {
         None => Target::Absent,
-        Some(entry) if entry.kind == EntryKind::Directory => Target::Directory,
+        Some(entry) if entry.is_directory() => Target::Directory,
         Some(_) => Target::File,
     };
-    Plan::make(sources, &target, found, slash, upload.recursive)
+    let links = Links::of(upload.keeping.dereference);
+    Plan::make(sources, &target, found, slash, upload.recursive, links)
 }
 
 fn remote_target(target: &Path) -> Result<(FsPath, bool), Failure> {
@@ -284,7 +363,7 @@ async fn stored_before(
         return Ok(None);
     };
     let there = context.find_or_nothing(&job.target).await?;
-    let Some(entry) = there.filter(|entry| entry.kind == EntryKind::File && entry.length == length) else {
+    let Some(entry) = there.filter(|entry| entry.is_file() && entry.length == length) else {
         return Ok(None);
     };
     let here = compare::checksum(path, length, &Arc::new(bar.silent())).await?;
@@ -404,8 +483,20 @@ fn show(plan: Plan, format: Format) -> Result<(), Failure> {
         dry_run: bool,
         directories: Vec<String>,
         files: Vec<Planned>,
+        links: Vec<PlannedLink>,
+    }
+    #[derive(Serialize)]
+    struct PlannedLink {
+        source: String,
+        target: String,
+        stands_for: String,
     }
     let mut output = Output::stdout();
+    let mut links = plan.links.iter().map(|job| PlannedLink {
+        source: job.source.display().to_string(),
+        target: job.target.to_string(),
+        stands_for: job.stands_for.clone(),
+    });
     let planned = plan.files.iter().map(|job| Planned {
         source: job.source.to_string(),
         target: job.target.to_string(),
@@ -417,12 +508,14 @@ fn show(plan: Plan, format: Format) -> Result<(), Failure> {
                 dry_run: true,
                 directories: plan.directories.iter().map(FsPath::to_string).collect(),
                 files: planned.collect(),
+                links: links.collect(),
             };
             output.object(format, &plans)?;
         }
         Format::Jsonl => planned
             .into_iter()
-            .try_for_each(|planned| output.object(format, &planned))?,
+            .try_for_each(|planned| output.object(format, &planned))
+            .and_then(|()| links.try_for_each(|planned| output.object(format, &planned)))?,
         Format::Table => {
             let mut table = Table::new(&[
                 Column::Numbers("size"),
@@ -438,12 +531,23 @@ fn show(plan: Plan, format: Format) -> Result<(), Failure> {
                     text::printable(job.target.as_str()).into_owned(),
                 ]);
             }
+            for job in links {
+                table.row([
+                    "link".to_owned(),
+                    text::printable(&job.source).into_owned(),
+                    format!(
+                        "{} -> {}",
+                        text::printable(&job.target),
+                        text::printable(&job.stands_for)
+                    ),
+                ]);
+            }
             output.table(&table)?;
         }
     }
     output.flush()?;
     let mut tally = Tally::default();
-    tally.done = plan.files.len() as u64;
+    tally.done = (plan.files.len() + plan.links.len()) as u64;
     for (source, failure) in plan.failures {
         tally.failed(source, failure);
     }

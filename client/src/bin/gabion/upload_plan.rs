@@ -10,6 +10,9 @@ use gabion_client::terminal::Failure;
 use gabion_protocol::{ErrorCode, FsPath};
 use walkdir::WalkDir;
 
+use crate::below::Links;
+use crate::local;
+
 /// Where bytes come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -37,6 +40,15 @@ pub(crate) struct Job {
     pub(crate) length: Option<u64>,
 }
 
+/// A link to store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LinkJob {
+    pub(crate) source: PathBuf,
+    pub(crate) target: FsPath,
+    /// What it stands for.
+    pub(crate) stands_for: String,
+}
+
 /// What the remote target is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -53,13 +65,18 @@ pub(crate) enum Target {
 pub(crate) struct Plan {
     /// Directories to make, each after the ones above it.
     pub(crate) directories: Vec<FsPath>,
+    /// Of them, those that come from this machine, and from where.
+    pub(crate) trees: Vec<(PathBuf, FsPath)>,
     /// Files to store.
     pub(crate) files: Vec<Job>,
+    /// Links to store.
+    pub(crate) links: Vec<LinkJob>,
     /// What is left out on purpose.
     pub(crate) notes: Vec<String>,
     /// What cannot be stored.
     pub(crate) failures: Vec<(String, Failure)>,
     targets: BTreeSet<FsPath>,
+    follows: bool,
 }
 
 impl Plan {
@@ -79,8 +96,12 @@ impl Plan {
         found: Target,
         slash: bool,
         recursive: bool,
+        links: Links,
     ) -> Result<Self, Failure> {
-        let mut plan = Self::default();
+        let mut plan = Self {
+            follows: links == Links::Follow,
+            ..Self::default()
+        };
         let many = sources.len() > 1;
         if found == Target::File && (slash || many) {
             return Err(Failure::code(
@@ -145,23 +166,39 @@ impl Plan {
         self.add_file(Source::File(source.to_owned()), target, length)
     }
 
-    fn add_file(&mut self, source: Source, target: FsPath, length: Option<u64>) -> Result<(), Failure> {
-        if !self.targets.insert(target.clone()) {
-            return Err(Failure::code(
-                ErrorCode::InvalidArgument,
-                format!("cannot upload {source}: another source goes to {target} already"),
-                "upload them to different directories",
-            ));
+    fn add_link(&mut self, source: &Path, target: FsPath) -> Result<(), Failure> {
+        self.take_target(source.display(), &target)?;
+        self.links.push(LinkJob {
+            stands_for: local::link_target(source)?,
+            source: source.to_owned(),
+            target,
+        });
+        Ok(())
+    }
+
+    fn take_target(&mut self, source: impl std::fmt::Display, target: &FsPath) -> Result<(), Failure> {
+        if self.targets.insert(target.clone()) {
+            return Ok(());
         }
+        Err(Failure::code(
+            ErrorCode::InvalidArgument,
+            format!("cannot upload {source}: another source goes to {target} already"),
+            "upload them to different directories",
+        ))
+    }
+
+    fn add_file(&mut self, source: Source, target: FsPath, length: Option<u64>) -> Result<(), Failure> {
+        self.take_target(&source, &target)?;
         self.files.push(Job { source, target, length });
         Ok(())
     }
 
     fn add_tree(&mut self, root: &Path, target: &FsPath) {
         // In name order, so that two runs do the same and a reader finds his way in the output.
-        for entry in WalkDir::new(root).sort_by_file_name() {
+        for entry in WalkDir::new(root).sort_by_file_name().follow_links(self.follows) {
             let (path, kind) = match &entry {
                 Ok(entry) if entry.depth() == 0 => {
+                    self.trees.push((root.to_owned(), target.clone()));
                     self.directories.push(target.clone());
                     continue;
                 }
@@ -171,19 +208,19 @@ impl Plan {
                     continue;
                 }
             };
-            if !(kind.is_dir() || kind.is_file()) {
-                let what = if kind.is_symlink() {
-                    "a symbolic link"
-                } else {
-                    "not a regular file"
-                };
-                self.notes.push(format!("skipped {}: {what}", path.display()));
+            if !(kind.is_dir() || kind.is_file() || kind.is_symlink()) {
+                self.notes
+                    .push(format!("skipped {}: not a regular file", path.display()));
                 continue;
             }
             let added = below(target, root, path).and_then(|target| {
                 if kind.is_dir() {
+                    self.trees.push((path.to_owned(), target.clone()));
                     self.directories.push(target);
                     return Ok(());
+                }
+                if kind.is_symlink() {
+                    return self.add_link(path, target);
                 }
                 let length = entry
                     .as_ref()
@@ -273,15 +310,23 @@ mod tests {
     #[test]
     fn a_tree_is_stored_as_it_is() {
         let root = tree();
-        let plan = Plan::make(&[root.path().join("t")], &path("/d"), Target::Directory, false, true).unwrap();
+        let plan = Plan::make(
+            &[root.path().join("t")],
+            &path("/d"),
+            Target::Directory,
+            false,
+            true,
+            Links::Keep,
+        )
+        .unwrap();
         assert_eq!(targets(&plan), ["/d/t/a", "/d/t/sub/deep/b"]);
         assert_eq!(directories(&plan), ["/d/t", "/d/t/empty", "/d/t/sub", "/d/t/sub/deep"]);
         assert_eq!(plan.bytes(), 3);
-        assert!(
-            plan.notes.len() == 1 && plan.notes[0].ends_with("link: a symbolic link"),
-            "{:?}",
-            plan.notes
-        );
+        assert!(plan.notes.is_empty(), "{:?}", plan.notes);
+        let [link] = plan.links.as_slice() else {
+            panic!("{:?}", plan.links);
+        };
+        assert_eq!((link.target.as_str(), link.stands_for.as_str()), ("/d/t/link", "a"));
         let (_, failure) = &plan.failures[0];
         assert!(
             failure.line().contains("caf\\xE9") && failure.exit_code() == 2,
@@ -291,13 +336,33 @@ mod tests {
     }
 
     #[test]
+    fn links_are_followed_when_asked() {
+        let root = tree();
+        std::os::unix::fs::symlink("nowhere", root.path().join("t/dangling")).unwrap();
+        std::os::unix::fs::symlink("..", root.path().join("t/sub/back")).unwrap();
+        let plan = Plan::make(
+            &[root.path().join("t")],
+            &path("/d"),
+            Target::Absent,
+            false,
+            true,
+            Links::Follow,
+        );
+        let plan = plan.unwrap();
+        assert_eq!(targets(&plan), ["/d/a", "/d/link", "/d/sub/deep/b"]);
+        assert!(plan.links.is_empty());
+        // One leads nowhere, one back; and the name that is no text.
+        assert_eq!(plan.failures.len(), 3, "{:?}", plan.failures);
+    }
+
+    #[test]
     fn targets_mean_what_cp_means() {
         let root = tree();
         let tree = root.path().join("t");
         let file = root.path().join("file");
         let make = |sources: &[&PathBuf], found, slash| {
             let sources: Vec<_> = sources.iter().map(|source| (*source).clone()).collect();
-            Plan::make(&sources, &path("/d"), found, slash, true)
+            Plan::make(&sources, &path("/d"), found, slash, true, Links::Keep)
         };
         assert_eq!(targets(&make(&[&file], Target::Absent, false).unwrap()), ["/d"]);
         assert_eq!(targets(&make(&[&file], Target::File, false).unwrap()), ["/d"]);
@@ -331,7 +396,7 @@ mod tests {
             PathBuf::from("/dev/null"),
             PathBuf::from("-"),
         ];
-        let plan = Plan::make(&sources, &path("/d"), Target::Directory, false, false).unwrap();
+        let plan = Plan::make(&sources, &path("/d"), Target::Directory, false, false, Links::Keep).unwrap();
         assert_eq!(targets(&plan), ["/d/file"]);
         let codes: Vec<_> = plan.failures.iter().map(|(_, failure)| failure.exit_code()).collect();
         // Absent, a directory without -r, the same target twice, a device, standard input without a name.
@@ -340,9 +405,25 @@ mod tests {
 
     #[test]
     fn standard_input_needs_a_name() {
-        let plan = Plan::make(&[PathBuf::from("-")], &path("/d"), Target::Absent, false, false).unwrap();
+        let plan = Plan::make(
+            &[PathBuf::from("-")],
+            &path("/d"),
+            Target::Absent,
+            false,
+            false,
+            Links::Keep,
+        )
+        .unwrap();
         assert_eq!(plan.files[0].source, Source::Stdin);
-        let plan = Plan::make(&[PathBuf::from("-")], &path("/"), Target::Directory, false, false).unwrap();
+        let plan = Plan::make(
+            &[PathBuf::from("-")],
+            &path("/"),
+            Target::Directory,
+            false,
+            false,
+            Links::Keep,
+        )
+        .unwrap();
         assert!(plan.failures[0].1.report().unwrap().contains("/NAME"));
     }
 }

@@ -27,10 +27,10 @@ impl Holding {
     fn new(path: &FsPath, entry: &Entry) -> Self {
         Self {
             path: path.to_string(),
-            kind: records::kind(entry.kind),
+            kind: records::kind(&entry.kind),
             bytes: entry.length,
             entries: match entry.kind {
-                EntryKind::File => 0,
+                EntryKind::File | EntryKind::Link { .. } => 0,
                 EntryKind::Directory => entry.children,
             },
         }
@@ -71,7 +71,7 @@ pub(crate) async fn usage(context: &Context, usage: Usage) -> Result<(), Failure
 async fn look(context: &Context, path: &FsPath, summarize: bool, found: &mut Vec<Holding>) -> Result<(), Failure> {
     let entry = context.client.stat(path).await?;
     let mut after: Option<String> = None;
-    let mut more = entry.kind == EntryKind::Directory && !summarize;
+    let mut more = entry.is_directory() && !summarize;
     while more {
         let page = match context.client.list(path, after.as_deref(), PAGE).await {
             Ok(page) => page,

@@ -35,7 +35,7 @@ pub(crate) async fn run(context: &Context, asked: ExtendedAttributes) -> Result<
     let client = &context.client;
     match asked {
         ExtendedAttributes::List(list) => {
-            let told = client.attributes(&list.path).await?;
+            let told = client.attributes(&client.resolve(&list.path).await?.0).await?;
             let records: Vec<_> = told.extended.iter().map(|(name, value)| record(name, value)).collect();
             let mut output = Output::stdout();
             match list.printing.output {
@@ -56,7 +56,7 @@ pub(crate) async fn run(context: &Context, asked: ExtendedAttributes) -> Result<
             output.flush()
         }
         ExtendedAttributes::Get(get) => {
-            let told = client.attributes(&get.path).await?;
+            let told = client.attributes(&client.resolve(&get.path).await?.0).await?;
             let Some((_, value)) = told.extended.iter().find(|(name, _)| *name == get.name) else {
                 return Err(Failure::code(
                     ErrorCode::NotFound,

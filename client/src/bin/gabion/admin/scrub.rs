@@ -75,11 +75,11 @@ struct Found {
 async fn read_again(context: &Context, path: &FsPath) -> Result<(), Failure> {
     let began = Instant::now();
     let mut found = Found::default();
-    let entry = context.client.stat(path).await?;
+    let (_, entry) = context.client.resolve(path).await?;
     let mut files = VecDeque::new();
     let mut walk = None;
     match entry.kind {
-        EntryKind::File => files.push_back(path.clone()),
+        EntryKind::File | EntryKind::Link { .. } => files.push_back(path.clone()),
         EntryKind::Directory => walk = Some(Walk::new(context.client.clone(), path.clone())),
     }
     loop {
@@ -93,7 +93,7 @@ async fn read_again(context: &Context, path: &FsPath) -> Result<(), Failure> {
         let Some(walking) = &mut walk else { break };
         match walking.next().await {
             Some(next) => match next? {
-                (file, entry) if entry.kind == EntryKind::File => files.push_back(file),
+                (file, entry) if entry.is_file() => files.push_back(file),
                 _ => {}
             },
             None => walk = None,

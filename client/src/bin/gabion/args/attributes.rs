@@ -1,6 +1,6 @@
 //! The arguments of `gabion chmod`, `gabion chown`, `gabion touch` and `gabion xattr`.
 
-use clap::{Args, Subcommand};
+use clap::{ArgAction, Args, Subcommand};
 use gabion_protocol::FsPath;
 
 use super::{Printing, octal, remote_path};
@@ -13,14 +13,17 @@ pub(crate) struct ChangeMode {
     /// Files and directories
     #[arg(value_name = "PATH", required = true, value_parser = remote_path)]
     pub(crate) paths: Vec<FsPath>,
-    /// Also all that directories hold
+    /// Also all that directories hold, but links
     #[arg(short = 'R', long)]
     pub(crate) recursive: bool,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Owner and group are names, or numbers, as you like: they are kept and shown; nothing is decided by them yet.")]
+#[command(
+    disable_help_flag = true,
+    after_help = "\
+Owner and group are names, or numbers, as you like: they are kept and shown; nothing is decided by them yet."
+)]
 pub(crate) struct ChangeOwner {
     /// Who it shall belong to: USER, USER:GROUP, or :GROUP; an empty word takes the old one away
     #[arg(value_name = "USER[:GROUP]", value_parser = ownership)]
@@ -28,9 +31,15 @@ pub(crate) struct ChangeOwner {
     /// Files and directories
     #[arg(value_name = "PATH", required = true, value_parser = remote_path)]
     pub(crate) paths: Vec<FsPath>,
-    /// Also all that directories hold
+    /// Also all that directories hold; of links in them, the links themselves
     #[arg(short = 'R', long)]
     pub(crate) recursive: bool,
+    /// Of a link, change the link itself and not what it leads to
+    #[arg(short = 'h', long)]
+    pub(crate) no_dereference: bool,
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    pub(crate) help: Option<bool>,
 }
 
 /// A change of owner, group or both.
@@ -106,6 +115,7 @@ pub(crate) struct AttributeSet {
 }
 
 #[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
 pub(crate) struct Touch {
     /// Files and directories; a file that is missing is made, empty
     #[arg(value_name = "PATH", required = true, value_parser = remote_path)]
@@ -116,9 +126,15 @@ pub(crate) struct Touch {
     /// Make no file
     #[arg(short = 'c', long)]
     pub(crate) no_create: bool,
+    /// Of a link, change the link itself and not what it leads to; makes no file
+    #[arg(short = 'h', long)]
+    pub(crate) no_dereference: bool,
     /// To which time, for example 2026-11-22T13:04:06Z [default: now]
     #[arg(short, long, value_name = "TIME", value_parser = time)]
     pub(crate) date: Option<i64>,
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    pub(crate) help: Option<bool>,
 }
 
 /// Milliseconds since 1970 of a time in RFC 3339.

@@ -7,7 +7,8 @@ use clap::Args;
     override_usage = "gabion cp [OPTIONS] <SRC>... <DST>",
     after_help = "\
 SRC and DST are on the cluster. If DST is a directory, it takes each SRC under its own name. A copy shares the chunks of
-the original and takes no space; later changes to one do not show in the other.
+the original and takes no space; later changes to one do not show in the other. Of a link, what it leads to is copied, but
+for -P and -r.
 
 The copy of a directory is what the directory held at one moment, whoever writes meanwhile. It appears whole, in one step,
 where nothing was before; interrupted, it leaves nothing. Until it is done the original cannot be removed."
@@ -25,6 +26,9 @@ pub(crate) struct Copy {
     /// Keep modification times
     #[arg(short, long)]
     pub(crate) preserve: bool,
+    /// Copy links as links
+    #[arg(short = 'P', long)]
+    pub(crate) no_dereference: bool,
     /// Make missing directories above DST
     #[arg(long)]
     pub(crate) parents: bool,

@@ -17,8 +17,8 @@ pub(crate) struct Find {
     /// Names that match a pattern: * ? [a-z] [!a]
     #[arg(long, value_name = "PATTERN")]
     pub(crate) name: Option<String>,
-    /// Files or directories
-    #[arg(long = "type", value_name = "f|d")]
+    /// Files, directories or symbolic links
+    #[arg(long = "type", value_name = "f|d|l")]
     pub(crate) kind: Option<Sort>,
     /// Files of a size
     #[arg(long, value_name = "[+-]SIZE", allow_hyphen_values = true, value_parser = size)]
@@ -60,6 +60,9 @@ pub(crate) enum Sort {
     /// Directories
     #[value(name = "d")]
     Directory,
+    /// Symbolic links
+    #[value(name = "l")]
+    Link,
 }
 
 /// A number and how values compare with it.

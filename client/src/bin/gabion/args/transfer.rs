@@ -9,6 +9,18 @@ use gabion_protocol::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, REPLICAS_MAX};
 
 use super::{Printing, remote_path};
 
+/// What becomes of symbolic links, and of what is told of files.
+#[derive(Debug, Args)]
+pub(crate) struct Keeping {
+    /// Take what links lead to in their place, instead of links as links
+    #[arg(short = 'L', long)]
+    pub(crate) dereference: bool,
+    /// Keep mode, owner, group, times and the extended attributes of users, also of directories; what cannot be kept is
+    /// told, and exits 8
+    #[arg(long)]
+    pub(crate) preserve: bool,
+}
+
 /// How many files are on their way.
 #[derive(Debug, Args)]
 pub(crate) struct Parallel {
@@ -23,13 +35,14 @@ pub(crate) struct Parallel {
     after_help = "\
 SRC is a local file or, with -r, a directory; - is standard input. DST is on the cluster, for example /a/b.
 If DST is a directory or ends in /, it takes each SRC under its own name. DIR/. stands for what DIR holds.
-A file appears whole or not at all."
+A file appears whole or not at all. Where a link is at DST, --force replaces what it leads to. Links in a tree are stored as
+links, after all else; one that is named itself is followed."
 )]
 pub(crate) struct Upload {
     /// Local files, or - for standard input; last, the remote target
     #[arg(value_name = "PATH", num_args = 2.., required = true, hide = true)]
     pub(crate) paths: Vec<PathBuf>,
-    /// Store directories with all they hold; links and devices inside are skipped with a note
+    /// Store directories with all they hold; devices and pipes inside are skipped with a note
     #[arg(short, long)]
     pub(crate) recursive: bool,
     /// Replace files that exist
@@ -44,6 +57,8 @@ pub(crate) struct Upload {
     /// Size of a chunk, for example 64MiB [default: the cluster's]
     #[arg(long, value_name = "SIZE", value_parser = chunk_size)]
     pub(crate) chunk_size: Option<Size>,
+    #[command(flatten)]
+    pub(crate) keeping: Keeping,
     #[command(flatten)]
     pub(crate) parallel: Parallel,
     /// Go on where an earlier upload of the same files with the same key was interrupted: what is stored already is not
@@ -63,7 +78,8 @@ pub(crate) struct Upload {
     after_help = "\
 SRC is on the cluster: a file or, with -r, a directory. DST is local; - is standard output.
 If DST is a directory or ends in /, it takes each SRC under its own name. DIR/. stands for what DIR holds.
-A file appears under its name when all its bytes are there and verified."
+A file appears under its name when all its bytes are there and verified. Links in a tree come as links, after all else, and
+nothing is written through a link below DST, whoever made it."
 )]
 pub(crate) struct Download {
     /// Remote files; last, the local target, or - for standard output
@@ -83,6 +99,8 @@ pub(crate) struct Download {
     #[arg(long)]
     pub(crate) resume: bool,
     #[command(flatten)]
+    pub(crate) keeping: Keeping,
+    #[command(flatten)]
     pub(crate) parallel: Parallel,
     /// Show what would be fetched, and fetch nothing
     #[arg(short = 'n', long)]
@@ -98,7 +116,8 @@ DST afterwards, not in a directory SRC below it. Files are equal if size and che
 one on the cluster the masters hold the checksum. What replaces a file on the cluster keeps no older version.
 
 With --delete, what only DST has is removed: on the cluster into the trash, locally for good. Nothing is removed if
-anything could not be listed, compared or moved before. Links and devices are left alone on both sides.")]
+anything could not be listed, compared or moved before. Symbolic links are made like those of SRC; devices and pipes are
+left alone.")]
 pub(crate) struct Sync {
     /// What to make the other like: a local directory, or gabion:/path
     #[arg(value_name = "SRC")]
@@ -119,6 +138,8 @@ pub(crate) struct Sync {
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]
+    pub(crate) keeping: Keeping,
+    #[command(flatten)]
     pub(crate) parallel: Parallel,
     #[command(flatten)]
     pub(crate) printing: Printing,
@@ -127,7 +148,7 @@ pub(crate) struct Sync {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Local files are read; of those on the cluster the masters hold size and checksum. Only a file whose checksum nobody knows,
-as after an overwrite, is fetched. To compare byte by byte: gabion-verify tree.
+as after an overwrite, is fetched. Links are equal if they stand for the same. To compare byte by byte: gabion-verify tree.
 
 Exit codes: 0 no difference, 8 differences, or some file could not be compared.")]
 pub(crate) struct Check {
@@ -137,6 +158,9 @@ pub(crate) struct Check {
     /// A file or directory on the cluster
     #[arg(value_name = "REMOTE", value_parser = remote_path)]
     pub(crate) remote: FsPath,
+    /// Compare what links lead to, instead of what they stand for
+    #[arg(short = 'L', long)]
+    pub(crate) dereference: bool,
     #[command(flatten)]
     pub(crate) parallel: Parallel,
     #[command(flatten)]

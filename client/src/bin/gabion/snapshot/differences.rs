@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use gabion_client::snapshot_path;
 use gabion_client::terminal::{Failure, Format, Output, text};
 use gabion_protocol::FsPath;
-use gabion_protocol::messages::master::{Entry, EntryKind};
+use gabion_protocol::messages::master::Entry;
 use serde::Serialize;
 
 use crate::args::{SnapshotDiff, SnapshotState};
@@ -111,8 +111,16 @@ impl States<'_> {
     }
 }
 
-/// Whether two files hold the same bytes, as far as that is known without reading them.
+/// Whether both are files, both are directories, or both links.
+pub(super) fn is_like(old: &Entry, new: &Entry) -> bool {
+    records::kind(&old.kind) == records::kind(&new.kind)
+}
+
+/// Whether two files hold the same bytes, as far as that is known without reading them, or two links stand for the same.
 pub(super) fn holds_same(old: &Entry, new: &Entry) -> bool {
+    if old.target().is_some() {
+        return old.kind == new.kind;
+    }
     let held = |entry: &Entry| (entry.length, entry.crc, entry.children);
     if old.ino == new.ino {
         return held(old) == held(new) && old.modified_ms == new.modified_ms;
@@ -180,13 +188,13 @@ fn compare(below: &str, old: Option<Entry>, new: Option<Entry>, found: &mut Vec<
     let mut note = |change, entry: &Entry| {
         found.push(Difference {
             change,
-            kind: records::kind(entry.kind),
+            kind: records::kind(&entry.kind),
             path: format!("{below}/{}", entry.name),
         });
     };
     match (old, new) {
-        (Some(old), Some(new)) if old.kind == new.kind => {
-            let is_directory = old.kind == EntryKind::Directory;
+        (Some(old), Some(new)) if is_like(&old, &new) => {
+            let is_directory = old.is_directory();
             if told(&old) != told(&new) || (!is_directory && !holds_same(&old, &new)) {
                 note("changed", &new);
             }

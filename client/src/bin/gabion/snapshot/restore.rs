@@ -5,10 +5,10 @@
 
 use futures_util::StreamExt as _;
 use gabion_client::terminal::{Failure, Output, Tally, text};
-use gabion_client::{AttributeChange, Attributes, CopyOptions, snapshot_path};
+use gabion_client::{AttributeChange, Attributes, CopyOptions, LinkOptions, LinkTold, snapshot_path};
 use gabion_protocol::messages::master::{Entry, EntryKind};
 
-use super::differences::{States, at, holds_same, told};
+use super::differences::{States, at, holds_same, is_like, told};
 use crate::args::SnapshotRestore;
 use crate::context::Context;
 
@@ -22,7 +22,7 @@ enum Act {
     Clear,
     /// A directory is missing.
     Make,
-    /// A file is missing or holds something else.
+    /// A file is missing or holds something else; or a link.
     Copy,
     /// It is there; what is told of it may differ.
     Tell,
@@ -113,7 +113,7 @@ fn plan(
         });
     };
     let is_in_the_way = match (&old, &new) {
-        (Some(old), Some(new)) => old.kind != new.kind,
+        (Some(old), Some(new)) => !is_like(old, new),
         (None, Some(_)) => delete,
         (_, None) => false,
     };
@@ -125,13 +125,13 @@ fn plan(
     };
     let new = new.filter(|_| !is_in_the_way);
     let is_told_otherwise = new.as_ref().is_none_or(|new| told(new) != told(&old));
-    let act = match (&new, old.kind) {
+    let act = match (&new, &old.kind) {
         (None, EntryKind::Directory) => Act::Make,
-        (Some(new), EntryKind::File) if holds_same(&old, new) => Act::Tell,
-        (_, EntryKind::File) => Act::Copy,
+        (Some(new), EntryKind::File | EntryKind::Link { .. }) if holds_same(&old, new) => Act::Tell,
+        (_, EntryKind::File | EntryKind::Link { .. }) => Act::Copy,
         (Some(_), EntryKind::Directory) => Act::Tell,
     };
-    if old.kind == EntryKind::Directory {
+    if old.is_directory() {
         todo.push((below.clone(), new.is_some()));
     }
     step(act, Some(old), is_told_otherwise);
@@ -185,6 +185,14 @@ async fn take(states: &States<'_>, step: &Step) -> Result<(), Failure> {
         Act::Make => {
             client.mkdir(&to, false, 0o755).await?;
         }
+        Act::Copy if link_target(step).is_some() => {
+            let options = LinkOptions {
+                replace: true,
+                parents: false,
+                modified_ms: step.old.as_ref().map(|old| old.modified_ms),
+            };
+            client.link(link_target(step).unwrap_or_default(), &to, options).await?;
+        }
         Act::Copy => {
             let options = CopyOptions {
                 replace: true,
@@ -198,6 +206,16 @@ async fn take(states: &States<'_>, step: &Step) -> Result<(), Failure> {
     let Some(old) = &step.old else {
         return Ok(());
     };
+    if old.target().is_some() {
+        let of = client.attributes(&from).await?;
+        let told = LinkTold {
+            modified_ms: Some(old.modified_ms),
+            owner: Some(of.owner),
+            group: Some(of.group),
+        };
+        client.tell_link(&to, told).await?;
+        return Ok(());
+    }
     if step.is_told_otherwise && step.act != Act::Copy {
         let (mode, modified_ms) = told(old);
         client.set_attributes(&to, Some(mode), Some(modified_ms)).await?;
@@ -211,6 +229,11 @@ async fn take(states: &States<'_>, step: &Step) -> Result<(), Failure> {
         client.change_attributes(&to, change).await?;
     }
     Ok(())
+}
+
+/// What a link stood for, if the step is of one.
+fn link_target(step: &Step) -> Option<&str> {
+    step.old.as_ref().and_then(Entry::target)
 }
 
 /// What makes owner, group and extended attributes what they were.
