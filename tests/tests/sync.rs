@@ -58,7 +58,8 @@ fn trees_become_alike_in_both_directions() {
             "copy d/small",
             "copy gone/file",
             "copy large",
-            "copy turns"
+            "copy turns",
+            "link link"
         ]
     );
     check(0);
@@ -119,7 +120,15 @@ fn trees_become_alike_in_both_directions() {
     let back = cluster.scratch("back");
     write(&back.join("large/is"), "a directory here");
     write(&back.join("old/one"), "1");
-    std::os::unix::fs::symlink("/etc", back.join("old/link")).unwrap();
+    let pipe = back.join("old/pipe");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
     write(&back.join("older/one"), "1");
     let down = |more: &[&str]| sync(more).arg("gabion:/there").arg(&back);
     down(&["--delete"]).run().ok();
@@ -127,10 +136,19 @@ fn trees_become_alike_in_both_directions() {
         .into_iter()
         .map(|(path, _)| path.display().to_string())
         .collect();
-    // The directory with a link stays: nobody knows what the link is for.
+    // The directory with a pipe stays: nobody knows what the pipe is for.
     assert_eq!(
         left,
-        ["d", "d/small", "large", "old", "old/link", "turns", "turns/into"]
+        [
+            "d",
+            "d/small",
+            "large",
+            "link",
+            "old",
+            "old/pipe",
+            "turns",
+            "turns/into"
+        ]
     );
     assert!(std::fs::read(back.join("large")).unwrap() == std::fs::read(&large).unwrap());
     assert_eq!(

@@ -108,7 +108,7 @@ pub(crate) async fn run(context: &Context, download: Download) -> Result<(), Fai
     make_links(target, plan.links, download.force, &mut tally, &mut totals);
     let mut losses = Losses::default();
     if !tally.is_hopeless() {
-        preserve::down(context, target, preserved, download.keeping.dereference, &mut losses).await?;
+        preserve::down(context, target, preserved, &mut losses).await?;
     }
     let took = progress.finish();
     // What became of the files counts also if nobody reads the list of them.
@@ -119,8 +119,9 @@ pub(crate) async fn run(context: &Context, download: Download) -> Result<(), Fai
     if download.resume && !tally.is_clean() {
         context.say("what has come is kept: the same command goes on from there");
     }
+    let kept = losses.tell();
     tally.finish("file", "downloaded", &mut |line| eprintln!("{line}"))?;
-    losses.tell()?;
+    kept?;
     printed
 }
 

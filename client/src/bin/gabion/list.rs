@@ -118,8 +118,11 @@ async fn gather(
         let page = match context.client.list(root, after.as_deref(), PAGE).await {
             Ok(page) => page,
             Err(error) if error.code() == ErrorCode::NotDirectory => return add_file(context, root, found).await,
-            // A link that leads nowhere is there, too.
-            Err(error) if error.code() == ErrorCode::NotFound && is_link().await.unwrap_or(false) => {
+            // A link that leads nowhere, or in a circle, is there, too.
+            Err(error)
+                if matches!(error.code(), ErrorCode::NotFound | ErrorCode::LimitExceeded)
+                    && is_link().await.unwrap_or(false) =>
+            {
                 return add_file(context, root, found).await;
             }
             Err(error) => return Err(error.into()),

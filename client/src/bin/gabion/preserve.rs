@@ -152,11 +152,11 @@ impl Told {
         }
     }
 
-    fn of_local(path: &Path, follow: bool, people: &People, losses: &mut Losses) -> Result<Self, Failure> {
+    fn of_local(path: &Path, is_link: bool, people: &People, losses: &mut Losses) -> Result<Self, Failure> {
         let cannot = |error: std::io::Error| Failure::local("read", path.display(), &error);
-        let found = match follow {
-            true => std::fs::metadata(path),
-            false => std::fs::symlink_metadata(path),
+        let found = match is_link {
+            true => std::fs::symlink_metadata(path),
+            false => std::fs::metadata(path),
         };
         let found = found.map_err(cannot)?;
         let extended = match found.is_symlink() {
@@ -200,14 +200,14 @@ fn local_attributes(path: &Path, losses: &mut Losses) -> Result<BTreeMap<String,
     Ok(attributes)
 }
 
-/// Tells the cluster of `all` what this machine knows. `follow` if links were followed.
-pub(crate) async fn up(context: &Context, all: Vec<Same>, follow: bool, losses: &mut Losses) -> Result<(), Failure> {
+/// Tells the cluster of `all` what this machine knows.
+pub(crate) async fn up(context: &Context, all: Vec<Same>, losses: &mut Losses) -> Result<(), Failure> {
     let people = People::here();
     let people = &people;
     let mut running = futures_util::stream::iter(all)
         .map(|same| async move {
             let mut losses = Losses::default();
-            let done = up_one(context, &same, follow, people, &mut losses).await;
+            let done = up_one(context, &same, people, &mut losses).await;
             (same, done, losses)
         })
         .buffer_unordered(AT_ONCE);
@@ -234,17 +234,11 @@ fn take(what: &str, done: Result<(), Failure>, found: Losses, losses: &mut Losse
     }
 }
 
-async fn up_one(
-    context: &Context,
-    same: &Same,
-    follow: bool,
-    people: &People,
-    losses: &mut Losses,
-) -> Result<(), Failure> {
+async fn up_one(context: &Context, same: &Same, people: &People, losses: &mut Losses) -> Result<(), Failure> {
     let client = &context.client;
-    let here = Told::of_local(&same.local, follow, people, losses)?;
     let entry = client.stat(&same.remote).await?;
     let there = Told::of_remote(&entry, client.attributes(&same.remote).await?);
+    let here = Told::of_local(&same.local, there.is_link, people, losses)?;
     if here == there {
         return Ok(());
     }
@@ -291,18 +285,14 @@ async fn up_one(
 }
 
 /// Tells this machine of `all` what the cluster knows. What lies in a directory comes before it in time: its own time and
-/// bits are set last. All is below `root`. `follow` if links were followed.
-pub(crate) async fn down(
-    context: &Context,
-    root: &Path,
-    all: Vec<Same>,
-    follow: bool,
-    losses: &mut Losses,
-) -> Result<(), Failure> {
+/// bits are set last. All is below `root`, or that itself.
+pub(crate) async fn down(context: &Context, root: &Path, all: Vec<Same>, losses: &mut Losses) -> Result<(), Failure> {
     let people = People::here();
+    // A link that the user named as the target is his own.
+    let all = all.into_iter().filter(|same| same.local != root || !root.is_symlink());
     let mut asked = futures_util::stream::iter(all)
         .map(|same| async move {
-            let told = told_of_remote(context, &same.remote, follow).await;
+            let told = told_of_remote(context, &same.remote, same.local.is_symlink()).await;
             (same, told)
         })
         .buffer_unordered(AT_ONCE);
@@ -331,9 +321,10 @@ pub(crate) async fn down(
     Ok(())
 }
 
-async fn told_of_remote(context: &Context, path: &FsPath, follow: bool) -> Result<Told, Failure> {
+/// What the cluster knows of a link, or of what a path leads to.
+async fn told_of_remote(context: &Context, path: &FsPath, is_link: bool) -> Result<Told, Failure> {
     let client = &context.client;
-    if follow {
+    if !is_link {
         let (path, entry) = client.resolve(path).await?;
         return Ok(Told::of_remote(&entry, client.attributes(&path).await?));
     }

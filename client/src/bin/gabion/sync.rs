@@ -237,7 +237,7 @@ impl Work<'_> {
         self.touch(&plan.touches, &mut tally).await;
         let mut losses = Losses::default();
         if sync.keeping.preserve && !tally.is_hopeless() {
-            self.preserve(&source, sync.keeping.dereference, &mut losses).await?;
+            self.preserve(&source, &mut losses).await?;
         }
         let took = progress.finish();
         if tally.is_clean() {
@@ -252,9 +252,10 @@ impl Work<'_> {
         };
         let equal = text::count(plan.equal, "file");
         self.context.say(&format!("{moved}; {equal} equal, {removed} removed"));
+        let kept = losses.tell();
         tally.finish("file", "synced", &mut |line| eprintln!("{line}"))?;
         totals.check_degraded()?;
-        losses.tell()
+        kept
     }
 
     /// Makes links, when all else is there.
@@ -292,7 +293,7 @@ impl Work<'_> {
     }
 
     /// Has what is told of the source told of the target, the two directories themselves included.
-    async fn preserve(&self, source: &[String], follow: bool, losses: &mut Losses) -> Result<(), Failure> {
+    async fn preserve(&self, source: &[String], losses: &mut Losses) -> Result<(), Failure> {
         let names = std::iter::once("").chain(source.iter().map(String::as_str));
         let same = names.map(|name| {
             Ok(Same {
@@ -302,8 +303,8 @@ impl Work<'_> {
         });
         let all = same.collect::<Result<Vec<Same>, Failure>>()?;
         match self.direction {
-            Direction::Up => preserve::up(self.context, all, follow, losses).await,
-            Direction::Down => preserve::down(self.context, &self.sides.local, all, follow, losses).await,
+            Direction::Up => preserve::up(self.context, all, losses).await,
+            Direction::Down => preserve::down(self.context, &self.sides.local, all, losses).await,
         }
     }
 

@@ -104,7 +104,7 @@ pub(crate) async fn run(context: &Context, upload: Upload) -> Result<(), Failure
     make_links(context, &plan.links, links, &mut tally, &mut totals).await;
     let mut losses = Losses::default();
     if !tally.is_hopeless() {
-        preserve::up(context, preserved, upload.keeping.dereference, &mut losses).await?;
+        preserve::up(context, preserved, &mut losses).await?;
     }
     let took = progress.finish();
     // What became of the files counts also if nobody reads the list of them.
@@ -115,9 +115,10 @@ pub(crate) async fn run(context: &Context, upload: Upload) -> Result<(), Failure
     if upload.resume && !tally.is_clean() {
         context.say("what is stored is kept for a day: the same command goes on from there");
     }
+    let kept = losses.tell();
     tally.finish("file", "uploaded", &mut |line| eprintln!("{line}"))?;
     totals.check_degraded()?;
-    losses.tell()?;
+    kept?;
     printed
 }
 
