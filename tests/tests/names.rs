@@ -53,6 +53,9 @@ fn searches_trees_and_patterns_say_what_is_there() {
             &["/t/d/a.log", "/t/d/e/f.txt", "/t/d2/a.txt"],
         ),
         (&["/t/a.log"], &["/t/a.log"]),
+        (&["/t", "-iname", "A.LOG", "-mindepth", "2"], &["/t/d/a.log"]),
+        (&["/t", "-empty"], &["/t/d/a.log", "/t/empty"]),
+        (&["/t", "-path", "/t/d*/a*"], &["/t/d/a.log", "/t/d2/a.txt"]),
         (&["/t", "-maxdepth", "0"], &["/t"]),
     ] {
         assert_eq!(lines(&find(arguments).ok()), expected, "find {arguments:?}");

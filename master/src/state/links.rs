@@ -143,7 +143,8 @@ impl<'a> Walk<'a> {
                 return self.missing();
             };
             let is_last = self.left.is_empty();
-            if !found.directory && !(is_last && self.last == Last::Keep) {
+            let is_meant = found.directory || (is_last && self.last == Last::Keep);
+            if !is_meant {
                 let inode = past::require(self.rows, &InodeKey(found.ino), self.at)?;
                 if let Body::Link { target } = inode.body {
                     dentry = self.follow(&target)?;

@@ -28,7 +28,7 @@ use gabion_protocol::FsPath;
 use gabion_protocol::config::Span;
 
 pub(crate) use attributes::{ChangeMode, ChangeOwner, ExtendedAttributes, Ownership, Touch};
-pub(crate) use change::{Append, SetReplicas, Tail, Truncate};
+pub(crate) use change::{Append, Head, SetReplicas, Tail, Truncate};
 pub(crate) use chunk::{Chunk, ChunkList, ChunkRepair, ChunkShow};
 pub(crate) use copy::{Concat, Copy};
 pub(crate) use disk::{Disk, DiskDrain, DiskList};
@@ -159,6 +159,8 @@ pub(crate) enum Verb {
     Df(Space),
     /// Write files to standard output
     Cat(Cat),
+    /// Write the beginning of files to standard output
+    Head(Head),
     /// Write the end of a file to standard output, and with -f what comes to it
     Tail(Tail),
     /// Put local files, or what a pipe brings, at the end of a file

@@ -183,9 +183,9 @@ impl Plan {
 
     /// Something found below a source.
     fn add_found(&mut self, source: &FsPath, name: &str, entry: &Entry, target: PathBuf) -> Result<(), Failure> {
-        let names = name.split('/');
+        let mut names = name.split('/');
         let path = names
-            .fold(Ok(source.clone()), |path, name| path.and_then(|path| path.join(name)))
+            .try_fold(source.clone(), |path, name| path.join(name))
             .map_err(gabion_client::Error::from)?;
         match &entry.kind {
             EntryKind::File => return self.add_file(&path, entry, target),

@@ -99,7 +99,7 @@ async fn find_below(
     sink: &mut Sink,
 ) -> Result<(), Failure> {
     let entry = context.client.stat(root).await?;
-    if is_wanted(find, &entry, now) {
+    if find.mindepth == 0 && is_wanted(find, root, &entry, now) {
         sink.take(root, &entry)?;
     }
     if !entry.is_directory() || find.maxdepth == Some(0) {
@@ -113,8 +113,9 @@ async fn find_below(
     while let Some(next) = walk.next().await {
         match next {
             Ok((path, entry)) => {
-                debug_assert!(path.names().count() > above, "a walk stays below its root");
-                if is_wanted(find, &entry, now) {
+                let depth = path.names().count().saturating_sub(above);
+                debug_assert!(depth > 0, "a walk stays below its root");
+                if depth >= find.mindepth && is_wanted(find, &path, &entry, now) {
                     sink.take(&path, &entry)?;
                 }
             }
@@ -126,7 +127,7 @@ async fn find_below(
     Ok(())
 }
 
-fn is_wanted(find: &Find, entry: &Entry, now: Duration) -> bool {
+fn is_wanted(find: &Find, path: &FsPath, entry: &Entry, now: Duration) -> bool {
     let of_kind = find.kind.is_none_or(|kind| match kind {
         Sort::File => entry.is_file(),
         Sort::Directory => entry.is_directory(),
@@ -142,7 +143,18 @@ fn is_wanted(find: &Find, entry: &Entry, now: Duration) -> bool {
         days.takes(age.as_secs() / DAY.as_secs())
     });
     let named = find.name.as_ref().is_none_or(|name| glob::matches(name, &entry.name));
-    of_kind && of_size && of_age && named
+    let lower = |name: &String| glob::matches(&name.to_lowercase(), &entry.name.to_lowercase());
+    let named = named && find.iname.as_ref().is_none_or(lower);
+    let placed = find
+        .path
+        .as_ref()
+        .is_none_or(|wanted| glob::matches(wanted, path.as_str()));
+    let holds_nothing = match entry.kind {
+        EntryKind::File => entry.length == 0,
+        EntryKind::Directory => entry.children == 0,
+        EntryKind::Link { .. } => false,
+    };
+    of_kind && of_size && of_age && named && placed && (holds_nothing || !find.empty)
 }
 
 /// A directory of a tree being shown.
@@ -262,6 +274,7 @@ mod tests {
         let modified = now - DAY * u32::try_from(days_old).unwrap() - Duration::from_secs(1);
         is_wanted(
             &find,
+            &FsPath::parse("/d").unwrap().join(name).unwrap(),
             &entry(name, kind, length, i64::try_from(modified.as_millis()).unwrap()),
             now,
         )
@@ -277,6 +290,22 @@ mod tests {
         assert!(!wanted(line, EntryKind::File, "a.log", 2000, 7));
         assert!(wanted("gabion find / --type d", EntryKind::Directory, "a", 2000, 0));
         assert!(!wanted("gabion find / --size -1k", EntryKind::Directory, "a", 0, 0));
+        assert!(wanted("gabion find / --iname A.L*", EntryKind::File, "a.Log", 1, 0));
+        assert!(!wanted(
+            "gabion find / --iname A.L* --empty",
+            EntryKind::File,
+            "a.Log",
+            1,
+            0
+        ));
+        assert!(wanted(
+            "gabion find / --path /*.log --empty",
+            EntryKind::File,
+            "a.log",
+            0,
+            0
+        ));
+        assert!(!wanted("gabion find / --path /e*", EntryKind::File, "a.log", 0, 0));
         assert!(wanted("gabion find / --mtime 0", EntryKind::File, "a", 0, 0));
         assert!(wanted("gabion find / --mtime -1", EntryKind::File, "a", 0, 0));
         assert!(!wanted("gabion find / --mtime -1", EntryKind::File, "a", 0, 1));

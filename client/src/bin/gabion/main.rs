@@ -20,6 +20,7 @@ mod download;
 mod download_plan;
 mod find;
 mod glob;
+mod head;
 mod jobs;
 mod links;
 mod list;
@@ -112,6 +113,7 @@ fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
         | Verb::Find(_)
         | Verb::Tree(_)
         | Verb::Df(_)
+        | Verb::Head(_)
         | Verb::Tail(_)
         | Verb::Truncate(_)
         | Verb::Setrep(_)
@@ -175,6 +177,7 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<(), Failur
         Verb::Tree(tree) => find::tree(&context, tree).await,
         Verb::Du(du) => usage::usage(&context, du).await,
         Verb::Df(df) => usage::space(&context, df).await,
+        Verb::Head(head) => head::run(&context, head).await,
         Verb::Tail(tail) => tail::run(&context, tail).await,
         Verb::Append(append) => change::append(&context, append).await,
         Verb::Truncate(truncate) => change::truncate(&context, truncate).await,

@@ -29,8 +29,10 @@ pub(crate) async fn make_directories(context: &Context, mkdir: Mkdir) -> Result<
             Ok(_) => tally.succeeded(),
             Err(error) => {
                 let failure = Failure::from(error);
-                let help = "make the directories above it too: --parents";
-                tally.failed(path.as_str(), failure.advise(ErrorCode::NotFound, help));
+                let failure = failure
+                    .advise(ErrorCode::NotFound, "make the directories above it too: --parents")
+                    .advise(ErrorCode::Exists, "take a directory that exists as it is: --parents");
+                tally.failed(path.as_str(), failure);
             }
         }
     }

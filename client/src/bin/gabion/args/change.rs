@@ -72,6 +72,19 @@ pub(crate) struct SetReplicas {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Head {
+    /// Files
+    #[arg(value_name = "PATH", required = true, value_parser = remote_path)]
+    pub(crate) paths: Vec<FsPath>,
+    /// Lines to show
+    #[arg(short = 'n', long, value_name = "N", default_value = "10", conflicts_with = "bytes")]
+    pub(crate) lines: u64,
+    /// Bytes to show, for example 64KiB
+    #[arg(short = 'c', long, value_name = "SIZE")]
+    pub(crate) bytes: Option<Size>,
+}
+
+#[derive(Debug, Args)]
 #[command(after_help = "\
 With -f, a file that becomes shorter is shown from its beginning, and so is one that takes its name; both are said on
 standard error.

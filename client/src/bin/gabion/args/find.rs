@@ -7,7 +7,8 @@ use super::{Printing, remote_path};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Tests are all to be met; those of find(1) may have one dash: -name, -type, -size, -mtime, -maxdepth.
+Tests are all to be met; those of find(1) may have one dash: -name, -iname, -path, -type, -size,
+-mtime, -empty, -maxdepth, -mindepth.
 SIZE is a number and c (bytes, as without a letter), k, M, G or T; +SIZE is more, -SIZE less, SIZE alone that many units,
 rounded up. DAYS are whole days since the content changed, with + and - alike.")]
 pub(crate) struct Find {
@@ -17,6 +18,15 @@ pub(crate) struct Find {
     /// Names that match a pattern: * ? [a-z] [!a]
     #[arg(long, value_name = "PATTERN")]
     pub(crate) name: Option<String>,
+    /// The same, large and small letters alike
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) iname: Option<String>,
+    /// Whole paths that match a pattern, in which * stands for slashes, too
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) path: Option<String>,
+    /// Files of no bytes, and directories that hold nothing
+    #[arg(long)]
+    pub(crate) empty: bool,
     /// Files, directories or symbolic links
     #[arg(long = "type", value_name = "f|d|l")]
     pub(crate) kind: Option<Sort>,
@@ -29,6 +39,9 @@ pub(crate) struct Find {
     /// How many levels below PATH
     #[arg(long, value_name = "N")]
     pub(crate) maxdepth: Option<usize>,
+    /// From how many levels below PATH on
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
+    pub(crate) mindepth: usize,
     /// A zero byte after each path instead of a line's end
     #[arg(short = '0', long)]
     pub(crate) print0: bool,
@@ -131,7 +144,18 @@ pub(crate) fn with_two_dashes(arguments: impl Iterator<Item = std::ffi::OsString
     let mut is_find = false;
     let mut doubled = Vec::new();
     for argument in arguments {
-        let known = ["-name", "-type", "-size", "-mtime", "-maxdepth", "-print0"];
+        let known = [
+            "-name",
+            "-iname",
+            "-path",
+            "-empty",
+            "-type",
+            "-size",
+            "-mtime",
+            "-maxdepth",
+            "-mindepth",
+            "-print0",
+        ];
         if is_find && known.iter().any(|known| argument == *known) {
             let mut double = std::ffi::OsString::from("-");
             double.push(&argument);
