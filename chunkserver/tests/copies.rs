@@ -214,10 +214,9 @@ async fn late_orders_neither_drop_what_is_wanted_nor_bring_back_what_is_not() {
         })
         .await;
         order(&cluster, 2, Vec::new());
-        let mut script = cluster.master.script.lock();
-        script.late.extend(drops.iter().map(|(order, _)| order.clone()));
-        script.late.extend(copies.iter().cloned().map(Order::Copy));
-        drop(script);
+        let late = drops.iter().map(|(order, _)| order.clone());
+        let late = late.chain(copies.iter().cloned().map(Order::Copy));
+        cluster.master.script.lock().late.extend(late);
         answers(2).await;
         for copy in &copies {
             assert_eq!(there(copy).await, None, "number {number} came back");

@@ -2,7 +2,7 @@
 
 use gabion_protocol::FsPath;
 use gabion_protocol::limits::COPY_EXTENTS_MAX;
-use gabion_protocol::messages::master::{CopyFiles, Entry, EntryKind, FileVersion, Op, Response, Room, UploadOptions};
+use gabion_protocol::messages::master::{CopyFiles, Entry, FileVersion, Op, Response, Room, UploadOptions};
 use gabion_protocol::{ErrorCode, Ino, WireError};
 
 use crate::client::unexpected;

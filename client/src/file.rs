@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gabion_protocol::limits::{FILE_BYTES_MAX, SMALL_CHUNK_BYTES, WRITE_LEASE_MS_MAX};
-use gabion_protocol::messages::master::{Change, EntryKind, Op, Response, SpliceAt};
+use gabion_protocol::messages::master::{Change, Op, Response, SpliceAt};
 use gabion_protocol::{ErrorCode, FsPath, WireError};
 
 use crate::client::{Inner, unexpected};

@@ -33,9 +33,11 @@ const WANTED: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Disks {
     servers: Mutex<BTreeMap<ServerId, Known>>,
-    /// Whether an operator wants a disk drained or to serve, and until when its server is told so.
-    wanted: Mutex<BTreeMap<(ServerId, [u8; 16]), (bool, Duration)>>,
+    wanted: Mutex<Wanted>,
 }
+
+/// Whether an operator wants a disk drained or to serve, and until when its server is told so.
+type Wanted = BTreeMap<(ServerId, [u8; 16]), (bool, Duration)>;
 
 #[derive(Debug)]
 struct Known {

@@ -8,8 +8,8 @@ use gabion_protocol::ids::{ChunkId, ClusterId, Ino, ReplicaNumber, RequestId, Se
 use gabion_protocol::keys::Identity;
 use gabion_protocol::messages::DecodeError;
 use gabion_protocol::messages::master::{
-    AttributeChange, ConditionChange, CopyFiles, Damage, FileChange, FileVersion, LinkChange, QuotaChange, Registration,
-    Room, Seal, TrashId, TrashRef, TreeCopy, UploadOptions,
+    AttributeChange, ConditionChange, CopyFiles, Damage, FileChange, FileVersion, LinkChange, QuotaChange,
+    Registration, Room, Seal, TrashId, TrashRef, TreeCopy, UploadOptions,
 };
 use gabion_protocol::path::FsPath;
 use serde::{Deserialize, Serialize};

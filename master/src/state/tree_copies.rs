@@ -266,7 +266,13 @@ fn go_on_with_directory(tx: &mut Tx<'_>, row: &mut TreeCopy, left: &mut Left, wa
             Body::Link { target } => {
                 row.files += 1;
                 row.bytes = row.bytes.saturating_add(target.len() as u64);
-                leaf(tx, row, (dentry.ino, &inode, inode.body.clone()), parent, (left, wall_ms))?
+                leaf(
+                    tx,
+                    row,
+                    (dentry.ino, &inode, inode.body.clone()),
+                    parent,
+                    (left, wall_ms),
+                )?
             }
             Body::Upload(_) => return Err(key::corrupt(&InodeKey(dentry.ino).encode(), "an upload has a name")),
         };

@@ -14,8 +14,8 @@ mod changes;
 mod chunks;
 mod conditions;
 mod healing;
-mod quotas;
 mod links;
+mod quotas;
 mod resume;
 mod sharing;
 

@@ -972,7 +972,7 @@ fn refusals_are_numbered_in_order_and_say_what_to_do() {
         assert!(error.message.starts_with("cannot do it: "), "{error}");
         assert!(error.message.len() > 20 && !error.message.contains('{'), "{error}");
     }
-    assert_eq!(refusals().len(), 69);
+    assert_eq!(refusals().len(), 71);
 }
 
 proptest! {

@@ -37,6 +37,12 @@ impl Foreseen for () {
     }
 }
 
+impl Foreseen for FsPath {
+    fn tree(&self) -> Option<&BTreeMap<FsPath, Node>> {
+        None
+    }
+}
+
 impl Foreseen for File {
     fn tree(&self) -> Option<&BTreeMap<FsPath, Node>> {
         None
@@ -49,9 +55,9 @@ impl Foreseen for BTreeMap<FsPath, Node> {
     }
 }
 
-impl Foreseen for Option<BTreeMap<FsPath, Node>> {
+impl Foreseen for Option<(BTreeMap<FsPath, Node>, FsPath)> {
     fn tree(&self) -> Option<&BTreeMap<FsPath, Node>> {
-        self.as_ref()
+        self.as_ref().map(|(tree, _)| tree)
     }
 }
 
@@ -72,19 +78,19 @@ impl Model {
             Step::Clear { path } => (path, QuotaChange::Clear),
         };
         let nothing = QuotaChange::Set(QuotaLimits::default());
-        let expected = match self.walk(&path) {
-            Err(code) => Err(code),
-            Ok(Node::File { .. }) => Err(ErrorCode::NotDirectory),
-            Ok(Node::Directory) if change == nothing => Err(ErrorCode::InvalidArgument),
-            Ok(Node::Directory) => Ok(()),
-        };
+        let place = self.straight(&path, true);
+        let expected = place.and_then(|place| match self.walk(&place)? {
+            Node::File { .. } | Node::Link { .. } => Err(ErrorCode::NotDirectory),
+            Node::Directory if change == nothing => Err(ErrorCode::InvalidArgument),
+            Node::Directory => Ok(place),
+        });
         let command = ClientCommand::SetQuota {
             path: path.clone(),
             change,
         };
-        if self.compare(command, expected).is_none() {
+        let Some((_, path)) = self.compare(command, expected) else {
             return;
-        }
+        };
         let ino = read::resolve(&self.machine.rows, &path).unwrap().ino;
         match change {
             QuotaChange::Clear => drop(self.quotas.remove(&ino)),

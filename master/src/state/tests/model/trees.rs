@@ -22,6 +22,19 @@ pub(super) struct Copying {
     lease: u64,
 }
 
+/// Where a copy that may begin is made from and to, by paths without links.
+struct Begun {
+    from: FsPath,
+    pinned: FsPath,
+    place: FsPath,
+}
+
+impl quotas::Foreseen for Begun {
+    fn tree(&self) -> Option<&BTreeMap<FsPath, Node>> {
+        None
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(super) enum Step {
     Begin {
@@ -81,19 +94,37 @@ impl Model {
     }
 
     fn begin_tree(&mut self, shown: FsPath, pinned: FsPath, to: FsPath, parents: bool) {
-        let source = self.walk(&pinned).cloned();
-        let expected = match source {
-            Err(code) => Err(code),
-            Ok(Node::File { .. }) => Err(ErrorCode::NotDirectory),
-            Ok(Node::Directory) if shown.holds(&to) => Err(ErrorCode::InvalidArgument),
-            Ok(Node::Directory) => self.free(&to, parents).map(drop),
-        };
+        let is_snapshot = shown != pinned;
+        let expected = self.straight(&pinned, true).and_then(|led| {
+            let place = self.straight(&to, false)?;
+            let from = if is_snapshot { shown.clone() } else { led.clone() };
+            match self.walk(&led)? {
+                Node::File { .. } | Node::Link { .. } => Err(ErrorCode::NotDirectory),
+                Node::Directory if from.holds(&place) => Err(ErrorCode::InvalidArgument),
+                Node::Directory => self.free(&place, parents).map(|_| Begun {
+                    from,
+                    pinned: led,
+                    place,
+                }),
+            }
+        });
         let command = ClientCommand::CopyTree(TreeCopy::Begin {
-            source: shown.clone(),
-            to: to.clone(),
+            source: shown,
+            to,
             parents,
             keep_times: false,
         });
+        let Some((
+            Outcome::TreeCopied(begun),
+            Begun {
+                from: shown,
+                pinned,
+                place: to,
+            },
+        )) = self.compare(command, expected)
+        else {
+            return;
+        };
         let held: BTreeMap<String, Node> = match self.snapshots.iter().find(|known| known.shown_at("") == shown) {
             Some(known) => known.tree().clone(),
             None => {
@@ -101,9 +132,6 @@ impl Model {
                 held.map(|(at, node)| (snapshots::below(&shown, at), node.clone()))
                     .collect()
             }
-        };
-        let Some((Outcome::TreeCopied(begun), ())) = self.compare(command, expected) else {
-            return;
         };
         let (files, directories, bytes) = weight_of(held.values());
         assert_eq!(
@@ -144,24 +172,26 @@ impl Model {
         let is_last = u64::from(limit) > left;
         let expected = mine.and_then(|()| match is_last {
             false => Ok(None),
-            true => self.free(&copying.to, copying.parents).map(|mut tree| {
-                let moved = |below: &String| path(&format!("{}{below}", copying.to));
+            true => {
+                let to = self.straight(&copying.to, false)?;
+                let mut tree = self.free(&to, copying.parents)?;
+                let moved = |below: &String| path(&format!("{to}{below}"));
                 tree.extend(copying.tree.iter().map(|(below, node)| (moved(below), node.clone())));
-                Some(tree)
-            }),
+                Ok(Some((tree, to)))
+            }
         });
         let command = ClientCommand::CopyTree(TreeCopy::GoOn {
             copy: copying.ino,
             generation: copying.generation,
             limit,
         });
-        let Some((Outcome::TreeCopied(progress), tree)) = self.compare(command, expected) else {
+        let Some((Outcome::TreeCopied(progress), published)) = self.compare(command, expected) else {
             return;
         };
         let done = copying.done + left.min(u64::from(limit));
         assert_eq!(progress.files + progress.directories, done);
         assert_eq!(progress.entry.is_some(), is_last);
-        let Some(tree) = tree else {
+        let Some((tree, to)) = published else {
             self.copying[at].done = done;
             self.copying[at].lease = self.now + SETTINGS.upload_lease_ms;
             return;
@@ -169,8 +199,8 @@ impl Model {
         self.tree = tree;
         self.copying.remove(at);
         for (below, owner) in copying.owners {
-            let at = path(&format!("{}{below}", copying.to));
-            let ino = read::resolve(&self.machine.rows, &at).unwrap().ino;
+            let at = path(&format!("{to}{below}"));
+            let ino = read::stat(&self.machine.rows, &at).unwrap().ino;
             self.owners.insert(ino, owner);
         }
     }
