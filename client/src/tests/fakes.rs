@@ -596,6 +596,10 @@ impl State {
         };
         match query {
             Query::Stat { path } => Ok(Response::Entry(found(&path)?.0.clone())),
+            Query::Resolve { path } => {
+                let entry = found(&path)?.0.clone();
+                Ok(Response::Resolved { path, entry })
+            }
             Query::Locate {
                 path, offset, session, ..
             } => {
