@@ -7,12 +7,13 @@ use gabion_protocol::buffer::Pool;
 use gabion_protocol::{ChunkId, ServerId};
 use parking_lot::Mutex;
 
+use super::database;
 use super::drain::Drain;
 use super::durable::{sync_dir, temporary_name};
 use super::error::DiskError;
 use super::file::ChunkFile;
 use super::identity::{DiskIdentity, FILE_NAME};
-use super::index::{self, Change, Index};
+use super::index::{Change, Index};
 use super::inventory::Holdings;
 use super::lock::DirLock;
 use super::record::{Record, State};
@@ -76,7 +77,7 @@ impl Claimed {
         let lock = DirLock::acquire(dir)?;
         let identity = DiskIdentity::load(dir)?;
         let holds = |name: &str| dir.join(name).exists();
-        if identity.is_none() && (holds(index::DIR_NAME) || holds(DATA)) {
+        if identity.is_none() && (holds(database::DIR_NAME) || holds(DATA)) {
             return Err(DiskError::Identity {
                 path: dir.join(FILE_NAME),
                 why: "it is missing from a directory that holds chunks".to_owned(),

@@ -11,7 +11,8 @@
 //! a change whose sender was told that it failed, also as a restart would; recovery writes what it replays to new,
 //! synced tables, so nothing then depends on pages that a failed sync left in the cache.
 //!
-//! Large values (small chunks' bytes) go to RocksDB's blob files, so that compaction does not copy them over and over.
+//! Large values (small chunks' bytes) go to RocksDB's blob files, so that compaction does not copy them over and over
+//! (`reclaim` says when it does).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,27 +21,18 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gabion_protocol::process::says_full;
-use gabion_protocol::{ChunkId, Epoch, MasterId, torn};
+use gabion_protocol::{ChunkId, Epoch, MasterId};
 use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
-use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBRecoveryMode, Env, IteratorMode, Options, ReadOptions,
-    ReadTier, WriteBatch, WriteOptions,
-};
+use rocksdb::{DB, IteratorMode, ReadOptions, ReadTier, WriteBatch, WriteOptions};
 use tokio::sync::{mpsc, oneshot};
 
+use super::database::{DIR_NAME, log_bytes, open_db, options};
 use super::directory::Space;
 use super::error::{DiskError, tells_of_lack};
+use super::reclaim::{Looks, Removals, reclaim, removals};
 use super::record::{KeyKind, Record, chunk_key};
 use super::verify::drop_cache;
 
-/// The index's directory in its disk's directory.
-pub(crate) const DIR_NAME: &str = "index";
-
-// One memory cap for the index of a disk: cache, two write buffers, and the tables' own indexes inside the cache.
-const CACHE_BYTES: usize = 16 << 20;
-const WRITE_BUFFER_BYTES: usize = 16 << 20;
-/// Above a full record of a common chunk, below most small chunks' bytes.
-const BLOB_BYTES_MIN: u64 = 8 << 10;
 /// Changes that wait for the writer; more make their senders wait.
 const QUEUE_MAX: usize = 1024;
 /// Bytes of values in one batch: bounds the memory of a burst and the wait of its first change.
@@ -68,6 +60,12 @@ pub(crate) enum Change {
     Scrub(Vec<u8>),
 }
 
+impl Change {
+    fn removes(&self) -> bool {
+        matches!(self, Self::Delete { .. })
+    }
+}
+
 /// A key and its value.
 type Row = (Box<[u8]>, Box<[u8]>);
 
@@ -82,6 +80,7 @@ pub(crate) struct Index {
     dir: PathBuf,
     queue: Option<mpsc::Sender<Queued>>,
     writer: Option<std::thread::JoinHandle<()>>,
+    cleaner: Option<std::thread::JoinHandle<()>>,
 }
 
 /// What readers and the writer share.
@@ -105,24 +104,36 @@ impl Index {
         let db = open_db(disk_dir, make)?;
         let shared = Shared::new(db);
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        let (removals, looks) = removals();
+        let mut index = Self {
+            shared: Arc::clone(&shared),
+            dir: disk_dir.to_owned(),
+            queue: Some(queue),
+            writer: None,
+            cleaner: None,
+        };
         let writer = Writer {
             shared: Arc::clone(&shared),
             dir: disk_dir.to_owned(),
             failed: None,
             reopened: None,
+            removals,
         };
-        let writer = std::thread::Builder::new()
-            .name("index-writer".to_owned())
-            .spawn(move || writer.run(waiting))
-            .map_err(|e| DiskError::Index {
-                dir: disk_dir.to_owned(),
-                why: e.to_string(),
-            })?;
-        Ok(Self {
-            shared,
-            dir: disk_dir.to_owned(),
-            queue: Some(queue),
-            writer: Some(writer),
+        index.writer = Some(index.thread("index-writer", move || writer.run(waiting))?);
+        let dir = disk_dir.to_owned();
+        index.cleaner = Some(index.thread("index-cleaner", move || clean(&shared, &dir, &looks))?);
+        Ok(index)
+    }
+
+    fn thread(
+        &self,
+        name: &str,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<std::thread::JoinHandle<()>, DiskError> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+        thread.map_err(|e| DiskError::Index {
+            dir: self.dir.clone(),
+            why: e.to_string(),
         })
     }
 
@@ -137,6 +148,7 @@ impl Index {
             dir: disk_dir.to_owned(),
             queue: None,
             writer: None,
+            cleaner: None,
         })
     }
 
@@ -315,15 +327,25 @@ impl Index {
 
     /// Ends the writer after what is queued, and empties the WAL so that the next start replays nothing.
     pub(crate) fn close(&mut self) -> Result<(), DiskError> {
-        self.stop_writer();
-        self.db()?.flush().map_err(|e| self.failed(e))
+        self.queue = None;
+        self.join_writer();
+        let flushed = self.db()?.flush().map_err(|e| self.failed(e));
+        self.stop();
+        flushed
     }
 
-    fn stop_writer(&mut self) {
+    /// Ends both threads. A compaction under way is given up.
+    fn stop(&mut self) {
         self.queue = None;
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
-        {
+        self.join_writer();
+        self.shared.give_up_compactions();
+        if self.cleaner.take().is_some_and(|cleaner| cleaner.join().is_err()) {
+            tracing::error!(dir = %self.dir.display(), "the index cleaner panicked");
+        }
+    }
+
+    fn join_writer(&mut self) {
+        if self.writer.take().is_some_and(|writer| writer.join().is_err()) {
             tracing::error!(dir = %self.dir.display(), "the index writer panicked");
         }
     }
@@ -331,7 +353,7 @@ impl Index {
 
 impl Drop for Index {
     fn drop(&mut self) {
-        self.stop_writer();
+        self.stop();
     }
 }
 
@@ -342,6 +364,26 @@ impl Shared {
             room_wanted: AtomicU64::new(0),
         })
     }
+
+    /// Makes compactions end soon, for good: right before the database is closed.
+    fn give_up_compactions(&self) {
+        if let Some(db) = &*self.db.read() {
+            db.cancel_all_background_work(false);
+        }
+    }
+}
+
+/// Rewrites blob files when enough was removed, until the writer ends.
+fn clean(shared: &Shared, dir: &Path, looks: &Looks) {
+    while looks.wait() {
+        let db = shared.db.read();
+        let Some(db) = &*db else { continue };
+        let free = || Space::of(dir).map_or(0, |space| space.free);
+        if let Err(error) = reclaim(db, &free) {
+            tracing::warn!(dir = %dir.display(), %error, "space of removed small chunks stays taken for now");
+        }
+        looks.looked(db);
+    }
 }
 
 struct Writer {
@@ -350,6 +392,7 @@ struct Writer {
     failed: Option<DiskError>,
     /// When it was last opened again.
     reopened: Option<Instant>,
+    removals: Removals,
 }
 
 impl Writer {
@@ -358,13 +401,16 @@ impl Writer {
             let mut batch = WriteBatch::default();
             let mut answers = Vec::new();
             let mut next = Some(first);
+            let mut removed = 0;
             while let Some(queued) = next {
                 queued.changes.iter().for_each(|change| add(&mut batch, change));
+                removed += queued.changes.iter().filter(|change| change.removes()).count();
                 answers.push(queued.done);
                 let room = batch.size_in_bytes() < BATCH_BYTES_MAX && answers.len() < QUEUE_MAX;
                 next = if room { waiting.try_recv().ok() } else { None };
             }
             let result = self.write(batch);
+            self.removals.add(removed as u64);
             // A caller that went away does not need its answer.
             answers.into_iter().for_each(|done| drop(done.send(result.clone())));
         }
@@ -416,6 +462,7 @@ impl Writer {
     /// Closes RocksDB and opens it again; without room for that after all, it is opened for reading only.
     fn reopen(&mut self) {
         self.reopened = Some(Instant::now());
+        self.shared.give_up_compactions();
         let mut db = self.shared.db.write();
         // Closed before it is opened: it locks its directory.
         *db = None;
@@ -440,46 +487,6 @@ impl Writer {
 
 fn may_pass(why: &str) -> bool {
     says_full(why) || tells_of_lack(why)
-}
-
-/// Bytes of RocksDB's logs in the disk's directory, as far as can be told.
-fn log_bytes(disk_dir: &Path) -> u64 {
-    let entries = std::fs::read_dir(disk_dir.join(DIR_NAME))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let logs = entries.filter(|entry| {
-        Path::new(&entry.file_name())
-            .extension()
-            .is_some_and(|ext| ext == "log")
-    });
-    logs.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum()
-}
-
-/// Opens RocksDB; makes it only if `make` is set. Zeros at the log's end that a power cut left are cut off.
-fn open_db(disk_dir: &Path, make: bool) -> Result<DB, DiskError> {
-    let failed = |why: String| DiskError::Index {
-        dir: disk_dir.to_owned(),
-        why,
-    };
-    let mut options = options();
-    options.create_if_missing(make);
-    let path = disk_dir.join(DIR_NAME);
-    let db = match DB::open(&options, &path) {
-        Err(error) if error.kind() == rocksdb::ErrorKind::Corruption => {
-            let cut = torn::cut_zeros(&path).map_err(|e| failed(e.to_string()))?;
-            let Some(cut) = cut else {
-                return Err(failed(error.into_string()));
-            };
-            tracing::warn!(
-                ?cut,
-                "the index's log ended in zeros after a power cut; opening it again"
-            );
-            DB::open(&options, &path)
-        }
-        opened => opened,
-    };
-    db.map_err(|e| failed(e.into_string()))
 }
 
 fn add(batch: &mut WriteBatch, change: &Change) {
@@ -514,39 +521,4 @@ fn setting_key(name: &str) -> Vec<u8> {
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
-}
-
-fn options() -> Options {
-    let mut tables = BlockBasedOptions::default();
-    tables.set_block_cache(&Cache::new_lru_cache(CACHE_BYTES));
-    tables.set_cache_index_and_filter_blocks(true);
-    tables.set_bloom_filter(10.0, false);
-    // In parts: with a small chunk in nearly every block, the index of one table outgrows the cache's shards, and was read and
-    // unpacked again for each read that followed: five times the CPU.
-    tables.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
-    tables.set_partition_filters(true);
-    tables.set_pin_top_level_index_and_filter(true);
-    let mut options = Options::default();
-    if let Ok(mut env) = Env::new() {
-        // Compactions give way to requests: servers that were filled alike compact at the same moment.
-        env.lower_thread_pool_cpu_priority();
-        options.set_env(&env);
-    }
-    options.set_block_based_table_factory(&tables);
-    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
-    options.set_max_write_buffer_number(2);
-    options.set_max_total_wal_size(4 * WRITE_BUFFER_BYTES as u64);
-    options.set_max_background_jobs(2);
-    options.set_max_open_files(256);
-    options.set_keep_log_file_num(4);
-    options.set_max_log_file_size(1 << 20);
-    options.set_enable_blob_files(true);
-    options.set_min_blob_size(BLOB_BYTES_MIN);
-    options.set_enable_blob_gc(true);
-    // A torn last record is a write nobody was told of. Anything else that is wrong in the WAL is damage to rows that
-    // were acknowledged: the default mode would silently stop replaying there.
-    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-    options.set_track_and_verify_wals_in_manifest(true);
-    options.set_paranoid_checks(true);
-    options
 }

@@ -24,6 +24,7 @@
 
 mod choice;
 mod copy;
+mod database;
 mod directory;
 mod drain;
 mod durable;
@@ -34,6 +35,7 @@ mod index;
 mod inventory;
 mod lock;
 mod read;
+mod reclaim;
 mod record;
 mod recover;
 mod removal;
