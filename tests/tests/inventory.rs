@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use gabion_protocol::messages::master::{Admin, Request, Response, ServerInventory};
 use gabion_tests::cluster::Cluster;
-use gabion_tests::{MIB, content, damage, seconds, until};
+use gabion_tests::{MIB, content, damage, scaled, seconds, until};
 
 /// Periods short enough to wait for.
 const SHORT: &str = "[timing]\ntoken = \"2s\"\nupload_lease = \"3s\"\n\
@@ -204,4 +204,68 @@ fn masters_from_an_older_copy_make_nobody_remove_anything() {
         "{status}"
     );
     assert_right(&cluster, &new[2..]);
+}
+
+/// A server that holds very many copies comes back with an older copy of its disk and lacks ten: the leader finds all of them
+/// within half a minute of its return, with default periods, though one bucket after the other is compared; they are made
+/// anew. When the leader dies then, files are read at once, though the next one has to walk all rows before it compares.
+#[test]
+fn ten_missing_copies_of_very_many_are_found_within_half_a_minute() {
+    const FOUND: u64 = 30;
+    let many = scaled(2_000, 1_000_000);
+    let mut cluster = Cluster::plan().start();
+    let dir = cluster.scratch("many");
+    for number in 0..many {
+        let below = dir.join((number / 1000).to_string());
+        if number % 1000 == 0 {
+            std::fs::create_dir_all(&below).unwrap();
+        }
+        std::fs::write(below.join(number.to_string()), number.to_string()).unwrap();
+    }
+    let upload = cluster.gabion().args(["upload", "-r"]).arg(dir.join(".")).arg("/many");
+    upload.deadline(seconds(scaled(60, 3600))).run().ok();
+    cluster.stop("c1");
+    let (copy, disk) = (cluster.scratch("c1"), cluster.node("c1").dir.clone());
+    copy_dir(&disk, &copy);
+    cluster.start("c1");
+    cluster.wait_ready();
+    let new = fill(&cluster, "new", 8);
+    cluster.stop("c1");
+    put_back(&copy, &disk);
+    cluster.start("c1");
+    cluster.wait_server("c1", true);
+
+    let back = Instant::now();
+    until("all ten are missed", seconds(2 * FOUND), || {
+        inventory(&cluster, "c1").filter(|server| server.missing == 10)
+    });
+    let found = back.elapsed();
+    eprintln!("ten missing copies beside {many} were found after {found:?}");
+    assert!(found < seconds(FOUND), "found after {found:?}");
+    until("they are made anew", seconds(60), || {
+        (cluster.status().under_replicated == 0).then_some(())
+    });
+    assert_right(&cluster, &new);
+    let held = inventory(&cluster, "c1").unwrap().copies;
+    assert!(held >= many, "{held} copies are on the server: void");
+
+    let leader = cluster.wait_leader();
+    let killed = Instant::now();
+    cluster.kill(&leader);
+    assert_right(&cluster, &new);
+    eprintln!(
+        "{} files were read {:?} after the leader was killed",
+        new.len(),
+        killed.elapsed()
+    );
+    cluster.wait_leader_other_than(&leader);
+    let told = inventories(&cluster).unwrap();
+    let compares = |server: &ServerInventory| server.differing > 0;
+    assert!(
+        !told.iter().any(compares),
+        "nothing differs, and nothing seems to: {told:?}"
+    );
+    cluster.start(&leader);
+    cluster.wait_ready();
+    cluster.assert_undamaged();
 }

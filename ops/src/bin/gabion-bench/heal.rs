@@ -192,6 +192,8 @@ async fn heal(
     .await?;
     let healing_seconds = first.elapsed().as_secs_f64();
     if let Some(load) = load {
+        load.enter("no copies are left to make");
+        arguments.beside.wait().await;
         load.leave();
     }
     start(&arguments.cluster, script, &node).await?;

@@ -121,9 +121,10 @@ async fn store(client: &Client, arguments: &Reclaim, tree: &FsPath) -> Result<()
     }
     let (tree, content) = (tree.clone(), vec![3; FILE_BYTES as usize]);
     let stored = rates::drive("put", &clients, arguments.files, move |client, number| {
-        let path = tree.join(&format!("{:03}/{number}", number / PER_DIRECTORY));
+        let directory = tree.join(&format!("{:03}", number / PER_DIRECTORY));
+        let path = directory.and_then(|directory| directory.join(&number.to_string()));
         let content = content.clone();
-        async move { put(&client, &path.unwrap_or_else(|_| FsPath::root()), &content).await }
+        async move { put(&client, &path.expect("digits are a name"), &content).await }
     });
     stored.await.map(drop)
 }
