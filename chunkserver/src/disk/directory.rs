@@ -287,6 +287,9 @@ impl Disk {
         if let Some(spare) = spare.filter(|_| self.writable(free)) {
             return Ok(spare);
         }
+        if let Ok(index) = self.index() {
+            index.want_room();
+        }
         Err(DiskError::NoSpace {
             dir: self.dir.clone(),
             free,

@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::database::{DIR_NAME, log_bytes, open_db, options};
 use super::directory::Space;
 use super::error::{DiskError, tells_of_lack};
-use super::reclaim::{Looks, Removals, reclaim, removals};
+use super::reclaim::{Looks, Waker, looks, reclaim};
 use super::record::{KeyKind, Record, chunk_key};
 use super::verify::drop_cache;
 
@@ -81,6 +81,7 @@ pub(crate) struct Index {
     queue: Option<mpsc::Sender<Queued>>,
     writer: Option<std::thread::JoinHandle<()>>,
     cleaner: Option<std::thread::JoinHandle<()>>,
+    waker: Option<Waker>,
 }
 
 /// What readers and the writer share.
@@ -104,20 +105,21 @@ impl Index {
         let db = open_db(disk_dir, make)?;
         let shared = Shared::new(db);
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
-        let (removals, looks) = removals();
+        let (waker, looks) = looks();
         let mut index = Self {
             shared: Arc::clone(&shared),
             dir: disk_dir.to_owned(),
             queue: Some(queue),
             writer: None,
             cleaner: None,
+            waker: Some(waker.clone()),
         };
         let writer = Writer {
             shared: Arc::clone(&shared),
             dir: disk_dir.to_owned(),
             failed: None,
             reopened: None,
-            removals,
+            waker,
         };
         index.writer = Some(index.thread("index-writer", move || writer.run(waiting))?);
         let dir = disk_dir.to_owned();
@@ -149,7 +151,18 @@ impl Index {
             queue: None,
             writer: None,
             cleaner: None,
+            waker: None,
         })
+    }
+
+    /// Bytes that come back when blobs are rewritten, as far as is known.
+    pub(crate) fn garbage(&self) -> u64 {
+        self.waker.as_ref().map_or(0, Waker::garbage)
+    }
+
+    /// Somebody found no room on the disk.
+    pub(crate) fn want_room(&self) {
+        self.waker.iter().for_each(Waker::want_room);
     }
 
     /// Whether it takes writes with so many bytes free: false after there was no room, until there is.
@@ -338,6 +351,7 @@ impl Index {
     fn stop(&mut self) {
         self.queue = None;
         self.join_writer();
+        self.waker = None;
         self.shared.give_up_compactions();
         if self.cleaner.take().is_some_and(|cleaner| cleaner.join().is_err()) {
             tracing::error!(dir = %self.dir.display(), "the index cleaner panicked");
@@ -375,6 +389,9 @@ impl Shared {
 
 /// Rewrites blob files when enough was removed, until the writer ends.
 fn clean(shared: &Shared, dir: &Path, looks: &Looks) {
+    if let Some(db) = &*shared.db.read() {
+        looks.note(db);
+    }
     while looks.wait() {
         let db = shared.db.read();
         let Some(db) = &*db else { continue };
@@ -382,7 +399,7 @@ fn clean(shared: &Shared, dir: &Path, looks: &Looks) {
         if let Err(error) = reclaim(db, &free) {
             tracing::warn!(dir = %dir.display(), %error, "space of removed small chunks stays taken for now");
         }
-        looks.looked(db);
+        looks.note(db);
     }
 }
 
@@ -392,7 +409,7 @@ struct Writer {
     failed: Option<DiskError>,
     /// When it was last opened again.
     reopened: Option<Instant>,
-    removals: Removals,
+    waker: Waker,
 }
 
 impl Writer {
@@ -410,7 +427,7 @@ impl Writer {
                 next = if room { waiting.try_recv().ok() } else { None };
             }
             let result = self.write(batch);
-            self.removals.add(removed as u64);
+            self.waker.removed(removed as u64);
             // A caller that went away does not need its answer.
             answers.into_iter().for_each(|done| drop(done.send(result.clone())));
         }

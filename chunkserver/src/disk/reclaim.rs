@@ -4,7 +4,8 @@
 //! disk held, the slower every write became. Here compactions leave blobs where they are, and a thread looks at them
 //! after so many removals that looking costs little: the tables (keys, no blobs) are compacted, which tells how much
 //! garbage there is, and only if that is a third of all are blobs rewritten, the oldest first, until it is less. A byte
-//! that comes back has then cost two that were rewritten, at most.
+//! that comes back has then cost two that were rewritten, at most; more on a disk that has less free than that garbage.
+//! What is known to be garbage counts as free towards the masters, who would otherwise move chunks away in vain.
 //!
 //! Invariants: nothing is rewritten while little is garbage; a rewrite takes no more than half of the free space.
 
@@ -43,7 +44,8 @@ impl Held {
 
     /// The part of the blob files, from the oldest on, to rewrite now with so many bytes free.
     fn part(self, free: u64, garbage_min: u64) -> Option<f64> {
-        if self.garbage < garbage_min || self.garbage < self.total / 3 {
+        let is_much = self.garbage >= self.total / 3 || self.garbage >= free;
+        if self.garbage < garbage_min || !is_much {
             return None;
         }
         let kept = self.total.saturating_sub(self.garbage).max(1);
@@ -55,43 +57,71 @@ impl Held {
 /// Counts removals, and wakes whoever looks.
 #[derive(Debug)]
 pub(super) struct Removals {
-    since: u64,
-    /// Removals until the next look.
-    wanted: Arc<AtomicU64>,
+    /// Since somebody was woken.
+    since: AtomicU64,
+    /// Until the next look.
+    wanted: AtomicU64,
+    /// Bytes of garbage as of the last one.
+    garbage: AtomicU64,
+}
+
+/// The right to wake; no look comes after the last one is dropped.
+#[derive(Debug, Clone)]
+pub(super) struct Waker {
+    removals: Arc<Removals>,
     wake: SyncSender<()>,
 }
 
 /// When to look next.
 #[derive(Debug)]
 pub(super) struct Looks {
-    wanted: Arc<AtomicU64>,
+    removals: Arc<Removals>,
     woken: Receiver<()>,
 }
 
-/// The two ends. The looks end when the removals are dropped.
-pub(super) fn removals() -> (Removals, Looks) {
+/// The two ends.
+pub(super) fn looks() -> (Waker, Looks) {
     let (wake, woken) = sync_channel(1);
-    let wanted = Arc::new(AtomicU64::new(REMOVALS_MIN));
-    let looks = Looks {
-        wanted: Arc::clone(&wanted),
-        woken,
+    let removals = Arc::new(Removals {
+        since: AtomicU64::new(0),
+        wanted: AtomicU64::new(REMOVALS_MIN),
+        garbage: AtomicU64::new(0),
+    });
+    let waker = Waker {
+        removals: Arc::clone(&removals),
+        wake,
     };
-    let since = 0;
-    (Removals { since, wanted, wake }, looks)
+    (waker, Looks { removals, woken })
 }
 
-impl Removals {
+impl Waker {
     /// So many more chunks are gone.
-    pub(super) fn add(&mut self, count: u64) {
-        self.since += count;
-        if self.since < self.wanted.load(Ordering::Relaxed) {
-            return;
+    pub(super) fn removed(&self, count: u64) {
+        let since = self.removals.since.fetch_add(count, Ordering::Relaxed) + count;
+        if since >= self.removals.wanted.load(Ordering::Relaxed) {
+            self.wake(since);
         }
+    }
+
+    /// Somebody wants room and there is none: whatever was removed is looked at now.
+    pub(super) fn want_room(&self) {
+        let since = self.removals.since.load(Ordering::Relaxed);
+        if since > 0 {
+            self.wake(since);
+        }
+    }
+
+    fn wake(&self, since: u64) {
         match self.wake.try_send(()) {
-            Ok(()) => self.since = 0,
-            // Somebody looks just now: once more after that. Or nobody does any more.
+            Ok(()) => _ = self.removals.since.fetch_sub(since, Ordering::Relaxed),
+            // A look is about to come, and there will be one more after it; or none any more.
             Err(TrySendError::Full(()) | TrySendError::Disconnected(())) => (),
         }
+    }
+
+    /// Bytes of the blob files that are known to be garbage.
+    pub(super) fn garbage(&self) -> u64 {
+        self.removals.garbage.load(Ordering::Relaxed)
     }
 }
 
@@ -101,12 +131,15 @@ impl Looks {
         self.woken.recv().is_ok()
     }
 
-    /// Takes note of how many rows there are.
-    pub(super) fn looked(&self, db: &DB) {
+    /// Takes note of what there is now.
+    pub(super) fn note(&self, db: &DB) {
+        if let Ok(held) = Held::of(db) {
+            self.removals.garbage.store(held.garbage, Ordering::Relaxed);
+        }
         let rows = db.property_int_value("rocksdb.estimate-num-keys");
         let rows = rows.ok().flatten().unwrap_or(0);
         let wanted = (rows / REMOVALS_OF_CHUNKS).max(REMOVALS_MIN);
-        self.wanted.store(wanted, Ordering::Relaxed);
+        self.removals.wanted.store(wanted, Ordering::Relaxed);
     }
 }
 

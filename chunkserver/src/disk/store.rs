@@ -236,7 +236,10 @@ impl Store {
             let space = Space::of(&disk.dir).unwrap_or_default();
             load.bytes_total += space.total;
             if disk.writable(space.free) {
-                load.bytes_free += space.free.saturating_sub(disk.reserve);
+                let spare = space.free.saturating_sub(disk.reserve);
+                // Small chunks that are gone leave their room later. Not more than is free, so that it is there in time.
+                let garbage = disk.index().map_or(0, |index| index.garbage());
+                load.bytes_free += spare + garbage.min(spare);
             }
         }
         load

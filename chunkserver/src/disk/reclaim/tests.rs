@@ -21,6 +21,9 @@ fn little_garbage_is_left_and_much_is_taken_in_parts_that_there_is_room_for() {
         "less than a third"
     );
     assert_eq!(held(9 * GIB, 3 * GIB).part(plenty, GARBAGE_MIN), Some(0.25));
+    let crowded = held(9 * GIB, GIB).part(GIB, GARBAGE_MIN);
+    assert!(crowded.is_some(), "as much as is free");
+    assert_eq!(held(9 * GIB, GIB - 1).part(GIB, GARBAGE_MIN), None);
     assert_eq!(
         held(GARBAGE_MIN, GARBAGE_MIN - 1).part(plenty, GARBAGE_MIN),
         None,
@@ -38,18 +41,30 @@ fn little_garbage_is_left_and_much_is_taken_in_parts_that_there_is_room_for() {
 
 #[test]
 fn looks_come_after_so_many_removals_and_never_pile_up() {
-    let (mut removals, looks) = removals();
-    removals.add(REMOVALS_MIN - 1);
+    let (waker, looks) = looks();
+    waker.removed(REMOVALS_MIN - 1);
     assert!(looks.woken.try_recv().is_err());
-    removals.add(1);
-    removals.add(REMOVALS_MIN);
-    removals.add(REMOVALS_MIN);
+    waker.removed(1);
+    waker.removed(REMOVALS_MIN);
+    waker.removed(REMOVALS_MIN);
     assert!(looks.wait());
     assert!(looks.woken.try_recv().is_err(), "one look is for all before it");
-    removals.add(0);
+    waker.removed(0);
     assert!(looks.wait(), "what came while one waited is looked at after it");
-    drop(removals);
+    drop(waker);
     assert!(!looks.wait());
+}
+
+#[test]
+fn whoever_finds_no_room_has_what_was_removed_looked_at() {
+    let (waker, looks) = looks();
+    waker.want_room();
+    assert!(looks.woken.try_recv().is_err(), "nothing was removed");
+    waker.removed(1);
+    waker.want_room();
+    waker.want_room();
+    assert!(looks.wait());
+    assert!(looks.woken.try_recv().is_err(), "it was looked at");
 }
 
 fn key(number: usize) -> [u8; 8] {

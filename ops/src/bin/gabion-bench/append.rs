@@ -58,7 +58,10 @@ async fn steps(path: &FsPath, arguments: &Append) -> Result<Vec<Rates>> {
         let record = record.clone();
         async move { file.append(record).await.map(drop) }
     });
-    let appended = appended.await?;
+    let mut appended = appended.await?;
+    let (_, extents) = clients[0].locate(path).await?;
+    let gathered = arguments.count as f64 / extents.len().max(1) as f64;
+    appended.what = format!("append, {gathered:.1} to a chunk");
     let (whole, length) = (path.clone(), arguments.size.0 * arguments.count);
     let read = rates::drive("read whole", &clients[..1], 1, move |client, _| {
         let path = whole.clone();
