@@ -143,12 +143,13 @@ impl Server {
     pub async fn run(self, stop: CancellationToken) -> Result<(), WireError> {
         let tasks = TaskTracker::new();
         let talking = self.masters.clone();
+        let dropping = Pace::new(&self.pipeline.clients, Duration::ZERO);
         let stopping = stop.clone();
         // Beats go on while writes end, so that the masters do not take a stopping server for a dead one too early.
         let silent = CancellationToken::new();
         let hush = silent.clone();
         let talk = tokio::spawn(async move {
-            let result = talking.run(hush).await;
+            let result = talking.run(hush, dropping).await;
             if result.is_err() {
                 stopping.cancel();
             }

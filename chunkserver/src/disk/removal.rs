@@ -23,9 +23,6 @@ const DROPPED_KEPT: Duration = Duration::from_millis(TOKEN_MS + 60_000);
 /// Drops remembered (some 20 MiB); beyond them the oldest is forgotten.
 const DROPPED_MAX: usize = 1 << 18;
 
-/// Drops under way at one time.
-const DROPS_AT_A_TIME: usize = 16;
-
 /// Copies dropped lately, in the order of their drops.
 #[derive(Debug, Default)]
 pub(super) struct Dropped {
@@ -56,12 +53,13 @@ impl Dropped {
 
 impl Store {
     /// Carries out drop orders that the Raft log stands behind; returns those done, also for copies that were never
-    /// here. A copy being written is not dropped: its writer is told to stop, and the order comes again.
+    /// here. A copy being written is not dropped: its writer is told to stop, and the order comes again. All of them go side
+    /// by side: it is the caller who knows how many are too many.
     pub async fn drop_copies(&self, orders: &[(ChunkId, ReplicaNumber)]) -> Vec<(ChunkId, ReplicaNumber)> {
-        // Side by side, so that they share the index's syncs; in order, so that answers do not depend on chance.
+        // They share the index's syncs; in order, so that answers do not depend on chance.
         futures_util::stream::iter(orders.to_vec())
             .map(|(chunk, replica)| self.obey_drop(chunk, replica))
-            .buffered(DROPS_AT_A_TIME)
+            .buffered(orders.len().max(1))
             .filter_map(std::future::ready)
             .collect()
             .await

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::reports::Reports;
 use super::{ANSWER, Masters};
+use crate::pace::{Pace, Share};
 
 /// Between beats to the leader: a lost server is noticed within a few of them.
 const BEAT_LEADER: Duration = Duration::from_millis(500);
@@ -29,23 +30,25 @@ const BEAT_FOLLOWER: Duration = Duration::from_millis(1000);
 const BEAT_EARLY: Duration = Duration::from_millis(50);
 /// Between attempts to reach a master or to register.
 const AGAIN: Duration = Duration::from_millis(300);
+/// Copies dropped at one time: they share syncs, and a client's request waits for them at most.
+const DROPS_AT_A_TIME: usize = 64;
 /// Longest wait for a connection.
 const DIAL: Duration = Duration::from_secs(2);
 
 type Orders = Vec<(ChunkId, ReplicaNumber)>;
 
 impl Masters {
-    /// Talks to the masters until `stop`.
+    /// Talks to the masters until `stop`; copies are dropped at the pace of `dropping`.
     ///
     /// # Errors
     /// The masters' refusal of this server, if it is final: another life of its directory is known under its number,
     /// its key is wrong, and the like.
-    pub async fn run(&self, stop: CancellationToken) -> Result<(), WireError> {
+    pub(crate) async fn run(&self, stop: CancellationToken, dropping: Pace) -> Result<(), WireError> {
         let (orders, waiting) = mpsc::channel(1);
         let stopped = stop.clone();
         let talk = async {
             let mut tasks = JoinSet::new();
-            tasks.spawn(obey(self.clone(), waiting));
+            tasks.spawn(obey(self.clone(), dropping, waiting));
             let rechecking = self.clone();
             tasks.spawn(async move { rechecking.0.recheck.run(&rechecking).await });
             let server = self.register().await?;
@@ -340,10 +343,15 @@ fn ticks(period: Duration) -> tokio::time::Interval {
     ticks
 }
 
-/// Carries out orders, batch by batch.
-async fn obey(masters: Masters, mut orders: mpsc::Receiver<Orders>) {
+/// Carries out orders, batch by batch, some of a batch at a time: a tree of many files must not keep clients waiting.
+async fn obey(masters: Masters, pace: Pace, mut orders: mpsc::Receiver<Orders>) {
     while let Some(batch) = orders.recv().await {
-        let done = masters.0.store.drop_copies(&batch).await;
+        let mut done = Vec::new();
+        for some in batch.chunks(DROPS_AT_A_TIME) {
+            let turn = pace.turn(Share::Small).await;
+            done.extend(masters.0.store.drop_copies(some).await);
+            drop(turn);
+        }
         masters.confirm(done);
     }
 }
