@@ -24,6 +24,17 @@ const LOOK: Duration = Duration::from_millis(700);
 /// Probes in a row that may stay unanswered. With [`LOOK`] and a probe's own time a hung server costs three seconds.
 const SILENT_PROBES: u32 = 2;
 
+/// What becomes of small chunks: the masters have large ones made of them in the background.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Merges {
+    /// Large chunks that took the place of small ones since the leader leads.
+    pub done: u64,
+    /// Large chunks being made.
+    pub under_way: u64,
+    /// Files that may lie in small chunks, a thousand at most.
+    pub waiting: u64,
+}
+
 impl Client {
     /// The cluster at a glance, from its leader.
     ///
@@ -76,6 +87,26 @@ impl Client {
         let what = || "cannot ask what repair does";
         match self.inner.masters.query(Query::Repairs).await.context(what)? {
             Response::Repairs { copying } => Ok(copying),
+            _ => Err(unexpected()).context(what),
+        }
+    }
+
+    /// What becomes of small chunks.
+    ///
+    /// # Errors
+    /// If no leader answers.
+    pub async fn merges(&self) -> Result<Merges, Error> {
+        let what = || "cannot ask what becomes of small chunks";
+        match self.inner.masters.query(Query::Merges).await.context(what)? {
+            Response::Merges {
+                done,
+                under_way,
+                waiting,
+            } => Ok(Merges {
+                done,
+                under_way,
+                waiting,
+            }),
             _ => Err(unexpected()).context(what),
         }
     }

@@ -48,6 +48,7 @@ mod tree;
 mod walk;
 mod write;
 
+pub use admin::Merges;
 pub use client::{Client, Removed};
 pub use config::{Config, Settings};
 pub use copy::CopyOptions;

@@ -60,6 +60,16 @@ pub const SNAPSHOT_DIRECTORY: &str = ".snapshot";
 pub const COPY_SOURCES_MAX: usize = 4;
 /// Copy orders in one beat's answer: with their sources they fit a message beside the drop orders.
 pub const COPY_ORDERS_MAX: usize = 64;
+/// Extents that one large chunk takes the place of: with the right to read each of them, an order fits a message beside
+/// the others.
+pub const MERGE_PIECES_MAX: usize = 256;
+/// Copies of each that an order names to read: who finds none of them good is ordered anew.
+pub const MERGE_SOURCES_MAX: usize = 2;
+/// Large chunks that take the place of small ones and are under way at one time, in the whole cluster: new ones begin
+/// when the files that hold them up are known.
+pub const MERGES_MAX: usize = 16;
+/// Copies of such chunks under way on one server, and orders for them in one beat's answer.
+pub const MERGES_PER_SERVER_MAX: usize = 2;
 /// Digests in one inventory report: with the beat before it they stay below 1 KiB, so that a thousand idle servers cost a
 /// master 2 MB a second.
 pub const INVENTORY_DIGESTS: usize = 64;

@@ -10,7 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use gabion_protocol::frame::Kind;
 use gabion_protocol::limits::BATCH_ROWS_MAX;
-use gabion_protocol::messages::master::{Beat, CopyOrder, Order, OrderDone, Registration, Request, Response};
+use gabion_protocol::messages::master::{
+    Beat, BuildOrder, CopyOrder, Order, OrderDone, Registration, Request, Response,
+};
 use gabion_protocol::net::{Connection, dial};
 use gabion_protocol::{Action, ChunkId, Epoch, ReplicaNumber, ServerId, WireError};
 use tokio::sync::{Notify, mpsc};
@@ -208,8 +210,13 @@ impl Masters {
             inner.recheck.answered(&intact);
             inner.store.damage_taken(&damaged);
             inner.copies.confirmed(&copied);
-            let Sorted { drops, copies, verify } = Sorted::from(ordered);
-            inner.copies.hear(copies);
+            let Sorted {
+                drops,
+                copies,
+                builds,
+                verify,
+            } = Sorted::from(ordered);
+            inner.copies.hear(copies, builds);
             inner.recheck.order(verify.into_iter());
             if !drops.is_empty() {
                 // While a batch is under way the next is not taken: the master repeats it.
@@ -242,6 +249,7 @@ impl Masters {
 struct Sorted {
     drops: Orders,
     copies: Vec<CopyOrder>,
+    builds: Vec<BuildOrder>,
     verify: Orders,
 }
 
@@ -255,6 +263,7 @@ impl From<Vec<Order>> for Sorted {
                 }
                 Order::Drop { .. } => {}
                 Order::Copy(copy) => sorted.copies.push(copy),
+                Order::Build(build) => sorted.builds.push(build),
                 Order::Verify { chunk, replica } => sorted.verify.push((chunk, replica)),
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gabion_protocol::limits::{BATCH_ROWS_MAX, SMALL_CHUNK_BYTES};
-use gabion_protocol::messages::master::{CopyOrder, OrderDone};
+use gabion_protocol::messages::master::{BuildOrder, CopyOrder, OrderDone};
 use gabion_protocol::{ChunkId, ReplicaNumber};
 use tokio::sync::watch;
 
@@ -15,24 +15,75 @@ pub(super) type Key = (ChunkId, ReplicaNumber);
 /// Orders kept: a leader gives fewer.
 const ORDERS_MAX: usize = 1024;
 
+/// An order for a copy.
+pub(super) trait Ordered {
+    /// The copy.
+    fn key(&self) -> Key;
+
+    /// Bytes of it.
+    fn length(&self) -> u64;
+
+    /// What is less is more in need.
+    fn rank(&self) -> usize;
+
+    /// How much of what may be under way it takes.
+    fn weight(&self) -> usize {
+        if self.length() <= SMALL_CHUNK_BYTES {
+            1
+        } else {
+            LARGE_WEIGHT
+        }
+    }
+}
+
+impl Ordered for CopyOrder {
+    fn key(&self) -> Key {
+        (self.chunk, self.replica)
+    }
+
+    fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// What has the fewest copies left is most in need.
+    fn rank(&self) -> usize {
+        self.sources.len()
+    }
+}
+
+impl Ordered for BuildOrder {
+    fn key(&self) -> Key {
+        (self.chunk, self.replica)
+    }
+
+    fn length(&self) -> u64 {
+        self.pieces
+            .iter()
+            .map(|piece| piece.length)
+            .fold(0, u64::saturating_add)
+    }
+
+    fn rank(&self) -> usize {
+        0
+    }
+}
+
 /// Copies that are ordered, under way, or made and not yet reported.
-#[derive(Debug, Default)]
-pub(super) struct Board {
-    waiting: BTreeMap<Key, CopyOrder>,
+#[derive(Debug)]
+pub(super) struct Board<O> {
+    waiting: BTreeMap<Key, O>,
     /// The newest order of each, whose tokens are valid longest.
-    running: BTreeMap<Key, watch::Sender<CopyOrder>>,
+    running: BTreeMap<Key, watch::Sender<O>>,
     reports: Vec<OrderDone>,
 }
 
-fn key_of(order: &CopyOrder) -> Key {
-    (order.chunk, order.replica)
-}
-
-fn weight(order: &CopyOrder) -> usize {
-    if order.length <= SMALL_CHUNK_BYTES {
-        1
-    } else {
-        LARGE_WEIGHT
+impl<O> Default for Board<O> {
+    fn default() -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            running: BTreeMap::new(),
+            reports: Vec::new(),
+        }
     }
 }
 
@@ -46,13 +97,13 @@ fn reported(done: &OrderDone) -> Option<Key> {
     }
 }
 
-impl Board {
+impl<O: Ordered> Board<O> {
     /// Takes a leader's orders; whether there may be something new to do. What it orders no more and has not begun is
     /// forgotten.
-    pub(super) fn hear(&mut self, orders: Vec<CopyOrder>) -> bool {
+    pub(super) fn hear(&mut self, orders: Vec<O>) -> bool {
         self.waiting.clear();
         for order in orders.into_iter().take(ORDERS_MAX) {
-            let key = key_of(&order);
+            let key = order.key();
             if let Some(running) = self.running.get(&key) {
                 running.send_replace(order);
             } else if !self.reports.iter().any(|done| reported(done) == Some(key)) {
@@ -63,16 +114,13 @@ impl Board {
     }
 
     /// Begins the next copy, if less than the weight `most` is under way.
-    pub(super) fn start(&mut self, most: usize) -> Option<(Key, watch::Receiver<CopyOrder>)> {
-        let running = self.running.values().map(|order| weight(&order.borrow()));
+    pub(super) fn start(&mut self, most: usize) -> Option<(Key, watch::Receiver<O>)> {
+        let running = self.running.values().map(|order| order.borrow().weight());
         if running.sum::<usize>() >= most {
             return None;
         }
-        // What has the fewest copies left is most in need; then the oldest.
-        let neediest = self
-            .waiting
-            .iter()
-            .min_by_key(|(key, order)| (order.sources.len(), **key));
+        // Then the oldest.
+        let neediest = self.waiting.iter().min_by_key(|(key, order)| (order.rank(), **key));
         let key = neediest.map(|(key, _)| *key)?;
         let order = self.waiting.remove(&key)?;
         let (sender, receiver) = watch::channel(order);
@@ -141,7 +189,7 @@ mod tests {
 
     #[test]
     fn an_order_repeated_is_one_copy_until_its_report_is_confirmed() {
-        let mut board = Board::default();
+        let mut board = Board::<CopyOrder>::default();
         assert!(board.hear(vec![order(1), order(1), order(2)]));
         let (key, newest) = board.start(1).unwrap();
         assert!(board.start(1).is_none(), "one at a time");
@@ -153,7 +201,7 @@ mod tests {
         board.end(key, Some(copied(key)));
         assert!(board.hear(vec![order(1), order(2)]));
         let (second, _) = board.start(9).unwrap();
-        assert_eq!(second, key_of(&order(2)));
+        assert_eq!(second, order(2).key());
         assert!(board.start(9).is_none(), "the first is made and reported");
         assert_eq!(board.reports(), board.reports(), "reports are repeated");
         board.confirmed(&[copied(second)]);
@@ -203,36 +251,36 @@ mod tests {
         two.sources = vec![source(&two, 1), source(&two, 2)];
         one.sources = vec![source(&one, 1)];
         younger.sources = vec![source(&younger, 1)];
-        let mut board = Board::default();
+        let mut board = Board::<CopyOrder>::default();
         board.hear(vec![two.clone(), younger.clone(), one.clone()]);
         let begun: Vec<Key> = std::iter::from_fn(|| board.start(9)).map(|(key, _)| key).collect();
-        assert_eq!(begun, [key_of(&one), key_of(&younger), key_of(&two)]);
+        assert_eq!(begun, [one.key(), younger.key(), two.key()]);
     }
 
     #[test]
     fn many_small_copies_or_few_large_ones_are_under_way() {
-        let mut board = Board::default();
+        let mut board = Board::<CopyOrder>::default();
         let large = |counter| CopyOrder {
             length: SMALL_CHUNK_BYTES + 1,
             ..order(counter)
         };
         board.hear((1..=20).map(large).collect());
         assert_eq!(std::iter::from_fn(|| board.start(4 * LARGE_WEIGHT)).count(), 4);
-        let mut board = Board::default();
+        let mut board = Board::<CopyOrder>::default();
         board.hear((1..=20).map(order).collect());
         assert_eq!(std::iter::from_fn(|| board.start(LARGE_WEIGHT)).count(), LARGE_WEIGHT);
     }
 
     #[test]
     fn what_is_ordered_no_more_is_not_begun() {
-        let mut board = Board::default();
+        let mut board = Board::<CopyOrder>::default();
         board.hear(vec![order(1), order(2)]);
         board.hear(vec![order(2)]);
-        assert_eq!(board.start(9).unwrap().0, key_of(&order(2)));
+        assert_eq!(board.start(9).unwrap().0, order(2).key());
         assert!(board.start(9).is_none());
         assert!(!board.hear(Vec::new()));
         for counter in 0..2 * BATCH_ROWS_MAX as u64 {
-            board.add(Some(copied(key_of(&order(counter)))));
+            board.add(Some(copied(order(counter).key())));
         }
         assert_eq!(board.reports().len(), BATCH_ROWS_MAX, "bounded");
     }

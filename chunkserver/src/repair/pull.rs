@@ -14,7 +14,8 @@ use gabion_protocol::limits::{CHUNK_BYTES_MAX, SMALL_CHUNK_BYTES};
 use gabion_protocol::messages::data::{Request, Response, Verdict};
 use gabion_protocol::messages::master::{CopyOrder, CopySource, OrderDone};
 use gabion_protocol::net::Connection;
-use gabion_protocol::{ErrorCode, ServerId, WireError};
+use gabion_protocol::token::Token;
+use gabion_protocol::{ChunkId, ErrorCode, ServerId, WireError};
 use tokio::sync::watch;
 
 use crate::disk::{DiskError, NewChunk, OpenChunk, Packet};
@@ -23,7 +24,7 @@ use crate::pace::Share;
 use super::Means;
 
 /// Longest wait for one answer of a source: its disk may be busy, and nobody waits for this copy but safety.
-const ANSWER: Duration = Duration::from_secs(10);
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
 /// Longest wait for a source to read a whole copy again.
 const VERIFY: Duration = Duration::from_secs(120);
 
@@ -44,13 +45,15 @@ pub(super) struct Outcome {
 
 /// A source whose bytes were wrong.
 pub(super) struct Doubt {
-    connection: Connection,
-    source: CopySource,
-    order: CopyOrder,
+    pub(super) connection: Connection,
+    pub(super) source: Token,
+    pub(super) chunk: ChunkId,
+    /// What the masters know of the chunk: length and CRC.
+    pub(super) known: (u64, u32),
 }
 
 /// Why a source did not give the copy.
-enum Failure {
+pub(super) enum Failure {
     /// The masters want it no more.
     Dropped,
     /// This server cannot store it.
@@ -132,8 +135,9 @@ impl Pull {
                     reasons.push(format!("c{server}: {what}"));
                     doubts.push(Doubt {
                         connection,
-                        source: source.clone(),
-                        order: order.clone(),
+                        source: source.token,
+                        chunk,
+                        known: (order.length, order.crc),
                     });
                 }
             }
@@ -314,7 +318,7 @@ fn check_whole(order: &CopyOrder, length: u64, crc: u32) -> Result<(), Failure> 
     )))
 }
 
-fn unexpected(server: ServerId) -> WireError {
+pub(super) fn unexpected(server: ServerId) -> WireError {
     WireError::new(ErrorCode::Protocol, format!("server {server} answered something else"))
 }
 
@@ -322,21 +326,19 @@ impl Doubt {
     /// Asks the source to read its copy again. If it is damaged, the source says so to the masters itself; if it is
     /// sound and another than the masters know, they must be told.
     pub(super) async fn settle(self) -> Option<OrderDone> {
-        let request = Request::Verify {
-            token: self.source.token,
-        };
+        let request = Request::Verify { token: self.source };
         let asked = self
             .connection
             .call(Kind::DataRequest, &request, Bytes::new(), VERIFY)
             .await;
-        let (chunk, server) = (self.order.chunk, self.source.access.server);
+        let (chunk, server) = (self.chunk, self.source.grant.server);
         match asked {
             Ok((Response::Verified(Verdict::Good { length, crc }), _)) => {
-                let differs = (length, crc) != (self.order.length, self.order.crc);
+                let differs = (length, crc) != self.known;
                 differs.then(|| OrderDone::SourceDiffers {
                     chunk,
                     server,
-                    replica: self.source.token.grant.replica,
+                    replica: self.source.grant.replica,
                     what: format!("its bytes are {length} with CRC {crc:08x}, sound and another chunk's"),
                 })
             }
@@ -354,7 +356,7 @@ impl Doubt {
 
 #[cfg(test)]
 mod tests {
-    use gabion_protocol::{ChunkId, Generation, ReplicaNumber};
+    use gabion_protocol::{Generation, ReplicaNumber};
 
     use super::*;
 

@@ -376,6 +376,13 @@ impl TestCluster {
         }
     }
 
+    /// How one server reaches another.
+    pub(crate) fn access_of(&self, target: u32, server: u32) -> ServerAccess {
+        let bearer = identity(Role::Chunkserver, &format!("c{target}"));
+        let address = self.nodes[server as usize - 1].address.clone();
+        access(&bearer, ServerId(server), address)
+    }
+
     pub(crate) fn spec(&self, counter: u64) -> WriteSpec {
         let servers: Vec<_> = self
             .nodes

@@ -52,7 +52,15 @@ impl Map {
             self.0.clear();
         }
         let now = Instant::now();
-        let mut insert = |extent: Extent| self.0.insert(extent.offset, (Arc::new(extent), now));
+        let mut insert = |extent: Extent| {
+            // What was told of this range before is over: many small extents may have become one.
+            let range = extent.offset..extent.offset + extent.length;
+            let over: Vec<u64> = self.0.range(range).map(|(offset, _)| *offset).collect();
+            for offset in over {
+                self.0.remove(&offset);
+            }
+            self.0.insert(extent.offset, (Arc::new(extent), now));
+        };
         let mut at = asked;
         for extent in located.extents {
             if extent.offset > at {
@@ -92,5 +100,53 @@ pub(super) async fn ask(inner: &Inner, path: &FsPath, ino: Option<Ino>, offset: 
     match inner.masters.query(query).await? {
         Response::Located(located) => Ok(located),
         _ => Err(unexpected()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gabion_protocol::messages::master::{Entry, EntryKind};
+
+    use super::*;
+
+    fn located(extents: &[(u64, u64)]) -> Located {
+        let extent = |(offset, length): &(u64, u64)| Extent {
+            chunk_length: 1,
+            ..hole(*offset, offset + length)
+        };
+        Located {
+            entry: Entry {
+                name: "f".to_owned(),
+                ino: Ino(2),
+                kind: EntryKind::File,
+                length: 100,
+                crc: 0,
+                replicas: 3,
+                chunk_bytes: 100,
+                children: 0,
+                mode: 0,
+                modified_ms: 0,
+                degraded: false,
+            },
+            extents: extents.iter().map(extent).collect(),
+            servers: Vec::new(),
+            more: true,
+        }
+    }
+
+    #[test]
+    fn what_is_told_later_counts_wherever_extents_began_before() {
+        let mut map = Map::default();
+        map.learn(0, located(&[(0, 10), (10, 10), (20, 10), (30, 10)]));
+        map.forget(20);
+        assert!(map.at(25).is_none());
+        map.learn(20, located(&[(0, 35)]));
+        for offset in [0, 9, 10, 25, 29, 34] {
+            let extent = map.at(offset).unwrap();
+            assert_eq!((extent.offset, extent.length), (0, 35), "at {offset}");
+        }
+        assert!(map.at(35).is_none(), "nobody has told since");
+        map.learn(0, located(&[(0, 5), (5, 95)]));
+        assert_eq!(map.at(34).unwrap().offset, 5);
     }
 }

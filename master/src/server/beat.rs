@@ -16,7 +16,7 @@ use super::shared::{Master, read_view, row_error};
 use super::suspects::ORDERS_MAX;
 use crate::state::key::server::Server;
 use crate::state::reply::{Outcome, Refusal};
-use crate::state::{Command, conditions, read, repair};
+use crate::state::{Command, conditions, merges, read, repair};
 
 impl Master {
     /// Registers a chunkserver under the name it has proven.
@@ -107,7 +107,8 @@ impl Master {
         for intact in intact.chunks(BATCH_ROWS_MAX).map(<[_]>::to_vec) {
             self.note(Command::DamageCleared { server, intact }).await?;
         }
-        self.take_copies(server, &beat.done).await?;
+        let others = self.take_builds(&beat.done).await?;
+        self.take_copies(server, &others).await?;
         for found in beat.damaged.chunks(BATCH_ROWS_MAX) {
             for Damage { chunk, what, .. } in found {
                 tracing::warn!(%server, %chunk, what, "a chunkserver found a damaged copy");
@@ -128,18 +129,22 @@ impl Master {
     /// What a server is to remove and to copy. Most of the time nothing, which needs no barrier to know.
     async fn orders(&self, server: ServerId, identity: &Identity) -> Result<Vec<Order>, WireError> {
         let any = self.read_stale(move |view| {
-            Ok(!read::drop_orders(view, server, 1)?.is_empty() || !repair::copying_on(view, server, 1)?.is_empty())
+            Ok(!read::drop_orders(view, server, 1)?.is_empty()
+                || !repair::copying_on(view, server, 1)?.is_empty()
+                || !merges::under_way(view)?.is_empty())
         });
         if !any.await? {
             return Ok(Vec::new());
         }
         let view = self.proven_view().await?;
         let copies = self.copy_orders(server, identity);
+        let builds = self.build_orders(server, identity);
         let orders = read_view(view, move |view| {
             let drops = read::drop_orders(view, server, BATCH_ROWS_MAX - ORDERS_MAX).map_err(row_error)?;
             let drop = |(chunk, replica)| Order::Drop { chunk, replica };
             let mut orders: Vec<Order> = drops.into_iter().map(drop).collect();
             orders.extend(copies.of(view).map_err(row_error)?);
+            orders.extend(builds.of(view).map_err(row_error)?);
             Ok(orders)
         });
         orders.await

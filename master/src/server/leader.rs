@@ -16,6 +16,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::balance;
 use super::command::wall_ms;
+use super::merge;
 use super::repair;
 use super::shared::Master;
 use crate::state::reply::Outcome;
@@ -44,6 +45,7 @@ pub(super) async fn follow(master: Arc<Master>) {
             () = notice_pauses(&master) => {}
             () = repair::lead(&master, now.term) => {}
             () = balance::lead(&master, now.term) => {}
+            () = merge::lead(&master, now.term) => {}
             ended = deposed => if ended.is_err() {
                 return;
             },

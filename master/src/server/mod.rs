@@ -21,6 +21,7 @@
 //! | `leader` | what only the leader does: first command, state time |
 //! | `repair` | the leader's search for lost copies, and its copy orders |
 //! | `balance` | the leader's moves of copies from full servers to emptier ones |
+//! | `merge` | the leader's large chunks in the place of small ones |
 //! | `troubled` | chunks that are not as they should be, for operators |
 //! | `space` | room on the masters' disks: watched, and what grows refused |
 //! | `access` | tokens and tickets |
@@ -43,6 +44,7 @@ mod disks;
 mod inventory;
 mod leader;
 mod listen;
+mod merge;
 mod placement;
 mod query;
 mod repair;

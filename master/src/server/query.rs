@@ -156,6 +156,7 @@ impl Master {
                 .await
             }
             Query::Troubled { trouble, after } => self.troubled(view, trouble, after).await,
+            Query::Merges => self.merges(view).await,
             Query::BalancePlan => self.balance_plan(view).await,
             Query::Repairs => {
                 read_many(view, |view| {

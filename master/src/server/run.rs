@@ -17,6 +17,7 @@ use super::balance::{self, Balancing};
 use super::connection::Limits;
 use super::disks::Disks;
 use super::inventory::Inventories;
+use super::merge::Merging;
 use super::repair::Repairs;
 use super::scrub::Scrubs;
 use super::shared::{Master, ShellSettings};
@@ -173,6 +174,7 @@ pub(super) async fn start_with(config: &Config, seats: SeatCounts) -> Result<Run
         rooms: Rooms::default(),
         repairs: Repairs::default(),
         balancing: Balancing::default(),
+        merging: Merging::default(),
         stopping: CancellationToken::new(),
         requests: TaskTracker::new(),
         connections: TaskTracker::new(),

@@ -17,6 +17,7 @@ use super::census::Census;
 use super::connection::Limits;
 use super::disks::Disks;
 use super::inventory::Inventories;
+use super::merge::Merging;
 use super::repair::Repairs;
 use super::scrub::Scrubs;
 use super::space::Rooms;
@@ -89,6 +90,8 @@ pub(super) struct Master {
     pub(super) repairs: Repairs,
     /// What wakes its balance.
     pub(super) balancing: Balancing,
+    /// What it remembers of merges.
+    pub(super) merging: Merging,
     /// No new requests are taken.
     pub(super) stopping: CancellationToken,
     /// Requests under way.

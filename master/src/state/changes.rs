@@ -22,7 +22,7 @@ use super::reply::{Outcome, Refusal};
 use super::rows::{Rows, RowsError};
 use super::tx::{Stop, Tx};
 use super::uploads::{self, Owner};
-use super::{chunks, names, read, replicas, totals, write_leases};
+use super::{chunks, merges, names, read, replicas, totals, write_leases};
 
 /// Carries a change of a file out.
 pub(super) fn run(tx: &mut Tx<'_>, session: SessionId, change: &FileChange, wall_ms: i64) -> Result<Outcome, Stop> {
@@ -104,7 +104,15 @@ fn splice(
         content.extents = content.extents + cleared.added + seals.len() as u64 - cleared.removed;
         content.degraded += degraded;
     })?;
+    note_small(tx, file, seals)?;
     Ok(Outcome::Spliced { offset: start, length })
+}
+
+fn note_small(tx: &mut Tx<'_>, file: Ino, seals: &[Seal]) -> Result<(), RowsError> {
+    match tx.get(&InodeKey(file))?.map(|inode| inode.body) {
+        Some(Body::File(content)) => merges::note(tx, file, &content, seals),
+        Some(Body::Directory | Body::Upload(_) | Body::Link { .. }) | None => Ok(()),
+    }
 }
 
 /// The CRC of a file after `new` was put into it at `start`, if that follows from what is known.

@@ -19,11 +19,13 @@ use super::key::dentry::{Dentry, DentryKey};
 use super::key::doubt::{Doubt, DoubtKey};
 use super::key::dropping::DroppingKey;
 use super::key::extent::{Extent, ExtentKey};
+use super::key::fragmented::FragmentedKey;
 use super::key::garbage::GarbageKey;
 use super::key::history::{HistoryKey, Past};
 use super::key::inode::{Body, Inode, InodeKey, Parent};
 use super::key::kept::{Kept, KeptKey};
 use super::key::kept_path::KeptPathKey;
+use super::key::merge::{Merge, MergeKey};
 use super::key::meta::{
     BalanceKey, Clock, ClockKey, ClusterKey, CountersKey, LevelKey, LostTailKey, Pin, Pins, PinsKey, PruningKey,
     QuotasInUse, QuotasInUseKey, TrashTermsKey, TrashTotal, TrashTotalKey,
@@ -53,6 +55,7 @@ use super::rows::{Rows, RowsError};
 
 mod attributes;
 mod content;
+mod identities;
 mod inventory;
 mod quotas;
 mod snapshots;
@@ -135,6 +138,8 @@ pub fn row_decodes(key: &[u8], value: &[u8]) -> Result<Kind, String> {
         Kind::Quota => decodes::<QuotaKey>(key, value),
         Kind::Reservation => decodes::<ReservationKey>(key, value),
         Kind::TreeCopy => decodes::<TreeCopyKey>(key, value),
+        Kind::Fragmented => decodes::<FragmentedKey>(key, value),
+        Kind::Merge => decodes::<MergeKey>(key, value),
     }
     .map(|()| kind)
 }
@@ -164,6 +169,7 @@ pub fn check(rows: &dyn Rows) -> Result<Report, RowsError> {
     state.check_extents(&mut report);
     state.check_degraded(&mut report);
     state.check_write_leases(&mut report);
+    state.check_merges(&mut report);
     state.check_chunks(&mut report);
     state.check_index(&mut report);
     state.check_inventory(&mut report);
@@ -196,6 +202,8 @@ struct Loaded {
     reservations: BTreeMap<Ino, Reservation>,
     quotas_in_use: QuotasInUse,
     tree_copies: BTreeMap<Ino, TreeCopy>,
+    fragmented: BTreeSet<Ino>,
+    merges: BTreeMap<ChunkId, Merge>,
     /// Rows that follow from chunks, as they are.
     index: BTreeMap<Vec<u8>, Vec<u8>>,
     damage: Vec<(DamageKey, Damage)>,
@@ -306,6 +314,8 @@ impl Loaded {
             Kind::TreeCopy => put(&key, &value, |TreeCopyKey(ino), copy| {
                 self.tree_copies.insert(ino, copy)
             }),
+            Kind::Fragmented => put(&key, &value, |FragmentedKey(ino), _| self.fragmented.insert(ino)),
+            Kind::Merge => put(&key, &value, |MergeKey(id), row| self.merges.insert(id, row)),
             Kind::Snapshot => put(&key, &value, |key: SnapshotKey, snapshot| {
                 self.snapshots.insert((key.root, key.name), (snapshot.moment, key.root))
             }),
@@ -426,7 +436,7 @@ impl Loaded {
         }
     }
 
-    /// References are extents; open chunks belong to uploads; copies are in the state their chunk allows.
+    /// References are extents; open chunks belong to uploads and merges; copies are in the state their chunk allows.
     fn check_chunks(&self, report: &mut Report) {
         let mut references: BTreeMap<ChunkId, u64> = BTreeMap::new();
         for extent in self.extents.values() {
@@ -445,6 +455,7 @@ impl Loaded {
                 open.extend(&upload.open);
             }
         }
+        open.extend(self.merges.keys());
         for (id, chunk) in &self.chunks {
             let named = references.get(id).copied().unwrap_or(0);
             if chunk.references != named {
@@ -487,7 +498,7 @@ impl Loaded {
         }
         for id in open {
             report.find(format!(
-                "an upload has the open chunk {id}, which is missing or not open"
+                "an upload or merge has the open chunk {id}, which is missing or not open"
             ));
         }
         for (key, damage) in &self.damage {
@@ -519,45 +530,6 @@ impl Loaded {
         }
         for key in follow.keys() {
             report.find(format!("index row {key:02x?} is missing"));
-        }
-    }
-
-    fn check_sessions(&self, report: &mut Report) {
-        if self.sessions != self.due {
-            report.find("sessions and the rows that end them differ".to_owned());
-        }
-        for (key, answered) in &self.replies {
-            if !self.sessions.contains(&key.session.to_bytes()) {
-                report.find(format!("a reply belongs to session {}, which is missing", key.session));
-            }
-            if ReplyKey::of(key.session, answered.sequence) != *key {
-                report.find(format!(
-                    "reply {} of session {} lies in a wrong slot",
-                    answered.sequence, key.session
-                ));
-            }
-        }
-    }
-
-    fn check_servers(&self, report: &mut Report) {
-        for (id, server) in &self.servers {
-            let named = self.names.get(&server.name) == Some(id);
-            if named == server.retired {
-                report.find(format!(
-                    "c{id} has its name {:?} and is retired, or neither",
-                    server.name
-                ));
-            }
-        }
-        for id in self.conditions.iter().filter(|id| !self.servers.contains_key(id)) {
-            report.find(format!("c{id} has a condition and is not registered"));
-        }
-        for (name, id) in &self.names {
-            if self.servers.get(id).is_none_or(|server| server.name != *name) {
-                report.find(format!(
-                    "the name {name:?} leads to c{id}, which has another or is missing"
-                ));
-            }
         }
     }
 

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::balance::CopyMove;
 use super::key::meta::Settings;
+use super::merges::MergeStep;
 use super::repair::{CopyDrop, CopyPlan, MadeCopy};
 
 /// The version byte of an encoded command.
@@ -137,6 +138,8 @@ pub enum Command {
         /// The copies, at most [`super::repair::REPAIR_BATCH_MAX`].
         moves: Vec<CopyMove>,
     },
+    /// A step of making large chunks of small ones. Answer: `Done`.
+    Merge(MergeStep),
 }
 
 /// The first command of a cluster.
@@ -452,7 +455,8 @@ impl Command {
             | Self::UnknownAccepted { .. }
             | Self::DamageDoubted { .. }
             | Self::TailLost { .. }
-            | Self::MoveCopies { .. } => 1,
+            | Self::MoveCopies { .. }
+            | Self::Merge(_) => 1,
         }
     }
 
@@ -480,6 +484,12 @@ impl Command {
             Self::DamageDoubted { server, .. } => format!("cannot have copies on c{server} read again"),
             Self::TailLost { highest, .. } => format!("cannot take note that chunks up to {highest} are forgotten"),
             Self::MoveCopies { .. } => "cannot move copies".to_owned(),
+            Self::Merge(MergeStep::Begin(plan)) => format!("cannot begin to merge chunks of file {}", plan.file),
+            Self::Merge(MergeStep::Exchange { seal }) => {
+                format!("cannot put merged chunk {} into its file", seal.chunk)
+            }
+            Self::Merge(MergeStep::GiveUp { chunk }) => format!("cannot give up merged chunk {chunk}"),
+            Self::Merge(MergeStep::Settle { file, .. }) => format!("cannot take note that file {file} is merged"),
         }
     }
 }

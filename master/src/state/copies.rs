@@ -16,8 +16,9 @@ use super::key::inode::{Body, Content, Inode, InodeKey};
 use super::key::{self, Key, Moment};
 use super::links::{self, End, Last};
 use super::past;
+use super::read;
 use super::reply::{Outcome, Refusal};
-use super::rows::Rows;
+use super::rows::{Rows, RowsError};
 use super::snapshots::{self, Seen};
 use super::tx::{Stop, Tx};
 use super::uploads::{self, Owner};
@@ -161,7 +162,23 @@ pub(super) fn add_part(
     })
 }
 
-/// Adds extents of a file, from the one that begins at `offset` on and at most `limit`, to the end of the file `to`; the
+/// What is left from `offset` on of the extent that holds it, if that begins before: since the step before this one ended
+/// there, small extents may have become one large one.
+fn rest_of(rows: &dyn Rows, source: &Source, offset: u64) -> Result<Option<Extent>, RowsError> {
+    let before = read::extent_before(rows, source.ino, source.at, offset)?;
+    let holds = before.filter(|(key, extent)| key.offset + extent.length > offset);
+    Ok(holds.map(|(key, extent)| {
+        let skip = offset - key.offset;
+        Extent {
+            chunk_offset: extent.chunk_offset + skip,
+            length: extent.length - skip,
+            crc: None,
+            ..extent
+        }
+    }))
+}
+
+/// Adds extents of a file, from the one that holds `offset` on and at most `limit`, to the end of the file `to`; the
 /// offset of the next, and the CRC of what was added if it is known. The CRC of `content` is the caller's business.
 fn add(
     tx: &mut Tx<'_>,
@@ -177,6 +194,9 @@ fn add(
     };
     let end = key::prefix_end(&ExtentKey::prefix(source.ino));
     let mut found = past::scan::<ExtentKey>(tx.rows(), &from.encode(), &end, limit.saturating_add(1), source.at)?;
+    if let Some(rest) = rest_of(tx.rows(), source, offset)? {
+        found.insert(0, (from, rest));
+    }
     let more = found.len() > limit;
     found.truncate(limit);
     // Gaps are copied, too: what comes after them lies as far behind the begin as in the source.

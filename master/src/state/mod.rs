@@ -15,6 +15,7 @@
 //! | `stocks` | chunks for small files to come |
 //! | `copies`, `tree_copies` | files and directories made of others by reference |
 //! | `changes` | files that change: append, overwrite, truncate |
+//! | [`merges`] | large chunks in the place of small ones |
 //! | `write_leases` | who may change a file |
 //! | `quotas` | how much a directory may hold, and room for what is being written |
 //! | `replicas` | how many copies a file's chunks shall have |
@@ -56,6 +57,7 @@ pub mod inventory;
 mod kept;
 pub mod key;
 mod links;
+pub mod merges;
 mod names;
 mod past;
 mod preserve;
@@ -170,7 +172,8 @@ pub fn apply(batch: &mut Batch<'_>, at: LogAt, command: &Command) -> Result<Repl
             | Command::UnknownAccepted { .. }
             | Command::DamageDoubted { .. }
             | Command::TailLost { .. }
-            | Command::MoveCopies { .. } => Reply(Err(Refusal::NotReady)),
+            | Command::MoveCopies { .. }
+            | Command::Merge(_) => Reply(Err(Refusal::NotReady)),
         });
     };
     known(world.level)?;
@@ -214,6 +217,7 @@ pub fn apply(batch: &mut Batch<'_>, at: LogAt, command: &Command) -> Result<Repl
             run(batch, world, |tx| Ok(inventory::tail_lost(tx, *highest, *number)?))
         }
         Command::MoveCopies { moves } => run(batch, world, |tx| balance::begin(tx, moves)),
+        Command::Merge(step) => run(batch, world, |tx| merges::run(tx, step)),
     }
 }
 

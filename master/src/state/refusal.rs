@@ -468,6 +468,12 @@ pub enum Refusal {
         limits::NAME_BYTES_MAX
     )]
     LinkTarget,
+    /// The file has other extents than those that were to be merged.
+    #[error("file {file} has other extents by now than those that were to be merged")]
+    ExtentsChanged {
+        /// The file.
+        file: Ino,
+    },
 }
 
 fn what(is_bytes: &bool) -> &'static str {
@@ -567,6 +573,7 @@ impl Refusal {
             | Self::CopiesNeeded { .. }
             | Self::SourceChanged { .. }
             | Self::BalanceStopped
+            | Self::ExtentsChanged { .. }
             | Self::Leased { .. } => ErrorCode::Conflict,
             Self::ServerForeign { .. }
             | Self::ServerStale { .. }

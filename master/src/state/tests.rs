@@ -23,6 +23,7 @@ pub(crate) mod inventory;
 mod lifecycle;
 mod limits;
 mod links;
+mod merges;
 mod model;
 mod quotas;
 pub(crate) mod repair;

@@ -15,7 +15,7 @@ use super::key::trash::{TrashKey, Trashed};
 use super::key::{self, Key, Kind};
 use super::rows::RowsError;
 use super::tx::Tx;
-use super::{attributes, chunks, clock, kept, quotas, write_leases};
+use super::{attributes, chunks, clock, kept, merges, quotas, write_leases};
 
 /// Puts an inode that has no name any more into the trash, to be taken apart from `deadline` on.
 pub(super) fn put(tx: &mut Tx<'_>, ino: Ino, mut inode: Inode, deadline: StateTime) {
@@ -51,6 +51,7 @@ pub(super) fn take_apart(tx: &mut Tx<'_>, swept: &mut StateTime, limit: usize) -
             tx.delete(&TotalKey(row.ino));
         } else {
             write_leases::forget(tx, row.ino)?;
+            merges::forget(tx, row.ino)?;
         }
         attributes::forget(tx, row.ino)?;
         tx.delete(&InodeKey(row.ino));
@@ -135,6 +136,7 @@ fn detach(tx: &mut Tx<'_>, directory: Ino, limit: usize) -> Result<Step, RowsErr
                 step.rows += release(tx, dentry.ino, left)?.rows;
                 attributes::forget(tx, dentry.ino)?;
                 write_leases::forget(tx, dentry.ino)?;
+                merges::forget(tx, dentry.ino)?;
                 tx.delete(&InodeKey(dentry.ino));
             }
             Body::Link { .. } => {

@@ -15,6 +15,7 @@ mod chunks;
 mod conditions;
 mod healing;
 mod links;
+mod merges;
 mod quotas;
 mod resume;
 mod sharing;
@@ -578,6 +579,7 @@ fn golden_messages() {
     all.extend(lines("op", &links::ops()));
     all.extend(lines("query", &links::queries()));
     all.extend(lines("master response", &links::responses()));
+    all.extend(merges::merges());
     let frozen: Vec<&str> = include_str!("../golden/messages.txt").lines().collect();
     for (now, frozen) in all.iter().zip(&frozen) {
         assert_eq!(now, frozen);

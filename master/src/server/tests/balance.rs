@@ -79,7 +79,7 @@ fn a_copy_moves_to_the_empty_server_unless_an_operator_stopped_it() {
         let dropped = beat_until(&mut servers, full, |orders| {
             orders.iter().find_map(|order| match order {
                 Order::Drop { chunk, replica } => Some((*chunk, *replica)),
-                Order::Copy(_) | Order::Verify { .. } => None,
+                Order::Copy(_) | Order::Verify { .. } | Order::Build(_) => None,
             })
         })
         .await;

@@ -106,7 +106,7 @@ fn a_server_is_emptied_then_removed_and_refused_for_ever() {
         let dropped = beat_until(&mut servers, leaving, |orders| {
             orders.iter().find_map(|order| match order {
                 Order::Drop { chunk, replica } => Some((*chunk, *replica)),
-                Order::Copy(_) | Order::Verify { .. } => None,
+                Order::Copy(_) | Order::Verify { .. } | Order::Build(_) => None,
             })
         })
         .await;

@@ -5,6 +5,7 @@ mod cluster;
 mod conditions;
 mod fake;
 mod files;
+mod merges;
 mod operators;
 mod reads;
 mod repair;

@@ -81,7 +81,7 @@ pub(super) async fn beat_until<T>(
 pub(super) fn copy_order(orders: &[Order]) -> Option<CopyOrder> {
     orders.iter().find_map(|order| match order {
         Order::Copy(copy) => Some(copy.clone()),
-        Order::Drop { .. } | Order::Verify { .. } => None,
+        Order::Drop { .. } | Order::Verify { .. } | Order::Build(_) => None,
     })
 }
 

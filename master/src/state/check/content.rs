@@ -129,4 +129,23 @@ impl Loaded {
             }
         }
     }
+
+    /// What may lie in small chunks is a file; a large chunk has copies for all that its file wants.
+    pub(super) fn check_merges(&self, report: &mut Report) {
+        for ino in &self.fragmented {
+            if !matches!(self.inodes.get(ino).map(|inode| &inode.body), Some(Body::File(_))) {
+                report.find(format!("inode {ino} is noted as lying in small chunks and is no file"));
+            }
+        }
+        for (id, row) in &self.merges {
+            let chunk = self.chunks.get(id);
+            if !chunk.is_some_and(|chunk| chunk.owner == row.file && chunk.replicas.len() == usize::from(chunk.wanted))
+            {
+                report.find(format!(
+                    "chunk {id} is made for file {}, and is not as it should be: {chunk:?}",
+                    row.file
+                ));
+            }
+        }
+    }
 }

@@ -41,6 +41,8 @@
 //! | [`Quota`](quota) | ino | how much a directory may hold |
 //! | [`Reservation`](reservation) | ino | room that an upload holds against quotas |
 //! | [`TreeCopy`](tree_copy) | ino | copies of directories under way |
+//! | [`Fragmented`](fragmented) | ino | files that may lie in small chunks |
+//! | [`Merge`](merge) | chunk | large chunks that are made to take the place of small ones |
 //!
 //! The chunk row is the one truth about replicas; the indexes by server and by need are written together with
 //! it, in one function (`state::chunks`), and compared with it by [`super::check`].
@@ -60,11 +62,13 @@ pub mod dentry;
 pub mod doubt;
 pub mod dropping;
 pub mod extent;
+pub mod fragmented;
 pub mod garbage;
 pub mod history;
 pub mod inode;
 pub mod kept;
 pub mod kept_path;
+pub mod merge;
 pub mod meta;
 pub mod moving;
 pub mod quota;
@@ -160,11 +164,15 @@ pub enum Kind {
     Resumable = 36,
     /// Copies of directories under way.
     TreeCopy = 37,
+    /// Files that may lie in small chunks.
+    Fragmented = 38,
+    /// Large chunks that are being made of small ones.
+    Merge = 39,
 }
 
 impl Kind {
     /// Every kind, in the order of numbers.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 37] = [
         Self::Meta,
         Self::Inode,
         Self::Dentry,
@@ -200,6 +208,8 @@ impl Kind {
         Self::Attributes,
         Self::Resumable,
         Self::TreeCopy,
+        Self::Fragmented,
+        Self::Merge,
     ];
 
     /// The kind of a key, by its first byte.

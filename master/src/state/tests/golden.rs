@@ -47,6 +47,7 @@ use crate::state::repair::{CopyDrop, CopyPlan, MadeCopy};
 
 mod balance;
 mod inventory;
+mod merges;
 mod quotas;
 
 const CHUNK: ChunkId = ChunkId {
@@ -920,6 +921,7 @@ fn refusals() -> Vec<Refusal> {
         NoLimit,
         TooManyLinks { path: path() },
         LinkTarget,
+        ExtentsChanged { file: upload },
     ]
 }
 
@@ -945,6 +947,7 @@ fn bytes_are_frozen() {
         snapshots,
         quotas::all,
         links,
+        merges::all,
     ] {
         part(&mut golden);
     }
@@ -972,7 +975,7 @@ fn refusals_are_numbered_in_order_and_say_what_to_do() {
         assert!(error.message.starts_with("cannot do it: "), "{error}");
         assert!(error.message.len() > 20 && !error.message.contains('{'), "{error}");
     }
-    assert_eq!(refusals().len(), 71);
+    assert_eq!(refusals().len(), 72);
 }
 
 proptest! {

@@ -16,6 +16,7 @@ mod attributes;
 mod changes;
 mod copies;
 mod links;
+mod merges;
 mod quotas;
 mod resumable;
 mod snapshots;
@@ -170,6 +171,7 @@ enum Step {
     Quota(quotas::Step),
     Tree(trees::Step),
     Link(links::Step),
+    Merge(merges::Step),
 }
 
 fn any_path() -> impl Strategy<Value = FsPath> {
@@ -221,6 +223,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         4 => quotas::any_step().prop_map(Step::Quota),
         8 => trees::any_step().prop_map(Step::Tree),
         6 => links::any_step().prop_map(Step::Link),
+        6 => merges::any_step().prop_map(Step::Merge),
     ]
 }
 
@@ -384,6 +387,7 @@ impl Model {
             Step::Quota(step) => self.quota_step(step),
             Step::Tree(step) => self.tree_step(step),
             Step::Link(step) => self.link_step(step),
+            Step::Merge(step) => self.merge_step(step),
         }
     }
 
@@ -1056,6 +1060,7 @@ impl Model {
     /// Lets everything expire and be removed; nothing may be left.
     fn clear(&mut self) {
         let mut client = Client::new(&self.machine, 1000);
+        self.clear_merges();
         self.clear_snapshots(&mut client);
         self.clear_quotas(&mut client);
         // Copies under way hold their originals.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ChunkId, Epoch, Generation, Incarnation, ReplicaNumber, ServerId};
+use crate::ids::{ChunkId, Epoch, Generation, Incarnation, Ino, ReplicaNumber, ServerId};
 use crate::keys::Ticket;
 use crate::token::Token;
 
@@ -85,6 +85,9 @@ pub enum Order {
         /// The copy.
         replica: ReplicaNumber,
     },
+    /// Make this copy of a chunk that is to take the place of small ones: the Raft log has its row. Repeated with each
+    /// beat until it is reported made or failed.
+    Build(BuildOrder),
 }
 
 /// A copy to be made of a sealed chunk.
@@ -111,6 +114,44 @@ pub struct CopySource {
     pub access: ServerAccess,
     /// The right to read its copy.
     pub token: Token,
+}
+
+/// A copy of a chunk that is made of parts of others, one after the other. What became of it is told as of a [`CopyOrder`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildOrder {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// Its generation.
+    pub generation: Generation,
+    /// The copy.
+    pub replica: ReplicaNumber,
+    /// The file it is for, kept beside the chunk for disaster recovery.
+    pub owner: Ino,
+    /// Where in that file it begins.
+    pub file_offset: u64,
+    /// What it is made of; at most [`crate::limits::MERGE_PIECES_MAX`].
+    pub pieces: Vec<BuildPiece>,
+    /// How to reach the servers of all pieces.
+    pub accesses: Vec<ServerAccess>,
+}
+
+/// A part of a sealed chunk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildPiece {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// The whole chunk's bytes, as the masters know them.
+    pub chunk_length: u64,
+    /// Their CRC.
+    pub chunk_crc: u32,
+    /// Where in the chunk the part begins.
+    pub offset: u64,
+    /// Bytes of the part.
+    pub length: u64,
+    /// Their CRC, if it is known.
+    pub crc: Option<u32>,
+    /// The right to read copies, in the order to try them; at most [`crate::limits::MERGE_SOURCES_MAX`].
+    pub sources: Vec<Token>,
 }
 
 /// What became of an order.

@@ -39,7 +39,9 @@ pub use cluster::{
 };
 pub use condition::{Condition, ConditionChange, ServerPlan, ServerState};
 pub use disk::{DiskInfo, DiskOrder, DiskReport, DiskState, ServerDisks};
-pub use fleet::{Beat, CopyOrder, CopySource, Damage, Load, Order, OrderDone, Registration, ServerAccess};
+pub use fleet::{
+    Beat, BuildOrder, BuildPiece, CopyOrder, CopySource, Damage, Load, Order, OrderDone, Registration, ServerAccess,
+};
 pub use inventory::{BucketAsk, BucketPage, InventoryReport, ServerInventory};
 pub use links::LinkChange;
 pub use namespace::{
@@ -333,5 +335,14 @@ pub enum Response {
         path: FsPath,
         /// What is there.
         entry: Entry,
+    },
+    /// What becomes of small chunks.
+    Merges {
+        /// Large chunks that took the place of small ones since this master leads.
+        done: u64,
+        /// Large chunks being made.
+        under_way: u64,
+        /// Files that may lie in small chunks, a thousand at most.
+        waiting: u64,
     },
 }

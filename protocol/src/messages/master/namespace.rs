@@ -427,6 +427,8 @@ pub enum Query {
         /// The path.
         path: FsPath,
     },
+    /// What becomes of small chunks. Answer: `Response::Merges`.
+    Merges,
 }
 
 /// A copy of a chunk and the right to use it.

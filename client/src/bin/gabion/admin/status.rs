@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gabion_client::Merges;
 use gabion_client::terminal::{Column, Failure, Format, Output, Table, text};
 use gabion_protocol::messages::master::{Health, MasterInfo, ServerInfo, ServerInventory, Status};
 use rustix::termios::isatty;
@@ -42,6 +43,11 @@ struct FullStatusRecord {
     #[serde(flatten)]
     status: StatusRecord,
     copies_in_progress: u64,
+    /// Large chunks that took the place of small ones since the leader leads.
+    merges_done: u64,
+    merges_in_progress: u64,
+    /// Files that may lie in small chunks.
+    merges_waiting: u64,
     /// Chunkservers whose unknown copies wait for an operator.
     servers_stopped: u64,
     /// Copies of chunks the masters have forgotten.
@@ -181,17 +187,21 @@ struct Asked {
     status: Status,
     /// Copies being made.
     copying: u64,
+    merges: Merges,
     inventories: Vec<ServerInventory>,
 }
 
 async fn ask_status(context: &Context) -> Result<Asked, gabion_client::Error> {
     let client = &context.client;
     let (status, copying) = tokio::try_join!(client.status(), client.copies_in_progress())?;
+    // Masters of an older release do not know of any.
+    let merges = client.merges().await.unwrap_or_default();
     // Operators only: for others the rest is told all the same.
     let inventories = client.inventories().await.unwrap_or_default();
     Ok(Asked {
         status,
         copying,
+        merges,
         inventories,
     })
 }
@@ -203,6 +213,9 @@ fn show_status(output: &mut Output, arguments: &args::Status, asked: &Asked) -> 
             let record = FullStatusRecord {
                 status: StatusRecord::new(&asked.status),
                 copies_in_progress: asked.copying,
+                merges_done: asked.merges.done,
+                merges_in_progress: asked.merges.under_way,
+                merges_waiting: asked.merges.waiting,
                 servers_stopped: stopped.count() as u64,
                 copies_forgotten: asked.inventories.iter().map(|server| server.forgotten).sum(),
             };
@@ -214,12 +227,26 @@ fn show_status(output: &mut Output, arguments: &args::Status, asked: &Asked) -> 
                 let copies = text::count(asked.copying, "copy");
                 output.line(&format!("\nrepair    {copies} in progress"))?;
             }
+            if asked.merges != Merges::default() {
+                output.line(&format!("\nmerges    {}", merges(asked.merges)))?;
+            }
             for trouble in inventory::troubles(&asked.inventories) {
                 output.line(&format!("\ninventory {trouble}; see: gabion admin inventory status"))?;
             }
             Ok(())
         }
     }
+}
+
+/// What becomes of small chunks, in a line.
+fn merges(merges: Merges) -> String {
+    let Merges {
+        done,
+        under_way,
+        waiting,
+    } = merges;
+    let waiting = text::count(waiting, "file");
+    format!("{under_way} in progress, {waiting} waiting, {done} done")
 }
 
 /// The status screen.

@@ -6,6 +6,7 @@ use gabion_protocol::checksum;
 use gabion_protocol::messages::master::{Change, FileChange, SpliceAt};
 
 use super::*;
+use crate::state::key::merge::{Merge, Piece};
 
 /// A byte of a file: which of which chunk; `None` for the zeros nobody wrote.
 type Byte = Option<(ChunkId, u64)>;
@@ -114,6 +115,25 @@ impl File {
     }
 }
 
+impl File {
+    /// The same with a run of bytes in another chunk, if it is what was to be merged, with as many copies.
+    pub(super) fn merged(&self, chunk: ChunkId, row: &Merge, wanted: u8) -> Option<Self> {
+        let of = |piece: &Piece| {
+            let (chunk, from) = (piece.chunk, piece.chunk_offset);
+            (0..piece.length).map(move |at| Some((chunk, from + at)))
+        };
+        let merged: Vec<Byte> = row.pieces.iter().flat_map(of).collect();
+        let (from, to) = (row.offset as usize, row.end() as usize);
+        if self.replicas != wanted || self.bytes.get(from..to) != Some(&merged[..]) {
+            return None;
+        }
+        let mut file = self.clone();
+        let new = (0..row.length()).map(|at| Some((chunk, at)));
+        file.bytes.splice(from..to, new);
+        Some(file)
+    }
+}
+
 fn bytes(seals: &[Seal]) -> Vec<Byte> {
     let of = |seal: &Seal| {
         let chunk = seal.chunk;
@@ -202,14 +222,14 @@ impl Model {
         }
     }
 
-    fn changeable(&self, path: &FsPath) -> Option<Rc<File>> {
+    pub(super) fn changeable(&self, path: &FsPath) -> Option<Rc<File>> {
         match self.tree.get(path) {
             Some(Node::File { file }) => Some(Rc::clone(file)),
             Some(Node::Directory | Node::Link { .. }) | None => None,
         }
     }
 
-    fn ino(&self, path: &FsPath) -> Ino {
+    pub(super) fn ino(&self, path: &FsPath) -> Ino {
         read::resolve(&self.machine.rows, path).unwrap().ino
     }
 

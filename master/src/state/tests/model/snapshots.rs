@@ -87,6 +87,7 @@ pub(super) fn near_step() -> impl Strategy<Value = super::Step> {
         2 => copies::any_step().prop_map(Copy),
         6 => step_at(near_path()).prop_map(Snapshot),
         4 => trees::any_step().prop_map(Tree),
+        6 => merges::step_at(near_path()).prop_map(Merge),
     ]
 }
 
