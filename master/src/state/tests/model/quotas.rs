@@ -113,7 +113,8 @@ impl Model {
         self.quotas.iter().filter_map(with_path).collect()
     }
 
-    /// After a step: nothing has grown beyond its quota; what the masters tell is what a walk finds.
+    /// After a step: nothing has grown beyond its quota, room that uploads under way were promised included, because a quota
+    /// may be lowered meanwhile; what the masters tell is what a walk finds.
     pub(super) fn compare_quotas(&mut self) {
         let mut now = BTreeMap::new();
         for (at, limits, (bytes, entries)) in self.standing() {
@@ -124,6 +125,7 @@ impl Model {
                 "{at}"
             );
             let ino = read::resolve(&self.machine.rows, &at).unwrap().ino;
+            let (bytes, entries) = (bytes + told.reserved_bytes, entries + told.reserved_entries);
             let before = self.held.get(&ino).copied().unwrap_or((u64::MAX, u64::MAX));
             assert!(
                 limits.bytes.is_none_or(|limit| bytes <= limit.max(before.0)),
