@@ -334,4 +334,11 @@ pub enum Response {
         /// What is there.
         entry: Entry,
     },
+    /// Where a path leads, or would lead.
+    Place {
+        /// The same place by a path without a link.
+        path: FsPath,
+        /// Whether something is there.
+        taken: bool,
+    },
 }
