@@ -2,12 +2,13 @@
 //! [`Client::stat`], [`Client::rename`], [`Client::remove`] and [`Client::trash`], which follow none at a path's end.
 
 use gabion_protocol::FsPath;
+use gabion_protocol::limits::LINKS_MAX;
 use gabion_protocol::messages::master::{Entry, LinkChange, Op, Query, Response};
 use gabion_protocol::{ErrorCode, WireError};
 
 use crate::client::unexpected;
 use crate::error::Context as _;
-use crate::{Client, Error};
+use crate::{Client, CreateOptions, Error};
 
 /// How a link appears.
 #[derive(Debug, Clone, Copy, Default)]
@@ -74,6 +75,39 @@ impl Client {
             Response::Resolved { path, entry } => Ok((path, entry)),
             _ => Err(unexpected()).context(what),
         }
+    }
+
+    /// Makes an empty file where a path leads, also if a link at its end leads to nothing yet, unless something is there
+    /// already, which stays as it is. Whether it made one.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn create_missing(&self, path: &FsPath, options: CreateOptions) -> Result<bool, Error> {
+        let options = CreateOptions {
+            replace: false,
+            ..options
+        };
+        let what = || format!("cannot make {path}");
+        let mut at = path.clone();
+        // Who makes or changes a link there meanwhile costs another turn.
+        for _ in 0..=LINKS_MAX {
+            match self.create_empty(&at, options.clone()).await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.code() == ErrorCode::Exists => {}
+                Err(error) => return Err(error),
+            }
+            let query = Query::Place { path: path.clone() };
+            match self.inner.masters.query(query).await.context(what)? {
+                Response::Place { taken: true, .. } => return Ok(false),
+                Response::Place { path, taken: false } => at = path,
+                _ => return Err(unexpected()).context(what),
+            }
+        }
+        Err(WireError::new(
+            ErrorCode::Conflict,
+            "others make and remove it all the time",
+        ))
+        .context(what)
     }
 
     /// Changes what is told of what a path names: of a link itself, where [`Client::set_attributes`] and

@@ -9,7 +9,7 @@
 //! | [`cluster`] | starts a whole cluster in a temporary directory, and stops it whatever happens |
 //! | [`process`], [`command`] | one server process; one run of a command-line tool |
 //! | [`load`], [`ledger`] | work that goes on during a fault, and the account of it kept outside the cluster |
-//! | [`network`], [`disk`], [`damage`], [`proxy`] | faults: cut networks, full disks, flipped bits, lost replies |
+//! | [`network`], [`disk`], [`damage`], [`proxy`] | faults: cut networks, full disks, flipped bits, lost replies, long ways |
 //! | [`content`], [`files`], [`wait`], [`skip`] | known bytes, waiting for events, tests that cannot run here |
 //!
 //! Rules of the suites:

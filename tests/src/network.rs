@@ -128,6 +128,42 @@ impl Network {
         self.set(name, PORT_FORWARDING);
     }
 
+    /// From now on nothing passes between `name` and `others`, silently, while everybody else reaches them all.
+    ///
+    /// # Panics
+    /// If the network refuses.
+    pub fn part(&self, name: &str, others: &[String]) {
+        // Frames to a hardware address that nobody has reach nobody, and no sender is told.
+        self.each_way(name, others, |host, other| {
+            let (namespace, address) = (&host.namespace, &other.address);
+            must(&format!(
+                "ip -n {namespace} neigh replace {address} lladdr 02:00:00:00:00:fe nud permanent dev eth0"
+            ));
+        });
+    }
+
+    /// They reach each other again.
+    ///
+    /// # Panics
+    /// If the network refuses.
+    pub fn rejoin(&self, name: &str, others: &[String]) {
+        self.each_way(name, others, |host, other| {
+            must(&format!(
+                "ip -n {} neigh del {} dev eth0",
+                host.namespace, other.address
+            ));
+        });
+    }
+
+    fn each_way(&self, name: &str, others: &[String], change: impl Fn(&Host, &Host)) {
+        let hosts = self.hosts.borrow();
+        let host = |name: &str| hosts.get(name).unwrap_or_else(|| panic!("there is no host {name}"));
+        for other in others {
+            change(host(name), host(other));
+            change(host(other), host(name));
+        }
+    }
+
     fn set(&self, name: &str, state: &str) {
         let port = self.hosts.borrow().get(name).map(|host| host.port.clone());
         let port = port.unwrap_or_else(|| panic!("there is no host {name}"));

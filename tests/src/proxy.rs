@@ -1,12 +1,13 @@
 //! Proxies that do what networks do.
 //!
 //! [`Proxies`] stand before masters and lose answers on purpose: the request arrives and is carried out, its answer is
-//! not heard. They read the frames they forward, so they know which command an answer is for. [`flip_bits`] knows
-//! nothing of frames and damages what passes.
+//! not heard. They read the frames they forward, so they know which command an answer is for. [`flip_bits`] and
+//! [`far_away`] know nothing of frames: the one damages what passes, the other lets it take its time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use gabion_protocol::frame::{Frame, FrameCodec, FrameLimits, Kind};
@@ -18,6 +19,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::codec::{FramedRead, FramedWrite};
 
 /// How an answer is lost.
@@ -209,6 +212,64 @@ async fn damage(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, every: u64, fli
             return;
         }
     }
+}
+
+/// Forwards what comes to `listen` to `target`, each piece so long after it came, as over a long way.
+///
+/// # Panics
+/// If it cannot listen there.
+pub fn far_away(runtime: &Runtime, listen: &str, target: &str, way: Duration) {
+    let listener = runtime
+        .block_on(TcpListener::bind(listen))
+        .unwrap_or_else(|error| panic!("{listen}: {error}"));
+    let target = target.to_owned();
+    runtime.spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let target = target.clone();
+            tokio::spawn(async move {
+                // A server that is down looks as it would without the proxy: the connection closes.
+                let Ok(server) = TcpStream::connect(&target).await else {
+                    return;
+                };
+                // What waits here must not wait for more.
+                let _ = (client.set_nodelay(true), server.set_nodelay(true));
+                let (client_read, client_write) = client.into_split();
+                let (server_read, server_write) = server.into_split();
+                tokio::select! {
+                    () = travel(client_read, server_write, way) => {}
+                    () = travel(server_read, client_write, way) => {}
+                }
+            });
+        }
+    });
+}
+
+/// Pieces on their way in one direction of a connection.
+const ON_THEIR_WAY: usize = 1024;
+
+async fn travel(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: Duration) {
+    let (leave, mut arrive) = mpsc::channel::<(Instant, Vec<u8>)>(ON_THEIR_WAY);
+    let leaving = async move {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            if leave
+                .send((Instant::now() + way, buffer[..read].to_vec()))
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    };
+    let arriving = async move {
+        while let Some((due, bytes)) = arrive.recv().await {
+            tokio::time::sleep_until(due).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(leaving, arriving);
 }
 
 #[cfg(test)]

@@ -172,6 +172,48 @@ fn links_stand_for_what_they_lead_to_or_for_themselves_as_each_command_has_it() 
     assert_eq!(stat(&["/d/l"])["owner"], "ann");
 }
 
+/// As `open(2)` with `O_CREAT` does it: where a link leads to nothing, the file is made there, and the link stays. What is
+/// there is not touched but for what was asked.
+#[test]
+fn a_file_is_made_where_a_link_leads() {
+    let shell = Shell(Cluster::plan().masters(1).start());
+    shell.run(&["mkdir", "/d"]).ok();
+    for (to, at) in [
+        ("d/touched", "/t"),
+        ("../a", "/d/up"),
+        ("d/up", "/a2"),
+        ("none/x", "/far"),
+        ("d", "/dir"),
+    ] {
+        shell.run(&["ln", "-s", to, at]).ok();
+    }
+    shell.run(&["touch", "-c", "/t"]).ok();
+    assert_eq!(shell.0.stat("/d/touched"), None, "asked to make no file");
+    shell.run(&["touch", "-d", "2001-02-03T04:05:06Z", "/t"]).ok();
+    assert_eq!(shell.says(&["readlink", "/t"]), "d/touched\n");
+    let made = shell.0.stat("/d/touched").unwrap();
+    assert_eq!((made.length, made.modified_ms), (0, 981_173_106_000));
+    // Over two links, the second of which goes up.
+    let append = |path: &str| shell.0.gabion().args(["append", "--create", "-", path]).run_with(b"x");
+    append("/a2").ok();
+    assert_eq!(shell.cat("/a"), "x");
+    append("/a2").ok();
+    shell.run(&["touch", "/a2"]).ok();
+    assert_eq!(shell.cat("/a"), "xx", "what is there stays");
+    append("/dir/new").ok();
+    assert_eq!(shell.cat("/d/new"), "x");
+    // No directory is made, and none is written to.
+    append("/far").fails(3, &["/none"]);
+    shell.run(&["touch", "/far"]).fails(3, &["/none"]);
+    append("/dir").fails(4, &["directory"]);
+    assert_eq!(shell.0.names("/"), ["a", "a2", "d", "dir", "far", "t"]);
+    // A snapshot gets no new names by such a way either.
+    shell.run(&["snapshot", "create", "/d@s"]).ok();
+    shell.run(&["ln", "-s", "/d/.snapshot/s/new2", "/then"]).ok();
+    append("/then").fails(4, &["in a snapshot"]);
+    shell.run(&["touch", "/then"]).fails(4, &["in a snapshot"]);
+}
+
 #[test]
 fn trees_keep_their_links_both_ways() {
     let shell = Shell(Cluster::plan().masters(1).start());

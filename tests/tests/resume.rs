@@ -73,6 +73,7 @@ fn an_upload_goes_on_where_it_was_killed() {
         round += 1;
         assert!(round < 20 * kills, "the commands are too quick to be killed: void");
         let to = format!("/big{round}");
+        let before = sent(&cluster);
         if !kill_after(upload(&cluster, &local, &to), moment(round, whole)) {
             continue;
         }
@@ -83,6 +84,9 @@ fn an_upload_goes_on_where_it_was_killed() {
         }
         let outcome = upload(&cluster, &local, &to).run().ok();
         went_on += u32::from(kept(&outcome) > 0);
+        // What was on its way when it was killed: a chunk for each stream.
+        let twice = sent(&cluster).saturating_sub(before + length);
+        assert!(twice <= STREAMS * CHUNK, "{twice} bytes were sent twice: {outcome}");
         cluster.gabion().args(["check"]).arg(&local).arg(&to).run().ok();
     }
     assert!(went_on > 0, "no kill came after the first chunk: void");

@@ -158,6 +158,36 @@ fn trees_become_alike_in_both_directions() {
     );
 }
 
+/// What differs is found by what the masters know: no byte is fetched, so that it works without any chunkserver.
+#[test]
+fn what_differs_is_found_without_reading_the_cluster() {
+    let mut cluster = Cluster::plan().masters(1).start();
+    let here = cluster.scratch("here");
+    write(&here.join("d/small"), "same size, one");
+    content::file(&here.join("large"), 1, 3 << 20);
+    let up = cluster
+        .gabion()
+        .args(["upload", "-r"])
+        .arg(here.join("."))
+        .arg("/there");
+    up.run().ok();
+    for server in cluster.chunkservers() {
+        cluster.kill(&server);
+    }
+    let check = || cluster.gabion().args(["check"]).arg(&here).arg("/there").run();
+    let plan = || {
+        let tool = cluster.gabion().args(["sync", "-n", "--delete", "-o", "json"]);
+        actions(&tool.arg(&here).arg("gabion:/there").run().ok())
+    };
+    check().ok();
+    assert_eq!(plan(), [""; 0]);
+    write(&here.join("d/small"), "same size, two");
+    check().fails(8, &[]);
+    assert_eq!(plan(), ["copy d/small"]);
+    std::fs::remove_file(here.join("large")).unwrap();
+    assert_eq!(plan(), ["copy d/small", "remove large"]);
+}
+
 #[test]
 fn nothing_is_removed_on_doubt() {
     let cluster = Cluster::plan().masters(1).start();

@@ -600,6 +600,10 @@ impl State {
                 let entry = found(&path)?.0.clone();
                 Ok(Response::Resolved { path, entry })
             }
+            Query::Place { path } => {
+                let taken = self.files.contains_key(&path);
+                Ok(Response::Place { path, taken })
+            }
             Query::Locate {
                 path, offset, session, ..
             } => {

@@ -135,6 +135,15 @@ impl Master {
                 })
                 .await
             }
+            Query::Place { path } => {
+                read_view(view, move |view| {
+                    let found = read::place(view, &path);
+                    found
+                        .map(|(path, taken)| Response::Place { path, taken })
+                        .map_err(|error| refused(&format!("cannot find {path}"), error))
+                })
+                .await
+            }
             Query::Servers => self.server_states(view).await,
             Query::ServerPlan { server } => self.server_plan(view, server).await,
             Query::Snapshots { path, after, limit } => {

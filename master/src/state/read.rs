@@ -24,7 +24,7 @@ use super::key::snapshot::SnapshotKey;
 use super::key::total::{Total, TotalKey};
 use super::key::trash::TrashKey;
 use super::key::{self, Key, Kind, Moment};
-use super::links::{self, Last};
+use super::links::{self, End, Last};
 use super::reply::Refusal;
 use super::rows::{Rows, RowsError};
 use super::snapshots::{self, Seen};
@@ -181,6 +181,20 @@ pub fn follow(rows: &dyn Rows, path: &FsPath) -> Result<(FsPath, Entry), ReadErr
     let path = links::walk(rows, path, Last::Follow)?.path;
     let entry = stat(rows, &path)?;
     Ok((path, entry))
+}
+
+/// Where a path leads once every link is followed, and whether something is there. Nothing need be, in a directory that is.
+///
+/// # Errors
+/// [`Refusal::NotFound`], [`Refusal::NotDirectory`].
+pub fn place(rows: &dyn Rows, path: &FsPath) -> Result<(FsPath, bool), ReadError> {
+    let way = links::walk(rows, path, Last::Follow)?;
+    match way.end {
+        End::Missing(path) if path != way.path => Err(Refusal::NotFound { path }.into()),
+        End::Blocked(path) => Err(Refusal::NotDirectory { path }.into()),
+        End::Missing(path) => Ok((path, false)),
+        End::Entry { .. } | End::Snapshots { .. } => Ok((way.path, true)),
+    }
 }
 
 /// Owner, group and extended attributes of what is at a path: of a link at its end itself.

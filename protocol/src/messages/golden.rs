@@ -580,6 +580,8 @@ fn golden_messages() {
     all.extend(lines("query", &links::queries()));
     all.extend(lines("master response", &links::responses()));
     all.extend(merges::merges());
+    all.extend(lines("query", &links::place_queries()));
+    all.extend(lines("master response", &links::place_responses()));
     let frozen: Vec<&str> = include_str!("../golden/messages.txt").lines().collect();
     for (now, frozen) in all.iter().zip(&frozen) {
         assert_eq!(now, frozen);

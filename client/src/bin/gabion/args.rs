@@ -383,12 +383,25 @@ mod tests {
         );
     }
 
+    /// As for `cp`; but -p of an upload, as of `mkdir`, makes directories.
+    #[test]
+    fn p_keeps_what_is_told_of_files_but_in_uploads() {
+        let download = parse("gabion download -rp /a .").unwrap().verb;
+        assert!(matches!(download, Verb::Download(download) if download.keeping.preserve));
+        let sync = parse("gabion sync -p gabion:/a .").unwrap().verb;
+        assert!(matches!(sync, Verb::Sync(sync) if sync.keeping.preserve));
+        let upload = parse("gabion upload -rp a /a").unwrap().verb;
+        assert!(matches!(upload, Verb::Upload(upload) if upload.parents && !upload.keeping.preserve));
+    }
+
     #[test]
     fn familiar_words_and_letters_work() {
         for line in [
             "gabion get -n /a /b .",
             "gabion download --sync /a -",
             "gabion download -r --resume /a .",
+            "gabion download -rp /a .",
+            "gabion sync -p gabion:/a .",
             "gabion sync -n --delete --force --quick -j 4 -o jsonl photos gabion:/photos",
             "gabion check -j 4 -o json photos /photos",
             "gabion ls",

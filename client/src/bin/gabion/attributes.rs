@@ -145,10 +145,10 @@ async fn touch_one(context: &Context, path: &FsPath, modified_ms: i64, touch: &T
         modified_ms: Some(modified_ms),
         ..CreateOptions::default()
     };
-    match context.client.create_empty(path, options).await {
-        Ok(_) => Ok(()),
+    match context.client.create_missing(path, options).await {
+        Ok(true) => Ok(()),
         // Another made it meanwhile.
-        Err(error) if error.code() == ErrorCode::Exists => Ok(set().await.map(drop)?),
+        Ok(false) => Ok(set().await.map(drop)?),
         Err(error) if error.code() == ErrorCode::NotFound => Err(missing.into()),
         Err(error) => Err(error.into()),
     }

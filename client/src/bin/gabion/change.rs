@@ -29,11 +29,7 @@ pub(crate) async fn append(context: &Context, append: Append) -> Result<(), Fail
         .and_then(remote_path);
     let target = target.map_err(|why| Failure::usage(format!("the remote file: {why}"), USAGE))?;
     if append.create {
-        match context.client.create_empty(&target, CreateOptions::default()).await {
-            Ok(_) => {}
-            Err(error) if error.code() == ErrorCode::Exists => {}
-            Err(error) => return Err(error.into()),
-        }
+        context.client.create_missing(&target, CreateOptions::default()).await?;
     }
     let file: File = match append.exclusive {
         true => context.client.open_exclusive(&target).await?,

@@ -184,6 +184,38 @@ fn a_file_that_may_replace_goes_where_the_link_leads() {
 }
 
 #[test]
+fn a_place_is_told_whether_something_is_there_or_not() {
+    let (mut machine, mut client) = machine();
+    client.put(&mut machine, "/d/f", 1);
+    for (target, at) in [
+        ("d/f", "/l"),
+        ("../d/new", "/d/m"),
+        ("d/m", "/n"),
+        ("none/new", "/far"),
+        ("d/f/x", "/through"),
+        ("circle", "/circle"),
+    ] {
+        entry(client.run(&mut machine, link(target, at)));
+    }
+    for (at, expected) in [
+        ("/l", Ok(("/d/f", true))),
+        ("/d", Ok(("/d", true))),
+        ("/n", Ok(("/d/new", false))),
+        ("/d/none", Ok(("/d/none", false))),
+        ("/far", Err(ErrorCode::NotFound)),
+        ("/through", Err(ErrorCode::NotDirectory)),
+        ("/circle", Err(ErrorCode::LimitExceeded)),
+    ] {
+        let told = match read::place(&machine.rows, &path(at)) {
+            Ok((path, taken)) => Ok((path.to_string(), taken)),
+            Err(ReadError::Refused(refusal)) => Err(refusal.code()),
+            Err(ReadError::Rows(error)) => panic!("{error}"),
+        };
+        assert_eq!(told, expected.map(|(path, taken)| (path.to_owned(), taken)), "{at}");
+    }
+}
+
+#[test]
 fn rename_knows_a_place_by_any_path() {
     let (mut machine, mut client) = machine();
     client.put(&mut machine, "/d/e/f", 1);

@@ -44,3 +44,14 @@ pub(super) fn responses() -> Vec<master::Response> {
         master::Response::Resolved { path: path(), entry },
     ]
 }
+
+pub(super) fn place_queries() -> Vec<master::Query> {
+    vec![master::Query::Place { path: path() }]
+}
+
+pub(super) fn place_responses() -> Vec<master::Response> {
+    vec![master::Response::Place {
+        path: path(),
+        taken: true,
+    }]
+}

@@ -345,4 +345,11 @@ pub enum Response {
         /// Files that may lie in small chunks, a thousand at most.
         waiting: u64,
     },
+    /// Where a path leads, or would lead.
+    Place {
+        /// The same place by a path without a link.
+        path: FsPath,
+        /// Whether something is there.
+        taken: bool,
+    },
 }

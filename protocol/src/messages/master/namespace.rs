@@ -429,6 +429,11 @@ pub enum Query {
     },
     /// What becomes of small chunks. Answer: `Response::Merges`.
     Merges,
+    /// The same where nothing need be at the end, in a directory that is there. Answer: `Response::Place`.
+    Place {
+        /// The path.
+        path: FsPath,
+    },
 }
 
 /// A copy of a chunk and the right to use it.

@@ -117,7 +117,7 @@ pub(crate) struct AttributeSet {
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Touch {
-    /// Files and directories; a file that is missing is made, empty
+    /// Files and directories; a file that is missing is made, empty, also where a link leads to
     #[arg(value_name = "PATH", required = true, value_parser = remote_path)]
     pub(crate) paths: Vec<FsPath>,
     /// Change the modification time, as always: there is no other

@@ -25,7 +25,7 @@ pub(crate) struct Append {
     /// Local files, or - for standard input; last, the remote file
     #[arg(value_name = "PATH", num_args = 2.., required = true, hide = true)]
     pub(crate) paths: Vec<PathBuf>,
-    /// Make the file, empty, if it is missing
+    /// Make the file, empty, if it is missing; of a link to nothing, what it leads to
     #[arg(short, long)]
     pub(crate) create: bool,
     /// Be the only writer; fails if someone else is

@@ -72,8 +72,10 @@ pub(crate) struct Upload {
     pub(crate) printing: Printing,
 }
 
+// Not of an upload, where -p has always been --parents.
 #[derive(Debug, Args)]
 #[command(
+    mut_arg("preserve", |preserve| preserve.short('p')),
     override_usage = "gabion download [OPTIONS] <SRC>... <DST>",
     after_help = "\
 SRC is on the cluster: a file or, with -r, a directory. DST is local; - is standard output.
@@ -110,6 +112,7 @@ pub(crate) struct Download {
 }
 
 #[derive(Debug, Args)]
+#[command(mut_arg("preserve", |preserve| preserve.short('p')))]
 #[command(after_help = "\
 SRC and DST are directories; the one on the cluster is written gabion:/path. DST becomes like SRC: what SRC holds is in
 DST afterwards, not in a directory SRC below it. Files are equal if size and checksum are: the local one is read, of the
