@@ -7,8 +7,10 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
 use gabion_tests::cluster::Cluster;
-use gabion_tests::command::Outcome;
+use gabion_tests::command::{Outcome, left_in};
+use gabion_tests::{MIB, content, seconds, until};
 use rustix::fs::XattrFlags;
+use rustix::process::Signal;
 
 fn write(path: &Path, text: &str) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -335,6 +337,56 @@ fn a_tree_that_changes_between_downloads_writes_nothing_outside() {
     };
     mixed(["/x/.", "/t/."]);
     mixed(["/t/.", "/x/."]);
+}
+
+/// Somebody puts a link in a directory's place while a download is under way: what was to come below it is refused.
+#[test]
+fn a_link_that_appears_during_a_download_is_not_written_through() {
+    let shell = Shell(Cluster::plan().masters(1).start());
+    let outside = shell.0.scratch("outside");
+    let precious = outside.join("precious");
+    write(&precious, "precious");
+    std::fs::set_permissions(&precious, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let before = precious.metadata().unwrap();
+    let here = shell.0.scratch("here");
+    std::fs::create_dir_all(here.join("a")).unwrap();
+    content::file(&here.join("a/large"), 1, 128 * MIB);
+    std::fs::create_dir_all(here.join("b")).unwrap();
+    content::file(&here.join("b/precious"), 2, MIB);
+    symlink("precious", here.join("b/l")).unwrap();
+    shell
+        .0
+        .gabion()
+        .args(["upload", "-r", "--preserve"])
+        .arg(&here)
+        .arg("/t")
+        .run()
+        .ok();
+    let out = shell.0.scratch("out");
+    let download = shell.0.gabion().args(["download", "-rpf", "-j", "1", "/t"]).arg(&out);
+    let mut running = download.start();
+    until("it is in the middle of the first file", seconds(30), || {
+        assert!(running.is_running(), "it ended before that: void");
+        let begun = out.is_dir() && left_in(&out).iter().any(|(_, length)| *length > MIB);
+        begun.then_some(())
+    });
+    running.signal(Signal::STOP);
+    std::fs::remove_dir(out.join("b")).expect("nothing was written there yet, else: void");
+    symlink(&outside, out.join("b")).unwrap();
+    running.signal(Signal::CONT);
+    running.wait().fails(8, &["/t/b/precious", "/t/b/l", "symbolic link"]);
+    assert!(content::same(&out.join("a/large"), &here.join("a/large")));
+    let names: Vec<_> = left_in(&outside).into_iter().map(|(path, _)| path).collect();
+    assert_eq!(
+        (names, read(&precious)),
+        (vec!["precious".into()], "precious".to_owned())
+    );
+    let after = precious.metadata().unwrap();
+    assert_eq!(
+        (after.mode(), after.mtime()),
+        (before.mode(), before.mtime()),
+        "what is told of it"
+    );
 }
 
 #[test]

@@ -22,7 +22,7 @@ use model::{Op, Seen, Shape, Told, Tree};
 
 /// Operations that are answered between two faults, and during each.
 fn progress() -> u64 {
-    scaled(400, 2000)
+    scaled(800, 4000)
 }
 
 /// Without others and faults, a client is told what the model says: what the other tests measure by.

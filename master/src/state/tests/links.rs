@@ -283,6 +283,11 @@ fn links_in_a_snapshot_stay_in_it_unless_they_are_absolute() {
     for (target, at) in [
         ("f", "/p/d/in"),
         ("../x", "/p/d/out"),
+        // By names that the way to the snapshot has, and those above it.
+        ("../f", "/p/d/own"),
+        ("../s/f", "/p/d/again"),
+        ("../../../x", "/p/d/higher"),
+        ("../../../../p/x", "/p/d/highest"),
         ("/p/d/f", "/p/d/absolute"),
         ("e/..", "/p/d/gone"),
     ] {
@@ -298,11 +303,13 @@ fn links_in_a_snapshot_stay_in_it_unless_they_are_absolute() {
         Some("f")
     );
     assert_eq!(led(&machine, &inside("in")), Ok(inside("f")));
-    assert_eq!(
-        led(&machine, &inside("out")),
-        Err(ErrorCode::NotFound),
-        "nothing is above a snapshot"
-    );
+    for name in ["out", "own", "again", "higher", "highest"] {
+        assert_eq!(
+            led(&machine, &inside(name)),
+            Err(ErrorCode::NotFound),
+            "{name}: nothing is above a snapshot"
+        );
+    }
     assert_eq!(
         led(&machine, &inside("absolute")),
         Err(ErrorCode::NotFound),
@@ -313,7 +320,7 @@ fn links_in_a_snapshot_stay_in_it_unless_they_are_absolute() {
     entry(client.run(&mut machine, link("/p/d/.snapshot/s", "/then")));
     assert_eq!(led(&machine, "/then/in"), Ok(inside("f")));
     let page = read::list(&machine.rows, &path("/then"), None, 9).unwrap();
-    assert_eq!(page.entries.len(), 5);
+    assert_eq!(page.entries.len(), 9);
     let copy = |from: &str, to: &str| {
         ClientCommand::Copy(CopyFiles {
             sources: vec![path(from)],
