@@ -1,9 +1,12 @@
 //! The command-line tools, pointed at the cluster.
 
+use std::time::Duration;
+
 use super::{Access, Cluster, LOG_LINES};
 use crate::binaries::binary;
 use crate::command::Tool;
 use crate::process::read_log;
+use crate::scaled;
 
 impl Cluster {
     /// How to use the cluster as a client.
@@ -86,7 +89,9 @@ impl Cluster {
     /// # Panics
     /// If anything worse is found.
     fn short_of_a_copy(&self) -> Vec<String> {
-        let replicas = self.verify().args(["-o", "json", "replicas"]).run();
+        // Each copy is read.
+        let limit = Duration::from_secs(scaled(120, 1800));
+        let replicas = self.verify().args(["-o", "json", "replicas"]).deadline(limit).run();
         let report = replicas.json();
         let findings = report["findings"].as_array().expect("findings are a list");
         let expected = if findings.is_empty() { 0 } else { 8 };
