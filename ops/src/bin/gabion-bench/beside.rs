@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use gabion_client::terminal::{Column, Table};
 use gabion_client::{Client, FileReader, FsPath};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::failover::put;
@@ -44,14 +45,15 @@ impl Beside {
 
 /// Clients at work.
 pub(crate) struct Load {
-    /// 0: not counted; n: the n-th of the phases; [`OVER`].
-    now: Arc<AtomicU64>,
+    /// The n-th of the phases, or one of the constants below.
+    now: watch::Sender<u64>,
     phases: Vec<&'static str>,
     written: Arc<AtomicU64>,
     tasks: JoinSet<(What, Result<Vec<Operation>, gabion_client::Error>)>,
 }
 
 const NOT_COUNTED: u64 = 0;
+const RESTING: u64 = u64::MAX - 1;
 const OVER: u64 = u64::MAX;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,16 +98,16 @@ impl Load {
         bytes: u64,
     ) -> Result<Self> {
         let file = client.open(file).await?;
-        let (now, written) = (Arc::new(AtomicU64::new(NOT_COUNTED)), Arc::new(AtomicU64::new(0)));
+        let (now, written) = (watch::Sender::new(NOT_COUNTED), Arc::new(AtomicU64::new(0)));
         let mut tasks = JoinSet::new();
         for number in 0..clients.readers {
             let bytes = bytes.min(READ_BYTES_MAX);
-            let reading = read_on(file.clone(), bytes, number as u64 + 1, Arc::clone(&now));
+            let reading = read_on(file.clone(), bytes, number as u64 + 1, now.subscribe());
             tasks.spawn(async { (What::Read, reading.await) });
         }
         for number in 0..clients.writers {
             let top = top.join(&format!("w{number}"))?;
-            let writing = write_on(client.clone(), top, Arc::clone(&now), Arc::clone(&written));
+            let writing = write_on(client.clone(), top, now.subscribe(), Arc::clone(&written));
             tasks.spawn(async { (What::Write, writing.await) });
         }
         let phases = Vec::new();
@@ -120,12 +122,17 @@ impl Load {
     /// A phase begins.
     pub(crate) fn enter(&mut self, phase: &'static str) {
         self.phases.push(phase);
-        self.now.store(self.phases.len() as u64, Ordering::Relaxed);
+        self.now.send_replace(self.phases.len() as u64);
+    }
+
+    /// A phase ends, and the clients do nothing until the next one.
+    pub(crate) fn rest(&self) {
+        self.now.send_replace(RESTING);
     }
 
     /// A phase ends and none begins yet.
     pub(crate) fn leave(&self) {
-        self.now.store(NOT_COUNTED, Ordering::Relaxed);
+        self.now.send_replace(NOT_COUNTED);
     }
 
     /// Files written so far.
@@ -135,7 +142,7 @@ impl Load {
 
     /// Stops the clients; all phases compared with `reference`.
     pub(crate) async fn end(mut self, reference: &str) -> Result<Vec<Clients>> {
-        self.now.store(OVER, Ordering::Relaxed);
+        self.now.send_replace(OVER);
         let (mut reads, mut writes) = (Vec::new(), Vec::new());
         while let Some(ended) = self.tasks.join_next().await {
             let (what, done) = ended?;
@@ -164,19 +171,24 @@ impl Load {
     }
 }
 
+/// The phase now, after a rest; `None` when all is over.
+async fn at_work(now: &mut watch::Receiver<u64>) -> Option<u64> {
+    let phase = now.wait_for(|phase| *phase != RESTING).await;
+    phase.ok().map(|phase| *phase).filter(|phase| *phase != OVER)
+}
+
 async fn read_on(
     file: FileReader,
     bytes: u64,
     seed: u64,
-    now: Arc<AtomicU64>,
+    mut now: watch::Receiver<u64>,
 ) -> Result<Vec<Operation>, gabion_client::Error> {
     let mut done = Vec::new();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed);
     loop {
-        let phase = now.load(Ordering::Relaxed);
-        if phase == OVER {
+        let Some(phase) = at_work(&mut now).await else {
             return Ok(done);
-        }
+        };
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
@@ -190,16 +202,15 @@ async fn read_on(
 async fn write_on(
     client: Client,
     top: FsPath,
-    now: Arc<AtomicU64>,
+    mut now: watch::Receiver<u64>,
     written: Arc<AtomicU64>,
 ) -> Result<Vec<Operation>, gabion_client::Error> {
     let mut done = Vec::new();
     let content = vec![7; OPERATION_BYTES as usize];
     loop {
-        let phase = now.load(Ordering::Relaxed);
-        if phase == OVER {
+        let Some(phase) = at_work(&mut now).await else {
             return Ok(done);
-        }
+        };
         let path = top.join(&format!("{}", done.len())).unwrap_or_else(|_| top.clone());
         let began = Instant::now();
         put(&client, &path, &content).await?;
