@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::codec::{self, StoredEntry};
 use super::log_chain::{Chain, LogError};
 use super::log_keys;
-use super::log_writer::{self, Operation, WriterStats};
+use super::log_writer::{self, Appended, Operation, WriterStats};
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use crate::space::Space;
 use crate::store::memory::Memory;
@@ -40,6 +40,8 @@ const READ_BYTES_MAX: usize = gabion_protocol::limits::RAFT_BATCH_BYTES_MAX;
 struct Tail {
     vote: Option<Vote>,
     committed: Option<LogId>,
+    /// It changed since it was last handed to the writer.
+    committed_is_new: bool,
     purged: Option<LogId>,
     last: Option<LogId>,
     /// Index of the first entry the log holds, or would hold.
@@ -64,6 +66,11 @@ struct Cached {
 impl Tail {
     fn next_index(&self) -> u64 {
         self.last.map_or(0, |last| last.index + 1)
+    }
+
+    /// The committed log id as it is stored, if it changed since this was last asked.
+    fn new_committed(&mut self) -> Option<Vec<u8>> {
+        std::mem::take(&mut self.committed_is_new).then(|| codec::encode_log_id(self.committed.as_ref()))
     }
 
     /// Entries below this index are in the database only.
@@ -155,7 +162,10 @@ impl LogStore {
         let owned = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("raft-log".to_owned())
-            .spawn(move || log_writer::run(&owned.db, operations, &owned.stats, space.as_deref()))
+            .spawn(move || {
+                log_writer::run(&owned.db, operations, &owned.stats, space.as_deref());
+                owned.store_committed();
+            })
             .map_err(LogError::Thread)?;
         Ok((Self { shared, queue }, Writer(thread)))
     }
@@ -350,11 +360,21 @@ impl Shared {
         Ok(entries)
     }
 
-    /// Takes entries into the tail; gives their rows and the number of the append.
+    /// Stores what no append has taken along. The next start asks the leader again for what is lost of it.
+    fn store_committed(&self) {
+        let Some(value) = self.tail.lock().new_committed() else {
+            return;
+        };
+        if let Err(error) = self.db.put(log_keys::COMMITTED, value) {
+            tracing::warn!(%error, path = %self.path.display(), "the committed log id is not stored");
+        }
+    }
+
+    /// Takes entries into the tail; gives what the writer has to know, but for the callback.
     ///
     /// # Panics
     /// If the entries do not follow the last one: a hole in the log is the one thing Raft cannot survive.
-    fn extend(&self, entries: impl IntoIterator<Item = Entry>) -> io::Result<(log_writer::LogRows, u64)> {
+    fn extend(&self, entries: impl IntoIterator<Item = Entry>) -> io::Result<Appended> {
         let mut tail = self.tail.lock();
         tail.appends += 1;
         let append = tail.appends;
@@ -382,7 +402,11 @@ impl Shared {
             tail.last_crc = crc;
         }
         self.shrink(&mut tail);
-        Ok((rows, append))
+        Ok(Appended {
+            rows,
+            committed: tail.new_committed(),
+            number: append,
+        })
     }
 
     /// Drops cached entries above the memory limit, those first that the database has.
@@ -501,9 +525,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        self.shared.tail.lock().committed = committed;
-        let value = codec::encode_log_id(committed.as_ref());
-        self.enqueue(Operation::Committed { value }).await
+        let mut tail = self.shared.tail.lock();
+        tail.committed = committed;
+        tail.committed_is_new = true;
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
@@ -515,13 +540,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let (rows, number) = self.shared.extend(entries)?;
-        self.enqueue(Operation::Append {
-            rows,
-            number,
-            flushed: callback,
-        })
-        .await
+        let appended = self.shared.extend(entries)?;
+        let flushed = callback;
+        self.enqueue(Operation::Append { appended, flushed }).await
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {

@@ -126,6 +126,11 @@ async fn every_acknowledged_append_and_vote_is_synced() {
     log.save_committed(Some(log_id(1, 1, 3))).await.unwrap();
     log.truncate_after(Some(log_id(1, 1, 3))).await.unwrap();
     assert_eq!(syncs(), before);
+    let stored = |log: &LogStore| log.shared.db.get(log_keys::COMMITTED).unwrap();
+    assert_eq!(stored(&log), None, "nothing was written for it alone");
+    log.blocking_append([command(1, 4)]).await.unwrap();
+    let expected = codec::encode_log_id(Some(&log_id(1, 1, 3)));
+    assert_eq!(stored(&log), Some(expected));
 }
 
 #[tokio::test]

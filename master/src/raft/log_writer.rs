@@ -27,16 +27,22 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Operations that may be queued. The log store waits for room when a disk hangs; memory stays bounded.
 pub(crate) const QUEUE_MAX: usize = 1024;
 
-/// Encoded entries under their keys.
-pub(crate) type LogRows = Vec<([u8; 9], Vec<u8>)>;
+/// What one append stores.
+pub(crate) struct Appended {
+    /// Encoded entries under their keys.
+    pub(crate) rows: Vec<([u8; 9], Vec<u8>)>,
+    /// The committed log id, of entries before these, if it is new: a write of its own for each would cost every command
+    /// a thread switch, and a start asks the leader anyway.
+    pub(crate) committed: Option<Vec<u8>>,
+    /// Counts appends, so that the cache knows which entries the database has.
+    pub(crate) number: u64,
+}
 
 /// One change of the log's database.
 pub(crate) enum Operation {
-    /// Stores entries (key, value); the callback fires when they are durable.
+    /// Stores entries; the callback fires when they are durable.
     Append {
-        rows: LogRows,
-        /// Counts appends, so that the cache knows which entries the database has.
-        number: u64,
+        appended: Appended,
         flushed: IOFlushed<TypeConfig>,
     },
     /// Stores the vote; answered when it is durable.
@@ -44,8 +50,6 @@ pub(crate) enum Operation {
         value: Vec<u8>,
         durable: oneshot::Sender<()>,
     },
-    /// Stores the committed log id: rides along with the next sync.
-    Committed { value: Vec<u8> },
     /// Removes entries `from..`.
     TruncateFrom { from: u64 },
     /// Removes entries `from..=upto` and stores the purged log id.
@@ -97,12 +101,15 @@ struct Pending {
 impl Pending {
     fn add(&mut self, operation: Operation) {
         match operation {
-            Operation::Append { rows, number, flushed } => {
-                self.entries += rows.len() as u64;
-                for (key, value) in rows {
+            Operation::Append { appended, flushed } => {
+                self.entries += appended.rows.len() as u64;
+                for (key, value) in appended.rows {
                     self.batch.put(key, value);
                 }
-                self.written_append = Some(number);
+                if let Some(value) = appended.committed {
+                    self.batch.put(log_keys::COMMITTED, value);
+                }
+                self.written_append = Some(appended.number);
                 self.flushed.push(flushed);
                 self.needs_sync = true;
             }
@@ -111,7 +118,6 @@ impl Pending {
                 self.durable.push(durable);
                 self.needs_sync = true;
             }
-            Operation::Committed { value } => self.batch.put(log_keys::COMMITTED, value),
             Operation::TruncateFrom { from } => {
                 self.batch.delete_range(log_keys::entry(from), log_keys::entry_end());
             }
