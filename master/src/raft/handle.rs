@@ -66,6 +66,8 @@ pub(crate) struct Node {
     pub(crate) links: Arc<Links>,
     pub(crate) stats: Arc<WriterStats>,
     pub(crate) leadership: watch::Receiver<Leadership>,
+    /// Why Raft has ended, once it has.
+    pub(crate) ended: watch::Receiver<Option<String>>,
     pub(crate) sleep: SleepWatch,
     /// The time without an election after a majority's answer.
     pub(crate) lease: Duration,
@@ -108,7 +110,7 @@ pub(crate) fn proposal_budget() -> Arc<Semaphore> {
 type Watched = RaftMetrics<TypeConfig>;
 
 /// Time since a majority last answered, on a leader.
-fn quorum_age(metrics: &Watched) -> Option<Duration> {
+pub(crate) fn quorum_age(metrics: &Watched) -> Option<Duration> {
     metrics.last_quorum_acked.as_ref().map(|acked| acked.elapsed())
 }
 
@@ -521,15 +523,11 @@ impl RaftHandle {
 
     /// Waits until Raft has stopped on this master and says why: the process must then end.
     pub async fn failed(&self) -> String {
-        let mut metrics = self.0.raft.metrics();
-        loop {
-            if let Err(fatal) = &metrics.borrow_and_update().running_state {
-                return fatal.to_string();
-            }
-            if metrics.changed().await.is_err() {
-                return "raft has ended".to_owned();
-            }
-        }
+        let mut ended = self.0.ended.clone();
+        let why = ended.wait_for(Option::is_some).await;
+        why.ok()
+            .and_then(|why| why.clone())
+            .unwrap_or_else(|| "raft has ended".to_owned())
     }
 
     /// Stops: hands leadership over, makes everything durable, frees the directory. Later calls do nothing.

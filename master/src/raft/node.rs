@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 use super::clock::SleepWatch;
 use super::directory::{Directory, DirectoryError};
-use super::handle::{Leadership, Node, Parts, RaftHandle, leadership, proposal_budget};
+use super::handle::{Leadership, Node, Parts, RaftHandle, leadership, proposal_budget, quorum_age};
 use super::links::{Links, Local, Purpose};
 use super::log_chain::LogError;
 use super::log_store::{LogStore, Writer};
@@ -306,7 +306,9 @@ async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime
     };
     tokio::spawn(Arc::new(service).run(listener));
     let (told, watched) = watch::channel(Leadership::default());
-    tokio::spawn(watch_leadership(raft.clone(), log.clone(), peers, lease, told));
+    let (ends, ended) = watch::channel(None);
+    let watching = watch_leadership(raft.clone(), log.clone(), peers, lease, told);
+    tokio::spawn(async move { ends.send_replace(Some(watching.await)) });
     tokio::spawn(bootstrap(
         raft.clone(),
         log.clone(),
@@ -319,6 +321,7 @@ async fn start_inside(options: RaftOptions) -> Result<(Node, PartsWithoutRuntime
         machine: inner,
         links,
         leadership: watched,
+        ended,
         sleep: SleepWatch::new(),
         lease,
         proposed: proposal_budget(),
@@ -352,18 +355,34 @@ async fn settle(
     tokio::join!(recall::forgotten(links, log, &machine.0, members), wait).0
 }
 
-/// Tells who leads, and begins to hold peers to what was seen once this master has a past itself.
+/// Tells who leads, and begins to hold peers to what was seen once this master has a past itself. Ends with Raft, and says
+/// why.
 async fn watch_leadership(
     raft: Raft,
     log: LogStore,
     peers: Arc<Peers>,
     lease: Duration,
     told: watch::Sender<Leadership>,
-) {
+) -> String {
     let mut metrics = raft.metrics();
+    let mut roles = raft.server_metrics();
+    let id = raft.node_id();
     let mut enforced = false;
     loop {
-        let now = leadership(&metrics.borrow_and_update(), lease);
+        let (now, age) = {
+            let metrics = metrics.borrow_and_update();
+            if let Err(fatal) = &metrics.running_state {
+                told.send_modify(|now| now.established = false);
+                return fatal.to_string();
+            }
+            (leadership(&metrics, lease), quorum_age(&metrics))
+        };
+        let is_rising = now.leader == Some(*id) && !now.established;
+        // One that leads looks again when its lease ends, unless it was renewed meanwhile.
+        let wait = match age {
+            Some(age) if now.established && age < lease => lease - age,
+            _ => lease / 4,
+        };
         told.send_if_modified(|before| {
             let changed = *before != now;
             *before = now;
@@ -381,9 +400,17 @@ async fn watch_leadership(
                 }
             }
         }
-        // A lease ends by time alone: look again also when nothing was heard.
-        if let Ok(Err(_)) = timeout(lease / 4, metrics.changed()).await {
-            return;
+        // All metrics change with each entry, several times, and each change would wake this task: only a leader that is
+        // not established yet is in a hurry to hear of them.
+        let heard = async {
+            if is_rising {
+                metrics.changed().await.is_ok()
+            } else {
+                roles.changed().await.is_ok()
+            }
+        };
+        if timeout(wait, heard).await == Ok(false) && metrics.borrow_and_update().running_state.is_ok() {
+            return "raft has ended".to_owned();
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use futures_util::FutureExt as _;
 use gabion_protocol::keys::Key;
 use tempfile::TempDir;
 
@@ -12,11 +13,14 @@ use crate::state::LogAt;
 use crate::state::rows::{Batch, Rows, RowsError};
 use crate::store::offline;
 
-/// `key=value` sets a row, `#` marks a hash; replies with how many rows there are below the count's.
+/// `key=value` sets a row, `#` marks a hash, `?` cannot be applied; replies whether the row was there.
 struct KeyValue;
 
 impl Machine for KeyValue {
     fn apply(&self, batch: &mut Batch<'_>, _: LogAt, command: &[u8]) -> Result<Applied, RowsError> {
+        if command == b"?" {
+            return Err(RowsError::Read("a disk that failed".to_owned()));
+        }
         let mut reply = b"ok".to_vec();
         if let Some(at) = command.iter().position(|byte| *byte == b'=') {
             let mut key = vec![1];
@@ -216,6 +220,26 @@ async fn a_killed_leader_loses_nothing_and_comes_back() {
     assert_eq!(report.applied, index);
     assert_eq!(Some(&report.state_hash), hashes.first());
     cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_cannot_apply_an_entry_says_so_and_ends() {
+    let cluster = Cluster::start(3).await;
+    cluster.propose("k=v").await;
+    let leader = cluster.leader().await;
+    for handle in cluster.running.values() {
+        assert!(handle.failed().now_or_never().is_none());
+    }
+    let proposed = leader.propose(Bytes::from_static(b"?"), Duration::from_secs(5)).await;
+    assert!(proposed.is_err(), "{proposed:?}");
+    // The followers apply it when they hear that it is committed, which a leader that stopped first does not tell them.
+    let why = timeout(Duration::from_secs(5), leader.failed()).await;
+    let why = why.expect("the leader has ended and says why");
+    assert!(why.contains("a disk that failed"), "{why}");
+    assert!(!leader.is_established_leader());
+    for handle in cluster.running.into_values() {
+        handle.abort().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
