@@ -99,8 +99,8 @@ use tx::{Stop, Tx, World};
 const LEVEL_FIRST: u32 = 1;
 /// Chunks an upload may have open at one time: bounds its inode row.
 pub const OPEN_CHUNKS_MAX: usize = 4 * limits::GRANT_CHUNKS_MAX;
-/// Rows of one sort a tick works on: keeps one log entry a matter of milliseconds.
-pub const TICK_ROWS_MAX: usize = 1000;
+/// Rows of one sort a tick works on: keeps one log entry a matter of a few milliseconds, which all others wait for.
+pub const TICK_ROWS_MAX: usize = 200;
 /// Bytes of a damage report that are kept.
 pub const DAMAGE_TEXT_BYTES_MAX: usize = 200;
 
