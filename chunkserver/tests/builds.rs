@@ -2,11 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
-mod common;
-
+use crate::common::cluster::{TestCluster, ask, read_chunk, spec, token, until, write_chunk};
+use crate::common::{chunk, content, data_file};
 use bytes::Bytes;
-use common::cluster::{TestCluster, ask, read_chunk, spec, token, until, write_chunk};
-use common::{chunk, content, data_file};
 use gabion_protocol::checksum::{block_crcs, crc};
 use gabion_protocol::messages::data::{FromServer, Request, Response, Verdict};
 use gabion_protocol::messages::master::{BuildOrder, BuildPiece, Order, OrderDone};

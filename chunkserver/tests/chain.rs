@@ -1,13 +1,11 @@
 //! Chains of chunkservers over real sockets: writes, reads, refusals, and servers that die or hang in the middle.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::time::Duration;
 
+use crate::common::cluster::*;
+use crate::common::{chunk, content, data_file};
 use bytes::Bytes;
-use common::cluster::*;
-use common::{chunk, content, data_file};
 use gabion_protocol::checksum::{block_crcs, crc};
 use gabion_protocol::frame::Kind;
 use gabion_protocol::messages::data::{FromServer, Request, Response, ToServer, Verdict};

@@ -2,13 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
-mod common;
-
 use std::time::{Duration, Instant};
 
+use crate::common::cluster::{Node, TestCluster, ask, grant, read_chunk, spec, token, until, write_chunk};
+use crate::common::{chunk, content, data_file};
 use bytes::Bytes;
-use common::cluster::{Node, TestCluster, ask, grant, read_chunk, spec, token, until, write_chunk};
-use common::{chunk, content, data_file};
 use gabion_protocol::checksum::block_crcs;
 use gabion_protocol::messages::data::{FromServer, Request, Response};
 use gabion_protocol::messages::master::{CopyOrder, Order, OrderDone};

@@ -1,13 +1,11 @@
 //! What was acknowledged is there after the process is killed, and after the power is cut.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::*;
+use crate::common::*;
 use gabion_chunkserver::disk::Store;
 
 /// Not a test of its own: the process that the others kill. It acknowledges on its standard output.
@@ -52,7 +50,7 @@ fn spawn(dir: &Path, first: u64, direct_io: bool) -> (Child, impl Iterator<Item 
         command.env("GABION_TEST_CHILD_BUFFERED", "1");
     }
     let mut child = command
-        .args(["--exact", "child_writes_and_acks", "--ignored", "--nocapture"])
+        .args(["--exact", "crash::child_writes_and_acks", "--ignored", "--nocapture"])
         .env("GABION_TEST_CHILD_DIR", dir)
         .env("GABION_TEST_CHILD_FIRST", first.to_string())
         .stdout(Stdio::piped())

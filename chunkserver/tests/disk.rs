@@ -1,12 +1,10 @@
 //! The disk layer as the rest of the server sees it, and after crashes and damage.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
-use common::*;
+use crate::common::*;
 use gabion_chunkserver::disk::{DiskError, NewChunk, Packet, Store};
 use gabion_protocol::checksum::{block_crcs, crc};
 use gabion_protocol::messages::data::Verdict;

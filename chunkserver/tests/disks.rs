@@ -1,11 +1,9 @@
 //! Several disks of one server: those that are not mounted, those that come back, and those that get full.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::*;
+use crate::common::*;
 use gabion_chunkserver::disk::{self, DiskError, NewChunk, Store, StoreOptions};
 use gabion_protocol::messages::data::Verdict;
 use gabion_protocol::{Generation, ReplicaNumber};

@@ -3,12 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::cluster::{TestCluster, until};
-use common::{chunk, content, new_chunk, put_small};
+use crate::common::cluster::{TestCluster, until};
+use crate::common::{chunk, content, new_chunk, put_small};
 use gabion_protocol::ids::MasterId;
 use gabion_protocol::inventory::{Bucket, Digests};
 use gabion_protocol::messages::master::{BucketAsk, Order};

@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
-mod common;
-
-use common::cluster::{FakeMaster, TestCluster, until};
+use crate::common::cluster::{FakeMaster, TestCluster, until};
 use gabion_protocol::ids::MasterId;
 use gabion_protocol::{Epoch, ServerId};
 

@@ -1,9 +1,7 @@
 //! The check of a stopped server's directory names each kind of damage.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use gabion_chunkserver::disk::DiskError;
 use gabion_chunkserver::offline::{FindingKind, verify};
 

@@ -2,12 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::cluster::{Node, TestCluster, until};
-use common::{chunk, content, data_file, new_chunk, put_small, read, write};
+use crate::common::cluster::{Node, TestCluster, until};
+use crate::common::{chunk, content, data_file, new_chunk, put_small, read, write};
 use gabion_protocol::checksum::crc;
 use gabion_protocol::messages::master::{ChunkInfo, ChunkState, Order, OrderDone, ReplicaState, ScrubProgress};
 use gabion_protocol::{Generation, ReplicaNumber, ServerId};

@@ -1,5 +1,5 @@
 //! What the chunkserver's tests share: stores in directories of their own, and bytes to put there.
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, reason = "each program of tests uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 pub(crate) mod cluster;

@@ -1,7 +1,7 @@
 //! What the masters agree on, and what an entry of their log does to it: `master::state`, cut down to one file that is
 //! appended to. Sessions, splices and the rows of copies follow the code rule by rule.
 
-use crate::words::{Bug, CHUNKS, Chunk, GROUPS, Group, Number, SERVERS, Sequence, Server, WRITERS, Writer, records};
+use super::words::{Bug, CHUNKS, Chunk, GROUPS, Group, Number, SERVERS, Sequence, Server, WRITERS, Writer, records};
 
 /// A client's command: put this chunk at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,9 +5,9 @@
 
 use stateright::{Model, Property};
 
-use crate::agreed::{Agreed, Phase, Row};
-use crate::properties;
-use crate::words::{
+use super::agreed::{Agreed, Phase, Row};
+use super::properties;
+use super::words::{
     Action, Append, Bug, CHUNKS, GROUPS, Message, Network, SERVERS, ServerState, State, Step, Told, WRITERS,
     WriterState,
 };

@@ -2,8 +2,8 @@
 
 use stateright::Property;
 
-use crate::agreed::{Phase, Row};
-use crate::words::{Append, GROUPS, Message, Server, State, Step, Told};
+use super::agreed::{Phase, Row};
+use super::words::{Append, GROUPS, Message, Server, State, Step, Told};
 
 pub(crate) const DURABLE: &str = "P1: what is in the file is on the disks of its set, two servers at least";
 pub(crate) const RIGHT: &str = "P2: what a reader saw is what was agreed, and stays the file's beginning";
@@ -131,7 +131,7 @@ fn is_once(state: &State) -> bool {
 /// An acknowledged group of which a given up chunk still has a synced copy.
 fn was_rewritten(_: &Append, state: &State) -> bool {
     (0..).zip(&state.told).any(|(group, told)| {
-        let is_left = |(chunk, rows): (usize, &crate::agreed::ChunkRows)| {
+        let is_left = |(chunk, rows): (usize, &super::agreed::ChunkRows)| {
             let held = state.servers.iter().filter_map(|server| server.copies[chunk]);
             let mut held = held.filter(|copy| copy.synced && copy.group == Some(group));
             matches!(rows.phase, Phase::Open | Phase::Garbage) && held.next().is_some()

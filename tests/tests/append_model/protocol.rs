@@ -1,7 +1,7 @@
 //! The protocol of an append as it is in the code: what writers, chunkservers and masters do with what they hear.
 
-use crate::agreed::{Reply, Row, Splice};
-use crate::words::{
+use super::agreed::{Reply, Row, Splice};
+use super::words::{
     Append, Bug, CHUNKS, Chunk, Copy, Group, Message, Number, Sequence, Server, ServerState, State, Step, Told, Writer,
 };
 

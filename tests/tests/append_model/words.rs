@@ -1,6 +1,6 @@
 //! What there is in the model: who takes part, what travels, what each remembers, and what can happen.
 
-use crate::agreed::{Agreed, Reply, Splice};
+use super::agreed::{Agreed, Reply, Splice};
 
 pub(crate) const WRITERS: usize = 2;
 pub(crate) const SERVERS: usize = 3;

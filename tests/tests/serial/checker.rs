@@ -11,7 +11,7 @@
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hasher as _};
 
-use crate::model::{Op, Told, Tree};
+use super::model::{Op, Told, Tree};
 
 /// Configurations looked at before the search gives up. Histories of these tests take some thousands.
 const BUDGET: usize = 5_000_000;

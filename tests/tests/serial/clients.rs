@@ -14,8 +14,8 @@ use gabion_tests::{seconds, until};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::checker::{Doubt, Record, explain};
-use crate::model::{Op, Seen, Shape, Told, Tree, bits, bytes};
+use super::checker::{Doubt, Record, explain};
+use super::model::{Op, Seen, Shape, Told, Tree, bits, bytes};
 
 /// Clients with a session and connections of their own that do everything.
 const REGULARS: usize = 5;
