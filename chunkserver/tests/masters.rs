@@ -1,8 +1,11 @@
-//! Which masters a chunkserver beats on: those of its configuration, and those that were added since.
+//! Which masters a chunkserver registers with and beats on: those of its configuration, those that were added since, and
+//! those that others name.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
-use crate::common::cluster::{FakeMaster, TestCluster, until};
+use std::time::Duration;
+
+use crate::common::cluster::{FakeMaster, Node, TestCluster, until};
 use gabion_protocol::ids::MasterId;
 use gabion_protocol::{Epoch, ServerId};
 
@@ -70,4 +73,28 @@ async fn only_a_leader_can_say_that_a_master_is_gone() {
         new.script.lock().beats <= before + 1,
         "one beat may have been under way"
     );
+}
+
+/// A server goes where it is sent, once: the master that sent it is not asked again. Masters that send it to each other,
+/// as after an election of which one has not heard yet, are asked with rests, and not as often as the network allows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_registers_where_it_is_sent_and_rests_when_it_is_sent_around() {
+    let (old, new) = (FakeMaster::start().await, FakeMaster::start().await);
+    let registrations = || old.script.lock().registrations + new.script.lock().registrations;
+    old.script.lock().leader = Some(new.address.clone());
+    let dir = tempfile::tempdir().unwrap();
+    let first = Node::start(1, dir.path().join("c1"), &old).await;
+    assert_eq!(registrations(), 2, "one master was asked and one registered it");
+    drop(first);
+
+    new.script.lock().leader = Some(old.address.clone());
+    let (dir, master) = (dir.path().join("c2"), old.clone());
+    let starting = tokio::spawn(async move { Node::start(2, dir, &master).await });
+    until("it is sent around", || registrations() > 4).await;
+    let before = registrations();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asked = registrations() - before;
+    assert!(asked <= 20, "{asked} questions a second");
+    new.script.lock().leader = None;
+    starting.await.unwrap();
 }

@@ -32,6 +32,8 @@ const BEAT_FOLLOWER: Duration = Duration::from_millis(1000);
 const BEAT_EARLY: Duration = Duration::from_millis(50);
 /// Between attempts to reach a master or to register.
 const AGAIN: Duration = Duration::from_millis(300);
+/// After the first attempt to register; doubled up to [`AGAIN`]. Who starts together with the masters is there with them.
+const AGAIN_FIRST: Duration = Duration::from_millis(30);
 /// Copies dropped at one time: they share syncs, and a client's request waits for them at most.
 const DROPS_AT_A_TIME: usize = 64;
 /// Longest wait for a connection.
@@ -104,6 +106,8 @@ impl Masters {
         let mut addresses = self.0.options.addresses.clone();
         let configured = addresses.len();
         let mut next = 0;
+        let mut pause = AGAIN_FIRST;
+        let mut redirected = false;
         loop {
             let address = addresses[next % addresses.len()].clone();
             match self.register_at(&address).await {
@@ -123,8 +127,15 @@ impl Masters {
                             addresses.push(leader);
                             configured
                         });
+                        // There is nothing to wait for, unless masters name each other.
+                        redirected = !redirected;
+                        if redirected {
+                            continue;
+                        }
                     }
-                    sleep(AGAIN).await;
+                    redirected = false;
+                    sleep(pause).await;
+                    pause = (pause * 2).min(AGAIN);
                 }
             }
         }

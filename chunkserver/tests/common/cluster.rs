@@ -86,6 +86,10 @@ pub(crate) struct Script {
     pub(crate) asked: Vec<ChunkId>,
     /// What it says all masters' addresses are.
     pub(crate) masters: Vec<String>,
+    /// Who leads, if it is another: nobody is registered here.
+    pub(crate) leader: Option<String>,
+    /// Registrations asked for.
+    pub(crate) registrations: u64,
 }
 
 impl Script {
@@ -179,6 +183,10 @@ impl FakeMaster {
         let mut script = self.script.lock();
         Ok(match request {
             master::Request::Register(registration) => {
+                script.registrations += 1;
+                if let Some(leader) = &script.leader {
+                    return Err(WireError::redirect(leader.clone()));
+                }
                 let server = ServerId(bearer.id[1..].parse().unwrap());
                 script.addresses.insert(server, registration.address);
                 master::Response::Registered { server }

@@ -44,8 +44,10 @@ use crate::store::states::States;
 
 /// Threads of Raft's runtime: one may wait for a lock while the other keeps heartbeats going.
 const RUNTIME_THREADS: usize = 2;
-/// Pause between attempts to form the first membership, while not all listed masters run.
+/// Longest pause between attempts to form the first membership, while not all listed masters run.
 const BOOTSTRAP_PAUSE: Duration = Duration::from_millis(200);
+/// The first such pause; each is twice the one before. Masters that are started together are there within milliseconds.
+const BOOTSTRAP_PAUSE_FIRST: Duration = Duration::from_millis(10);
 /// Longest wait for a listed master to say whether it is new.
 const BOOTSTRAP_ASK: Duration = Duration::from_millis(1500);
 
@@ -425,6 +427,7 @@ async fn bootstrap(raft: Raft, log: LogStore, links: Arc<Links>, members: BTreeM
         .map(|(id, node)| (*id, node))
         .filter(|(other, _)| *other != id)
         .collect();
+    let mut pause = BOOTSTRAP_PAUSE_FIRST;
     while log.is_pristine() {
         match ask_whether_new(&links, &others).await {
             Everyone::New if !forms => return,
@@ -447,7 +450,8 @@ async fn bootstrap(raft: Raft, log: LogStore, links: Arc<Links>, members: BTreeM
                  give it an empty directory and an unused id with join = true, and run gabion admin raft add"
             );
         }
-        tokio::time::sleep(BOOTSTRAP_PAUSE).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(BOOTSTRAP_PAUSE);
     }
 }
 
