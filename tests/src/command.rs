@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::process::command;
-use crate::wait::try_until;
+use crate::wait::{end_of, tell};
 
 /// No command of the suites takes longer, unless it says so.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -195,10 +195,9 @@ impl Running {
         drop(self.stdin.take());
         drop(self.stdout.take());
         let stdout = self.child.stdout.take().map(collect);
-        let status = try_until(self.deadline, || {
-            self.child.try_wait().expect("a child can be waited for")
-        });
+        let status = end_of(&mut self.child, self.deadline);
         let took = self.began.elapsed();
+        tell(&self.shown, self.began);
         if status.is_none() {
             // It may end in this moment; then there is nothing to kill.
             let _ = self.child.kill();

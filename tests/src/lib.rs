@@ -16,6 +16,7 @@
 //! * waiting is always for an event with a deadline, never a sleep that hopes;
 //! * a run in which the planned fault did not fire, or nothing succeeded meanwhile, fails: it proved nothing;
 //! * sizes are small unless `GABION_TEST_LONG=1`;
+//! * `GABION_TEST_TIMES=1` shows what a test waits for;
 //! * what cannot run here (no root, no namespaces) says `skipped: …` on stderr, and fails if `GABION_TEST_NO_SKIP=1`.
 
 pub mod binaries;

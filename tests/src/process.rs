@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::wait::{try_until, until};
+use crate::wait::{end_of, tell};
 
 /// A running (or just ended) process.
 #[derive(Debug)]
@@ -89,6 +89,12 @@ impl Process {
             .unwrap_or_else(|error| panic!("{} cannot be sent {signal:?}: {error}", self.name));
     }
 
+    /// Kills it and does not wait.
+    pub(crate) fn kill(&mut self) {
+        // SIGKILL ends a stopped process too. It may have ended meanwhile: then there is nothing to kill.
+        let _ = self.child.kill();
+    }
+
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be waited for")
@@ -100,8 +106,16 @@ impl Process {
     /// After `deadline`.
     #[track_caller]
     pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
-        let what = format!("{} (process {}) ends", self.name, self.id());
-        until(&what, deadline, || self.ended())
+        let began = Instant::now();
+        let ended = end_of(&mut self.child, deadline);
+        tell(&format!("{} ends", self.name), began);
+        ended.unwrap_or_else(|| {
+            panic!(
+                "{} (process {}) does not end within {deadline:?}",
+                self.name,
+                self.child.id()
+            )
+        })
     }
 
     /// The log so far.
@@ -122,8 +136,7 @@ impl Drop for Process {
         if self.child.try_wait().is_ok_and(|status| status.is_some()) {
             return;
         }
-        // SIGKILL ends a stopped process too. It may have ended meanwhile: then there is nothing to kill.
-        let _ = self.child.kill();
-        let _ = try_until(Duration::from_secs(10), || self.child.try_wait().ok().flatten());
+        self.kill();
+        let _ = end_of(&mut self.child, Duration::from_secs(10));
     }
 }

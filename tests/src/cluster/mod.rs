@@ -10,10 +10,12 @@ mod processes;
 mod questions;
 mod tools;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use gabion_protocol::FsPath;
 use gabion_protocol::keys::{Holder, Identity, KeyFile, Role};
@@ -26,6 +28,7 @@ use crate::binaries::binary;
 use crate::command::Tool;
 use crate::network::Network;
 use crate::process::Process;
+use crate::wait::tell;
 
 /// Lines of each log shown when a test fails.
 const LOG_LINES: usize = 60;
@@ -119,7 +122,9 @@ impl Plan {
     /// If anything fails.
     #[must_use]
     pub fn start(self) -> Cluster {
+        let began = Instant::now();
         let mut cluster = self.prepare();
+        tell("(keys and configuration)", began);
         cluster.start_all();
         cluster.wait_ready();
         cluster
@@ -190,6 +195,8 @@ pub struct Cluster {
     runtime: Runtime,
     network: Option<Network>,
     host: String,
+    /// The master that answered the last linearizable read.
+    answered: RefCell<Option<String>>,
     // Last, so that processes end before their files go.
     dir: Option<TempDir>,
 }
@@ -243,6 +250,7 @@ impl Cluster {
             plan,
             root,
             operator,
+            answered: RefCell::default(),
             dir: Some(dir),
         };
         cluster.issue("client", "tester", "client.key");
@@ -451,9 +459,14 @@ pub fn fs_path(text: &str) -> FsPath {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        let began = Instant::now();
+        // All are told before the first is waited for.
+        let processes = self.nodes.values_mut().filter_map(|node| node.process.as_mut());
+        processes.for_each(Process::kill);
         for node in self.nodes.values_mut() {
             node.process = None;
         }
+        tell("(the cluster is killed)", began);
         if std::thread::panicking() {
             self.show_logs();
             if let Some(dir) = self.dir.take()
@@ -462,5 +475,8 @@ impl Drop for Cluster {
                 eprintln!("kept: {}", dir.keep().display());
             }
         }
+        let began = Instant::now();
+        drop(self.dir.take());
+        tell("(its files are removed)", began);
     }
 }

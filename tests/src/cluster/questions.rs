@@ -1,6 +1,6 @@
 //! Questions put to the servers directly, in their own protocol: what they believe, and what is stored.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gabion_protocol::frame::Kind;
 use gabion_protocol::hello::Target;
@@ -14,7 +14,7 @@ use gabion_protocol::{ErrorCode, WireError};
 use tokio::runtime::Runtime;
 
 use super::{Cluster, fs_path};
-use crate::wait::{seconds, try_until, until};
+use crate::wait::{seconds, tell, try_until, until};
 
 /// For a question to one master, which may be dead, stopped or cut off.
 const ASK: Duration = Duration::from_millis(500);
@@ -205,13 +205,14 @@ impl Cluster {
     /// If that takes over 30 s.
     #[track_caller]
     pub fn wait_ready(&mut self) {
-        let mut why = None;
+        let (began, mut why) = (Instant::now(), None);
         let ready = try_until(READY, || {
             self.assert_all_run();
             why = self.not_ready();
             why.is_none().then_some(())
         });
         assert!(ready.is_some(), "the cluster is not whole after {READY:?}: {why:?}");
+        tell("(the cluster is whole)", began);
     }
 
     /// Waits until `name` is alive in the leader's eyes, or is not any more.
@@ -238,11 +239,24 @@ impl Cluster {
             freshness: Freshness::Linearizable,
         };
         until(&format!("an answer to {query:?}"), seconds(15), || {
-            match self.ask(&self.leader()?, &request) {
-                Err(error) if error.code.exit_code() == 5 => None,
-                answer => Some(answer),
+            let leader = self.last_leader().or_else(|| self.leader())?;
+            match self.ask(&leader, &request) {
+                Err(error) if error.code.exit_code() == 5 => {
+                    self.answered.take();
+                    None
+                }
+                answer => {
+                    self.answered.replace(Some(leader));
+                    Some(answer)
+                }
             }
         })
+    }
+
+    /// The master that answered the last linearizable read, if it runs: one that leads no more refuses the next.
+    fn last_leader(&self) -> Option<String> {
+        let last = self.answered.borrow().clone();
+        last.filter(|name| self.node(name).answers())
     }
 
     /// What is at a path; `None` if nothing.
