@@ -163,26 +163,27 @@ fn with_three_chunkservers_one_may_die_or_hang() {
 /// `--replicas 1`, which says what it is, it succeeds.
 #[test]
 fn one_copy_is_not_enough_unless_asked_for() {
-    let mut cluster = Cluster::plan().start();
-    for name in ["c2", "c3"] {
-        cluster.kill(name);
-        cluster.wait_server(name, false);
-    }
+    let waits = "[timing]\nplacement_wait = \"4s\"\n";
+    let mut cluster = Cluster::plan().master_tables(waits).start();
+    cluster.kill("c2");
+    cluster.kill("c3");
+    cluster.wait_server("c2", false);
+    cluster.wait_server("c3", false);
     // Less than the masters would wait for servers, so that they have not said yet what is missing.
     let outcome = cluster
         .gabion()
-        .args(["--wait", "3s", "upload", "-", "/f"])
+        .args(["--wait", "1s", "upload", "-", "/f"])
         .run_with(b"x");
     let outcome = outcome.fails(5, &["TOO_FEW_SERVERS", "c2", "c3", "2 are needed"]);
-    assert!(outcome.took < seconds(8), "it waits as long as it was told: {outcome}");
+    assert!(outcome.took < seconds(4), "it waits as long as it was told: {outcome}");
     assert_eq!(cluster.stat("/f"), None);
     // More than that: they say it themselves.
     let outcome = cluster
         .gabion()
-        .args(["--wait", "13s", "upload", "-", "/f"])
+        .args(["--wait", "6s", "upload", "-", "/f"])
         .run_with(b"x");
     let outcome = outcome.fails(5, &["TOO_FEW_SERVERS", "c2", "c3", "2 are needed"]);
-    assert!(outcome.took < seconds(18), "it waits as long as it was told: {outcome}");
+    assert!(outcome.took < seconds(11), "it waits as long as it was told: {outcome}");
     cluster
         .gabion()
         .args(["upload", "--replicas", "1", "-", "/one"])

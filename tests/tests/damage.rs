@@ -43,7 +43,8 @@ fn assert_right(cluster: &Cluster, files: &[(String, Vec<u8>)]) {
 /// The verifier says which server is damaged (7) or lacks copies (8). If the server itself was quicker its copy is on its
 /// way to be replaced: then its log says what it set aside.
 fn assert_named(cluster: &Cluster, codes: &[i32], words: &[&str]) {
-    let outcome = cluster.verify().arg("replicas").run();
+    // A server that has ended is not waited for as long as an operator would.
+    let outcome = cluster.verify().args(["--wait", "5s", "replicas"]).run();
     assert!(
         codes.contains(&outcome.code()),
         "exit code {codes:?} expected: {outcome}"
