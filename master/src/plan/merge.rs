@@ -8,8 +8,8 @@
 //!   times their bytes, however they come;
 //! * what may not be merged now (a chunk that lacks copies, an extent that is being merged) ends a run.
 //!
-//! A file that changes all the time is merged in long runs only; one that rests for [`QUIET_MS`], in short ones too. Each
-//! run leaves one extent of eight at least, so that merges of a file that rests come to an end.
+//! A file that changes all the time is merged in long runs only, and where very many extents follow each other; one that
+//! rests for [`QUIET_MS`], in short ones too. Each run leaves one extent of eight at least, so that merges of a file that rests come to an end.
 //!
 //! [`judge`] says what becomes of a merge that was begun; [`sweep`] finds files to look at.
 //!
