@@ -102,7 +102,10 @@ async fn kill_9_loses_nothing_acked() {
 #[tokio::test]
 async fn a_power_cut_loses_nothing_acked() {
     let Some(mut disk) = LoopDisk::make() else {
-        eprintln!("SKIPPED a_power_cut_loses_nothing_acked: needs root, loop devices, mkfs.ext4 and python3");
+        skip(
+            "a_power_cut_loses_nothing_acked",
+            "needs root, loop devices, mkfs.ext4 and python3",
+        );
         return;
     };
     let mut acked = Vec::new();

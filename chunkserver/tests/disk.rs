@@ -436,7 +436,7 @@ async fn a_torn_tail_of_the_index_log_loses_only_what_follows() {
 #[tokio::test]
 async fn a_full_disk_refuses_writes_and_goes_on_reading_and_dropping() {
     let Some(mount) = SmallDisk::mount(48) else {
-        eprintln!("SKIPPED a_full_disk_refuses_writes: needs root and tmpfs");
+        skip("a_full_disk_refuses_writes", "needs root and tmpfs");
         return;
     };
     let mut small = options(&mount.0);
@@ -468,7 +468,7 @@ async fn a_full_disk_refuses_writes_and_goes_on_reading_and_dropping() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn preallocation_of_many_files_leaves_the_reserve_whole() {
     let Some(mount) = SmallDisk::mount(64) else {
-        eprintln!("SKIPPED preallocation_of_many_files: needs root and tmpfs");
+        skip("preallocation_of_many_files", "needs root and tmpfs");
         return;
     };
     let free = |path: &Path| {

@@ -154,7 +154,7 @@ async fn a_disk_that_is_gone_for_good_is_replaced_by_word() {
 async fn an_empty_disk_that_is_mounted_is_a_new_disk() {
     let (_base, a, b) = two_disks().await;
     let Some(mount) = SmallDisk::mount(64) else {
-        eprintln!("SKIPPED an_empty_disk_that_is_mounted_is_a_new_disk: needs root and tmpfs");
+        skip("an_empty_disk_that_is_mounted_is_a_new_disk", "needs root and tmpfs");
         return;
     };
     take_away(&b);
@@ -336,7 +336,10 @@ fn sizes(n: u64) -> usize {
 #[tokio::test]
 async fn a_full_index_takes_writes_again_when_there_is_room() {
     let Some(mount) = SmallDisk::mount(64) else {
-        eprintln!("SKIPPED a_full_index_takes_writes_again_when_there_is_room: needs root and tmpfs");
+        skip(
+            "a_full_index_takes_writes_again_when_there_is_room",
+            "needs root and tmpfs",
+        );
         return;
     };
     let store = open(&mount.0);
@@ -379,7 +382,7 @@ async fn a_full_index_takes_writes_again_when_there_is_room() {
 #[tokio::test]
 async fn a_drop_relieves_a_full_index() {
     let Some(mount) = SmallDisk::mount(96) else {
-        eprintln!("SKIPPED a_drop_relieves_a_full_index: needs root and tmpfs");
+        skip("a_drop_relieves_a_full_index", "needs root and tmpfs");
         return;
     };
     let store = open(&mount.0);

@@ -12,6 +12,7 @@ mod bad_input;
 mod balance;
 mod chunkservers;
 mod configuration;
+mod copies;
 mod damage;
 mod disks;
 mod drain;

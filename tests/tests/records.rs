@@ -12,39 +12,83 @@ use gabion_tests::cluster::{Cluster, fs_path};
 use gabion_tests::disk::SmallDisk;
 use gabion_tests::load::{connect, get};
 use gabion_tests::skip::skip;
-use gabion_tests::{MIB, content, scaled, seconds, until};
+use gabion_tests::{KIB, MIB, content, scaled, seconds, until};
 use tokio::task::JoinHandle;
 
 /// Clients with sessions and connections of their own, each with several writers.
 const CLIENTS: u64 = 4;
 const WRITERS: u64 = 16;
-/// Bytes of a record, which says in its first 16 whose it is.
-const RECORD: usize = 4096;
+/// Bytes of what a record begins with: whose it is, and how long.
+const HEAD: usize = 24;
 /// Records that must be acknowledged between two faults.
 const PROGRESS: u64 = 300;
+/// The longest record.
+const LARGEST: u64 = 4 * MIB;
 const LOG: &str = "/log";
 
-/// A writer's n-th record.
-fn record(writer: u64, number: u64) -> Vec<u8> {
-    let mut bytes = content::bytes((writer << 32) | number, RECORD as u64);
-    bytes[..8].copy_from_slice(&writer.to_le_bytes());
-    bytes[8..16].copy_from_slice(&number.to_le_bytes());
-    bytes
+/// How long records are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lengths {
+    /// 4 KiB each.
+    Equal,
+    /// One writer's are as short and as long as they may be, another's of all lengths.
+    Mixed,
 }
 
-/// Whose record it is, if it is whole.
-fn whose(bytes: &[u8]) -> Option<(u64, u64)> {
-    let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
-    let (writer, n) = (number(0), number(8));
-    (writer < WRITERS && n < 1 << 32 && record(writer, n) == bytes).then_some((writer, n))
+impl Lengths {
+    fn of(self, writer: u64, number: u64) -> u64 {
+        match (self, writer, number % 8) {
+            (Self::Mixed, 0, 3) => LARGEST,
+            // Too long to go with others.
+            (Self::Mixed, 0, 7) => 128 * KIB + 1,
+            (Self::Mixed, 0, _) => HEAD as u64,
+            (Self::Mixed, 1, _) => HEAD as u64 + number * 977 % (100 * KIB),
+            _ => 4 * KIB,
+        }
+    }
+
+    /// A writer's n-th record.
+    fn record(self, writer: u64, number: u64) -> Vec<u8> {
+        let len = self.of(writer, number);
+        let mut bytes = content::bytes((writer << 32) | number, len);
+        for (at, word) in [writer, number, len].into_iter().enumerate() {
+            bytes[at * 8..at * 8 + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+}
+
+/// Whose record these bytes begin with, which number it has and how long it says it is.
+fn head(bytes: &[u8]) -> (u64, u64, usize) {
+    let word = |at: usize| u64::from_le_bytes(bytes[at * 8..at * 8 + 8].try_into().unwrap());
+    (word(0), word(1), word(2) as usize)
+}
+
+/// The end of the records that begin at `at`, each of which must be there to its last byte.
+fn end_of_records(bytes: &[u8], mut at: usize) -> usize {
+    while at < bytes.len() {
+        assert!(bytes.len() - at >= HEAD, "half a head is seen at {at}");
+        let (writer, number, len) = head(&bytes[at..]);
+        assert!(
+            len >= HEAD && len <= bytes.len() - at,
+            "half of record {number} of writer {writer} is seen"
+        );
+        at += len;
+    }
+    at
 }
 
 /// Appends records until it is told to stop; where each came to lie.
-async fn write_records(client: Client, writer: u64, stop: Arc<AtomicBool>, acked: Arc<AtomicU64>) -> Vec<u64> {
+async fn write_records(
+    client: Client,
+    (writer, lengths): (u64, Lengths),
+    stop: Arc<AtomicBool>,
+    acked: Arc<AtomicU64>,
+) -> Vec<u64> {
     let file = client.open_file(&fs_path(LOG)).await.unwrap();
     let mut offsets = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        let appended = file.append(record(writer, offsets.len() as u64)).await;
+        let appended = file.append(lengths.record(writer, offsets.len() as u64)).await;
         offsets.push(appended.unwrap_or_else(|error| panic!("{}", error.report())));
         acked.fetch_add(1, Ordering::Relaxed);
     }
@@ -54,14 +98,15 @@ async fn write_records(client: Client, writer: u64, stop: Arc<AtomicBool>, acked
 /// Reads what is new, again and again: what was seen once stays as it was.
 async fn read_on(client: Client, stop: Arc<AtomicBool>) -> Vec<u8> {
     let mut seen: Vec<u8> = Vec::new();
+    let mut at = 0;
     loop {
         let last = stop.load(Ordering::Relaxed);
         let reader = client.open(&fs_path(LOG)).await.unwrap();
         let length = reader.entry().length;
         assert!(length >= seen.len() as u64, "the file became shorter");
-        assert_eq!(length % RECORD as u64, 0, "half a record is seen");
         let new = reader.read_at(seen.len() as u64, length - seen.len() as u64).await;
         seen.extend(new.unwrap_or_else(|error| panic!("{}", error.report())));
+        at = end_of_records(&seen, at);
         if last {
             return seen;
         }
@@ -72,6 +117,7 @@ async fn read_on(client: Client, stop: Arc<AtomicBool>) -> Vec<u8> {
 /// Writers and readers of one file.
 struct Load {
     client: Client,
+    lengths: Lengths,
     acked: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     stop_reading: Arc<AtomicBool>,
@@ -80,7 +126,7 @@ struct Load {
 }
 
 impl Load {
-    fn start(cluster: &Cluster) -> Self {
+    fn start(cluster: &Cluster, lengths: Lengths) -> Self {
         let runtime = cluster.runtime();
         let clients: Vec<_> = (0..CLIENTS)
             .map(|_| runtime.block_on(connect(&cluster.access())))
@@ -90,12 +136,16 @@ impl Load {
         runtime.block_on(made).unwrap();
         let (stop, stop_reading, acked) = (Arc::default(), Arc::default(), Arc::default());
         let of = |number: u64| clients[(number % CLIENTS) as usize].clone();
-        let write = |writer| runtime.spawn(write_records(of(writer), writer, Arc::clone(&stop), Arc::clone(&acked)));
+        let write = |writer| {
+            let (stop, acked) = (Arc::clone(&stop), Arc::clone(&acked));
+            runtime.spawn(write_records(of(writer), (writer, lengths), stop, acked))
+        };
         let read = |reader| runtime.spawn(read_on(of(reader), Arc::clone(&stop_reading)));
         Self {
             writers: (0..WRITERS).map(write).collect(),
             readers: (0..2).map(read).collect(),
             client: clients[0].clone(),
+            lengths,
             acked,
             stop,
             stop_reading,
@@ -135,9 +185,13 @@ impl Load {
             assert!(whole == seen, "a reader saw something else than what is there");
         }
         let mut found: BTreeMap<(u64, u64), u64> = BTreeMap::new();
-        for (number, bytes) in whole.chunks(RECORD).enumerate() {
-            let offset = (number * RECORD) as u64;
-            let (writer, n) = whose(bytes).unwrap_or_else(|| panic!("the record at {offset} is not whole"));
+        let (mut at, mut longest) = (0, 0);
+        while at < whole.len() {
+            let (writer, n, len) = head(&whole[at..]);
+            let is_whole = writer < WRITERS && n < 1 << 32 && whole[at..].starts_with(&self.lengths.record(writer, n));
+            assert!(is_whole, "the record at {at} is not whole");
+            let offset = at as u64;
+            (at, longest) = (at + len, longest.max(len as u64));
             let before = found.insert((writer, n), offset);
             assert_eq!(before, None, "record {n} of writer {writer} is there twice");
         }
@@ -148,18 +202,25 @@ impl Load {
             }
         }
         assert!(found.is_empty(), "records nobody was told of: {found:?}");
+        let expected = if self.lengths == Lengths::Mixed {
+            LARGEST
+        } else {
+            4 * KIB
+        };
+        assert_eq!(longest, expected, "no long record was written: void");
         let (_, extents) = runtime.block_on(self.client.locate(&fs_path(LOG))).unwrap();
-        eprintln!("{} records in {} pieces", whole.len() / RECORD, extents.len());
+        let count: usize = offsets.iter().map(Vec::len).sum();
+        eprintln!("{count} records in {} pieces", extents.len());
     }
 }
 
 /// The promise of an append: exactly once, whole, where the answer says, for good; while three heads of chains are killed,
-/// three are stopped and three leaders are killed. A retry that runs twice, an ack before the bytes are on disks, an
+/// three are stopped and three leaders are killed. Records are of 24 bytes to 4 MiB. A retry that runs twice, an ack before the bytes are on disks, an
 /// extent that is seen before its entry is agreed on, a group that is told apart wrongly would break it.
 #[test]
 fn every_record_is_there_once_while_servers_fail() {
     let mut cluster = Cluster::plan().chunkservers(4).start();
-    let load = Load::start(&cluster);
+    let load = Load::start(&cluster, Lengths::Mixed);
     load.progress();
     for _ in 0..3 {
         let leader = cluster.wait_leader();
@@ -203,7 +264,7 @@ fn a_power_cut_takes_no_acknowledged_record() {
         plan.dir(name, &disk.path().join("data"))
     });
     let mut cluster = plan.start();
-    let load = Load::start(&cluster);
+    let load = Load::start(&cluster, Lengths::Equal);
     load.progress();
     for _ in 0..scaled(2, 6) {
         // What processes had written without a sync is in the kernel's memory still, and goes with the power.

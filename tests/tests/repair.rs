@@ -152,6 +152,16 @@ fn source_target_and_leader_may_die_in_the_middle() {
 /// copied within ten seconds, and before any other.
 #[test]
 fn the_last_copies_are_made_anew_first_and_soon() {
+    last_copies(false);
+}
+
+/// As soon if the leader dies with them, though the next one has heard nothing of any server yet.
+#[test]
+fn the_last_copies_are_made_anew_as_soon_under_another_leader() {
+    last_copies(true);
+}
+
+fn last_copies(with_leader: bool) {
     let mut cluster = Cluster::plan().chunkservers(5).start();
     let files = Files::upload(&cluster, 8, 16);
     let chunks = files.chunks(&cluster);
@@ -188,6 +198,10 @@ fn the_last_copies_are_made_anew_first_and_soon() {
     let struck = Instant::now();
     cluster.kill("c1");
     cluster.kill("c2");
+    if with_leader {
+        let leader = cluster.wait_leader();
+        cluster.kill(&leader);
+    }
     let good = |id: &ChunkId| {
         let live = in_state(&cluster.chunk_row(*id), ReplicaState::Live);
         live.iter().filter(|server| !ids.contains(server)).count()
@@ -196,7 +210,10 @@ fn the_last_copies_are_made_anew_first_and_soon() {
         last.iter().any(|id| good(id) > 1).then_some(())
     });
     let first = struck.elapsed();
-    eprintln!("first copy of {} after {first:?}", last.len());
+    eprintln!(
+        "first copy of {} after {first:?}, the leader killed: {with_leader}",
+        last.len()
+    );
     assert!(first <= seconds(10), "the first took {first:?}");
     assert!(
         others.iter().all(|id| good(id) == 2),

@@ -185,6 +185,68 @@ fn a_download_goes_on_where_it_was_killed() {
     assert_eq!(kept(&again), length);
 }
 
+/// Trees of large and small files are killed and go on, up and down: whole files that are there are not moved again, of those
+/// in the middle no more than a chunk for each stream, and nothing is left beside them.
+#[test]
+fn a_tree_goes_on_where_it_was_killed() {
+    const JOBS: u64 = 2;
+    let cluster = Cluster::plan().start();
+    let local = cluster.scratch("tree");
+    std::fs::create_dir_all(local.join("small")).unwrap();
+    let large = 12 * 5 * CHUNK;
+    for number in 0..12 {
+        content::file(&local.join(format!("large{number}")), number, 5 * CHUNK + number);
+    }
+    for number in 0..200 {
+        content::file(&local.join(format!("small/{number}")), 100 + number, 50 * number);
+    }
+    let jobs = ["-r", "--resume", "-j", "2", "-q"];
+    let up = |to: &str| {
+        let tool = cluster.gabion().arg("upload").args(jobs).args(["--chunk-size", "1MiB"]);
+        tool.arg(local.join(".")).arg(to)
+    };
+    let whole = up("/whole").run().ok().took;
+    let mut killed = 0;
+    for round in 1..=scaled(4, 20) {
+        let (to, before) = (format!("/t{round}"), sent(&cluster));
+        killed += u32::from(kill_after(up(&to), moment(round, whole)));
+        up(&to).run().ok();
+        let twice = sent(&cluster).saturating_sub(before + large);
+        assert!(
+            twice <= JOBS * STREAMS * CHUNK,
+            "{twice} bytes were sent twice in round {round}"
+        );
+        cluster.gabion().arg("check").arg(&local).arg(&to).run().ok();
+    }
+    assert!(killed > 0, "no upload was slow enough to be killed: void");
+
+    let down = |dir: &Path| cluster.gabion().arg("download").args(jobs).arg("/whole").arg(dir);
+    let first = cluster.scratch("down");
+    std::fs::create_dir(&first).unwrap();
+    let whole = down(&first).run().ok().took;
+    let mut killed = 0;
+    for round in 1..=scaled(4, 20) {
+        let dir = cluster.scratch(&format!("down{round}"));
+        std::fs::create_dir(&dir).unwrap();
+        killed += u32::from(kill_after(down(&dir), moment(round, whole)));
+        down(&dir).run().ok();
+        cluster
+            .gabion()
+            .arg("check")
+            .arg(dir.join("whole"))
+            .arg("/whole")
+            .run()
+            .ok();
+        let parts = left_in(&dir)
+            .into_iter()
+            .filter(|(path, _)| path.to_string_lossy().contains("-part"));
+        assert_eq!(parts.count(), 0, "parts are left beside the files");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+    assert!(killed > 0, "no download was slow enough to be killed: void");
+    cluster.assert_clean();
+}
+
 /// A source that changed meanwhile is transferred from its beginning, and the user is told.
 #[test]
 fn a_source_that_changed_is_not_mixed_with_what_was_there() {
