@@ -24,7 +24,7 @@ mod lifecycle;
 mod limits;
 mod links;
 mod merges;
-mod model;
+pub(crate) mod model;
 mod quotas;
 pub(crate) mod repair;
 mod resumable;

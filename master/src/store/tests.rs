@@ -8,6 +8,8 @@ use crate::raft::codec::AppliedState;
 use crate::raft::types::log_id;
 use crate::state::rows::{Changes, Rows};
 
+mod model;
+
 fn memory() -> Memory {
     Memory::new(MemoryLimits::default())
 }

@@ -3,6 +3,7 @@
 //! The model knows no inodes, chunks or totals. After every command the answers must be equal; after every
 //! program the trees must be equal, the invariants must hold, and when all has been removed nothing may be left.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -257,6 +258,33 @@ struct Model {
     crc: u32,
     now: u64,
     born: u64,
+    sent: Sent,
+}
+
+/// How many commands programs sent.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sent {
+    /// Those of clients, whose answers were compared with what the model says.
+    compared: u64,
+    /// Those of them that were not refused.
+    carried_out: u64,
+    /// All there were, with those of the leader, of chunkservers and of operators.
+    applied: usize,
+}
+
+impl Sent {
+    fn compared(&mut self, reply: &Reply) {
+        self.compared += 1;
+        self.carried_out += u64::from(reply.0.is_ok());
+    }
+
+    fn and(self, more: Self) -> Self {
+        Self {
+            compared: self.compared + more.compared,
+            carried_out: self.carried_out + more.carried_out,
+            applied: self.applied + more.applied,
+        }
+    }
 }
 
 /// What the model expects, or the code it expects to be refused with.
@@ -280,6 +308,7 @@ impl Model {
             crc: 0,
             now: 0,
             born: 0,
+            sent: Sent::default(),
         };
         // One that no upload uses: it may be removed.
         model.machine.register("c5", None, 5, 1).unwrap();
@@ -304,6 +333,7 @@ impl Model {
         let sequence = known.client.sequence;
         let command = known.client.request(sequence, sequence.saturating_sub(3).max(1), op);
         let reply = self.machine.apply(&command);
+        self.sent.compared(&reply);
         if known.dead {
             assert_eq!(reply, Reply(Err(Refusal::SessionExpired)));
             self.clients[self.active] = self.birth();
@@ -1024,6 +1054,7 @@ impl Model {
             first
         };
         assert_eq!(again, expected, "{command:?}");
+        self.sent.compared(&again);
     }
 
     /// The tree as the state machine shows it: `None` for a directory.
@@ -1116,7 +1147,7 @@ fn weight_of<'a>(nodes: impl Iterator<Item = &'a Node>) -> (u64, u64, u64) {
 }
 
 /// Runs a program and compares everything.
-fn run(steps: Vec<Step>) {
+fn run(steps: Vec<Step>) -> Sent {
     let mut model = Model::new();
     for step in steps {
         model.step(step);
@@ -1125,30 +1156,81 @@ fn run(steps: Vec<Step>) {
         model.compare_snapshots();
         model.compare_quotas();
     }
+    let sent = Sent {
+        applied: model.machine.log.len(),
+        ..model.sent
+    };
     assert_eq!(model.shown(), model.expected());
     model.compare_links();
     model.compare_bytes();
     model.compare_snapshot_bytes();
     model.compare_owners();
     model.clear();
+    sent
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
-    /// The same where programs come back to what snapshots show.
-    #[test]
-    fn snapshots_stay_as_they_were(steps in proptest::collection::vec(snapshots::near_step(), 20..80)) {
-        run(steps);
+fn any_steps() -> impl Strategy<Value = Vec<Step>> {
+    proptest::collection::vec(any_step(), 1..60)
+}
+
+/// Programs that come back to what snapshots show.
+fn near_steps() -> impl Strategy<Value = Vec<Step>> {
+    proptest::collection::vec(snapshots::near_step(), 20..80)
+}
+
+/// Runs so many programs, which together must send at least so many commands that are compared. Commands are counted and not
+/// steps, because many a step finds nothing to act on and sends none.
+fn run_all(programs: u32, compared_min: u64, any: impl Strategy<Value = Vec<Step>>) {
+    let config = ProptestConfig {
+        cases: programs,
+        ..ProptestConfig::default()
+    };
+    let sent = Cell::new(Sent::default());
+    proptest!(config, |(steps in any)| sent.set(sent.get().and(run(steps))));
+    let sent = sent.get();
+    println!("{programs} programs: {sent:?}");
+    assert!(
+        sent.compared >= compared_min,
+        "only {} commands were compared",
+        sent.compared
+    );
+}
+
+/// With the programs of the next test, 100,000 commands and more.
+#[test]
+fn programs_run_as_the_model_says() {
+    run_all(3600, 60_000, any_steps());
+}
+
+/// The same where programs come back to what snapshots show.
+#[test]
+fn snapshots_stay_as_they_were() {
+    run_all(1300, 40_000, near_steps());
+}
+
+/// A random program, for whoever compares other rows with those in memory.
+#[derive(Debug, Clone)]
+pub(crate) struct Program(Vec<Step>);
+
+impl Program {
+    /// Of any kind.
+    pub(crate) fn any() -> impl Strategy<Value = Self> {
+        prop_oneof![any_steps(), near_steps()].prop_map(Self)
+    }
+
+    /// What it did in memory, up to the removal of all that it made.
+    pub(crate) fn run(self) -> Machine {
+        let mut model = Model::new();
+        for step in self.0 {
+            model.step(step);
+        }
+        model.clear();
+        model.machine
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
-    #[test]
-    fn programs_run_as_the_model_says(steps in proptest::collection::vec(any_step(), 1..60)) {
-        run(steps);
-    }
-
     /// A machine that gets the same log has the same rows and replies, however its applies are batched.
     #[test]
     fn batching_makes_no_difference(steps in proptest::collection::vec(any_step(), 1..40), cut in 1usize..8) {
