@@ -72,5 +72,4 @@ impl From<StoreError> for std::io::Error {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

@@ -1196,16 +1196,15 @@ fn run_all(programs: u32, compared_min: u64, any: impl Strategy<Value = Vec<Step
     );
 }
 
-/// With the programs of the next test, 100,000 commands and more.
 #[test]
 fn programs_run_as_the_model_says() {
-    run_all(3600, 60_000, any_steps());
+    run_all(8000, 100_000, any_steps());
 }
 
 /// The same where programs come back to what snapshots show.
 #[test]
 fn snapshots_stay_as_they_were() {
-    run_all(1300, 40_000, near_steps());
+    run_all(3000, 60_000, near_steps());
 }
 
 /// A random program, for whoever compares other rows with those in memory.
